@@ -1,0 +1,206 @@
+//! The command line of `coldpress`, and the text of its `--help`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use coldpress::crypto::Codec;
+use coldpress::source::{ImageRef, Platform};
+use coldpress::store::RootId;
+
+use crate::shared::keys::{KeyArgs, ManifestArgs, StoreArgs};
+use crate::shared::size::Size;
+
+/// Turns a container image into one sealed, chunked, lazily readable ext4 disk
+///
+/// An image is flattened into one block image, cut in chunks of 512 KiB, each sealed under a key made of its own content
+/// and put in a store. The block manifest names the chunks; only the key file opens it. `coldread` reads the result.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 a verification found a difference, 4 a service is unavailable (safe to repeat).
+#[derive(Debug, Parser)]
+#[command(name = "coldpress", version, max_term_width = 100)]
+pub struct Cli {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Print errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a key file: a wrapping key, and the salt of a dedup scope
+    Keygen(KeygenArgs),
+    /// Convert an image: put its chunks in a store and write its block manifest
+    Convert(ConvertArgs),
+    /// Prove that a store holds the image whole, or that a source image gives the same manifest
+    Verify(VerifyArgs),
+    /// Show what a block manifest says
+    Inspect(InspectArgs),
+    /// Write the block image as a sparse file
+    Export(ExportArgs),
+}
+
+/// Make a key file: a wrapping key, and the salt of a dedup scope
+///
+/// Whoever converts needs both, whoever reads needs the wrapping key alone. Images converted with one salt share their
+/// equal chunks; who has the salt can confirm whether a known file is in the scope. Keep the file like a private key.
+///
+///   coldpress keygen -o coldpress.key
+///   coldpress keygen --worker-of coldpress.key -o worker.key
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct KeygenArgs {
+    /// Where to write it; an existing file is never replaced
+    #[arg(short, long, value_name = "FILE", default_value = "coldpress.key")]
+    pub output: PathBuf,
+
+    /// Copy this key file without its salt, for machines that only read
+    #[arg(long, value_name = "FILE")]
+    pub worker_of: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ThreadArgs {
+    /// How many threads work [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Where inflated layers are kept meanwhile, in files without a name [default: $TMPDIR or /tmp]
+    #[arg(long, value_name = "DIR")]
+    temp: Option<PathBuf>,
+}
+
+impl ThreadArgs {
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get), usize::from)
+    }
+
+    pub fn temp(&self) -> PathBuf {
+        self.temp.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}
+
+/// Convert an image: put its chunks in a store and write its block manifest
+///
+/// Needs no root and no daemon, and unpacks nothing on the host. The same image gives the same root digest on any
+/// machine, with any number of threads, on any day. Chunks that the store has already are not put again; the manifest
+/// is written last, so a conversion can be killed and repeated at any moment.
+///
+///   docker save app -o app.tar
+///   coldpress convert docker-archive:app.tar --store ./store --key file:coldpress.key -o app.cpm
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct ConvertArgs {
+    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or tar:FILE (a root file system)
+    #[arg(value_name = "IMAGE")]
+    pub image: ImageRef,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// Where to write the block manifest
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+
+    /// Which platform of a multi-platform image [default: the only one, else this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+
+    /// How chunks are compressed before they are sealed: none, zstd or zstd:LEVEL (1 to 19)
+    #[arg(long, value_name = "CODEC", default_value_t = Codec::DEFAULT)]
+    pub compression: Codec,
+
+    /// Leave this much free for a writable mount; it costs no chunk
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub free: Size,
+
+    /// The root under which chunks lie in the store: what is collected together
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub root: RootId,
+
+    /// A stable name of the application, for key policies; part of the encryption context, and in clear
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub application: String,
+
+    /// Do everything but put and write: all figures, nothing stored
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// With --dry-run: count as new only chunks that this manifest does not name
+    #[arg(long, value_name = "MANIFEST", requires = "dry_run")]
+    pub against: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}
+
+/// Prove that a store holds the image whole, or that a source image gives the same manifest
+///
+/// With a store: every chunk is there, its name is true, it opens, and all together give the image digest. With --source:
+/// the image is converted again, nothing is stored, and the root digests are compared; where they differ, the first
+/// chunk that differs is named with the files in it. Ends with 3 where anything differs.
+///
+///   coldpress verify app.cpm --store ./store
+///   coldpress verify app.cpm --source docker-archive:app.tar
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// Convert this image again and compare; the key file must have the salt
+    #[arg(long, value_name = "IMAGE")]
+    pub source: Option<ImageRef>,
+
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}
+
+/// Show what a block manifest says
+///
+/// Without a key: its clear part (recipe, root, scope, root digest, how many chunks). With the key: sizes, layers, chunks,
+/// zero and unique share, and the image's config.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+}
+
+/// Write the block image as a sparse file
+///
+/// The file can be mounted (`mount -o loop,ro FILE DIR`), checked (`e2fsck -fn FILE`) and booted from.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}

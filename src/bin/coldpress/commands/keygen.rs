@@ -1,0 +1,24 @@
+//! `coldpress keygen`.
+
+use coldpress::crypto::KeyFile;
+use serde_json::json;
+
+use crate::args::{Cli, KeygenArgs};
+use crate::output;
+use crate::shared::failure::CommandResult;
+
+pub fn run(cli: &Cli, args: &KeygenArgs) -> CommandResult {
+    let key = match &args.worker_of {
+        Some(path) => KeyFile { salt: None, ..KeyFile::read(path)? },
+        None => KeyFile::generate()?,
+    };
+    key.write_new(&args.output)?;
+    let (id, scope) = (key.wrapping_key.id_text(), key.salt.as_ref().map(|salt| salt.scope().to_string()));
+    let holds = match &scope {
+        Some(scope) => format!("the salt of scope {scope}; converts and reads"),
+        None => "no salt; reads only".to_owned(),
+    };
+    let text = format!("{}: wrapping key {id}, {holds}\n", args.output.display());
+    let json = json!({ "key_file": args.output, "wrapping_key_id": id, "scope_id": scope });
+    Ok(output::result(cli, &text, &json)?)
+}

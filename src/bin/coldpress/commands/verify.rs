@@ -1,0 +1,162 @@
+//! `coldpress verify`.
+
+use coldpress::convert::ingest::ingest;
+use coldpress::convert::{Converted, Options, convert_layout};
+use coldpress::crypto::KeyFile;
+use coldpress::fs::ext4::layout::{EPOCH, Layout};
+use coldpress::manifest::{ChunkRef, OpenManifest};
+use coldpress::progress::Progress;
+use coldpress::read::verify::verify_store;
+use coldpress::source::{self, ImageRef};
+use coldpress::{ChunkIndex, Error, ErrorKind};
+use serde_json::{Value, json};
+
+use super::convert::salt_of;
+use crate::args::{Cli, VerifyArgs};
+use crate::output;
+use crate::shared::failure::{CommandResult, Failure, chain};
+
+/// Bad chunks and files that are named before the rest is only counted.
+const NAMED: usize = 10;
+
+pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
+    let key = args.key.require()?;
+    let manifest = args.manifest.open(&key)?;
+    let progress = output::progress(cli);
+    let (mut text, mut good) = (String::new(), true);
+    let mut json = json!({ "root_digest": manifest.clear.root_digest, "image_digest": manifest.sealed.image_digest });
+    if args.source.is_none() || args.store.store.is_some() {
+        let found = in_store(args, &manifest, &*progress)?;
+        (text, good) = (text + &found.text, good && found.good);
+        json["store"] = found.json;
+    }
+    if let Some(image) = &args.source {
+        let found = from_source(args, image, &key, &manifest, &*progress)?;
+        (text, good) = (text + &found.text, good && found.good);
+        json["source"] = found.json;
+    }
+    json["verified"] = good.into();
+    output::result(cli, &text, &json)?;
+    if good { Ok(()) } else { Err(Failure::Difference) }
+}
+
+/// What one form of verification found.
+struct Finding {
+    good: bool,
+    text: String,
+    json: Value,
+}
+
+fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress) -> Result<Finding, Failure> {
+    let store = args.store.open(manifest)?;
+    let report = verify_store(manifest, &store, args.threads.threads(), progress)?;
+    let good = report.bad.is_empty() && report.image_digest_matches;
+    let bad: Vec<String> = report.bad.iter().map(chain).collect();
+    let mut text = match (bad.len(), report.image_digest_matches) {
+        (0, true) => format!("store: all {} chunks are there and true; image digest {}\n", report.good, manifest.sealed.image_digest),
+        (0, false) => "store: every chunk opens, but together they are not what the image digest says\n".to_owned(),
+        (count, _) => format!("store: {count} of {} chunks are missing or wrong\n", count + report.good),
+    };
+    text.extend(bad.iter().take(NAMED).map(|line| format!("  {line}\n")));
+    if bad.len() > NAMED {
+        text.push_str(&format!("  and {} more\n", bad.len() - NAMED));
+    }
+    Ok(Finding { good, text, json: json!({ "verified": good, "good_chunks": report.good, "bad_chunks": bad }) })
+}
+
+fn from_source(
+    args: &VerifyArgs,
+    reference: &ImageRef,
+    key: &KeyFile,
+    manifest: &OpenManifest,
+    progress: &dyn Progress,
+) -> Result<Finding, Failure> {
+    let salt = salt_of(key)?;
+    let clear = &manifest.clear;
+    if salt.scope() != clear.scope {
+        let message = format!("the manifest is of dedup scope {}, the key file's salt makes {}", clear.scope, salt.scope());
+        return Err(Error::new(ErrorKind::Denied, message).into());
+    }
+    let recipe = &clear.recipe;
+    if recipe.epoch != EPOCH {
+        let message = format!("the manifest is of layout epoch {}; this program writes {EPOCH}", recipe.epoch);
+        return Err(Error::new(ErrorKind::Unsupported, message).into());
+    }
+    let platform = Some(recipe.platform.as_str()).filter(|platform| !platform.is_empty());
+    let platform = platform.map(str::parse).transpose().map_err(|error| Error::caused(ErrorKind::Corrupt, "the manifest's platform", error))?;
+    let (threads, temp) = (args.threads.threads(), args.threads.temp());
+    let options = Options {
+        codec: recipe.codec,
+        free: recipe.free,
+        threads,
+        temp: temp.clone(),
+        root: clear.root.clone(),
+        application: clear.application.clone(),
+        store_hint: String::new(),
+    };
+    let image = source::open(reference, platform.as_ref(), &temp)?;
+    let flattened = ingest(&image, threads, &temp, progress)?;
+    let layout = Layout::new(&flattened.tree, recipe.free).map_err(Error::from)?;
+    let again = convert_layout(&image, &flattened, &layout, (&salt, &options), None, progress)?;
+    Ok(compare(manifest, &again, &layout, reference))
+}
+
+fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, reference: &ImageRef) -> Finding {
+    let (wanted, found) = (manifest.clear.root_digest, again.manifest.clear.root_digest);
+    let same_image = manifest.sealed.image_digest == again.manifest.sealed.image_digest;
+    let mut json = json!({ "verified": wanted == found, "root_digest": found, "image_digest": again.manifest.sealed.image_digest });
+    if wanted == found {
+        return Finding { good: true, text: format!("source: {reference} gives the same root digest {found}\n"), json };
+    }
+    let mut text = format!("source: {reference} gives another root digest\n  manifest  {wanted}\n  source    {found}\n");
+    let parts = differences(manifest, again);
+    text.extend(parts.iter().map(|part| format!("  {part}\n")));
+    json["differences"] = json!(parts);
+    if same_image {
+        text.push_str("  the image digests are equal: the same plaintext, sealed in another way\n");
+    } else if let Some((first, count)) = first_difference(&manifest.sealed.chunks, &again.manifest.sealed.chunks) {
+        let files = layout.contents_of(first);
+        text.push_str(&format!("  {count} chunks differ; the first is chunk {}, in which the source has:\n", first.0));
+        text.extend(files.iter().take(NAMED).map(|file| format!("    {file}\n")));
+        if files.len() > NAMED {
+            text.push_str(&format!("    and {} more\n", files.len() - NAMED));
+        }
+        json["first_differing_chunk"] = json!(first.0);
+        json["differing_chunks"] = json!(count);
+        json["files"] = json!(files);
+    }
+    Finding { good: false, text, json }
+}
+
+/// Where two conversions part, apart from their chunks.
+fn differences(manifest: &OpenManifest, again: &Converted) -> Vec<String> {
+    let (a, b) = (&manifest.sealed, &again.manifest.sealed);
+    let mut parts = Vec::new();
+    if manifest.clear.recipe != again.manifest.clear.recipe {
+        let shown = |manifest: &OpenManifest| {
+            let recipe = &manifest.clear.recipe;
+            format!("{} (library version {}), platform `{}`", recipe.codec, recipe.codec_version, recipe.platform)
+        };
+        parts.push(format!("recipe: {} in the manifest, {} here", shown(manifest), shown(&again.manifest)));
+    }
+    if a.device_chunks != b.device_chunks {
+        parts.push(format!("device: {} chunks in the manifest, {} from the source", a.device_chunks, b.device_chunks));
+    }
+    if a.config != b.config {
+        parts.push("config: the image's config is another".to_owned());
+    }
+    let layers = |sealed: &coldpress::manifest::Sealed| sealed.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
+    let (a, b) = (layers(a), layers(b));
+    if let Some(at) = (0..a.len().max(b.len())).find(|&at| a.get(at) != b.get(at)) {
+        parts.push(format!("layers: they differ from layer {} on", at + 1));
+    }
+    parts
+}
+
+/// The first data chunk that differs, or the first of all; and how many do. Metadata is named only where no data differs.
+fn first_difference(a: &[ChunkRef], b: &[ChunkRef]) -> Option<(ChunkIndex, usize)> {
+    let list = |chunks: &[ChunkRef]| chunks.iter().map(|chunk| (chunk.index, chunk.name)).collect::<std::collections::BTreeSet<_>>();
+    let (a, b) = (list(a), list(b));
+    let places: std::collections::BTreeSet<ChunkIndex> = a.symmetric_difference(&b).map(|(index, _)| *index).collect();
+    Some((*places.first()?, places.len()))
+}

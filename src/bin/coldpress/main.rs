@@ -1,0 +1,16 @@
+//! `coldpress`: the converter. It parses the command line, runs one command, and turns its end into an exit code.
+
+mod args;
+mod commands;
+mod output;
+#[path = "../shared/mod.rs"]
+mod shared;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    shared::failure::finish("coldpress", commands::run(&cli))
+}

@@ -1,0 +1,36 @@
+//! `coldread cat`.
+
+use coldpress::fs::ext4::read::{Ext4, FileType, Node};
+use coldpress::{CHUNK_SIZE, Error, ErrorKind, Result};
+
+use super::{bytes, open, tell_fetched, write_out};
+use crate::args::{CatArgs, Cli};
+use crate::shared::failure::CommandResult;
+
+pub fn run(cli: &Cli, args: &CatArgs) -> CommandResult {
+    let device = open(&args.source)?;
+    let fs = Ext4::open(&device)?;
+    let written = args.paths.iter().try_for_each(|path| {
+        let node = fs.lookup(bytes(path), true)?;
+        if node.stat.file_type != FileType::File {
+            return Err(Error::new(ErrorKind::Input, format!("{}: not a regular file", path.display())));
+        }
+        each_part(&fs, &node, &mut |_, part| write_out(part)).map_err(|error| error.within(path.display()))
+    });
+    tell_fetched(cli, &device);
+    Ok(written?)
+}
+
+/// Calls `visit` with the file's bytes, part by part, and the offset of each.
+pub fn each_part(fs: &Ext4<'_>, node: &Node, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+    let mut buf = vec![0; CHUNK_SIZE as usize];
+    let mut at = 0;
+    loop {
+        let n = fs.read(node, at, &mut buf)?;
+        if n == 0 {
+            return Ok(());
+        }
+        visit(at, &buf[..n])?;
+        at += n as u64;
+    }
+}

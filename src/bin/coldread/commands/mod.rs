@@ -1,0 +1,119 @@
+//! One file a command.
+
+mod cat;
+mod cp;
+mod ls;
+mod mount;
+mod stat;
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use coldpress::Error;
+use coldpress::fs::ext4::read::{FileType, Node};
+use coldpress::fs::tree::Timestamp;
+use coldpress::read::ChunkDevice;
+
+use crate::args::{Cli, Command, Source};
+use crate::shared::failure::{CommandResult, Failure};
+
+/// Opened chunks that a command keeps: 32 MiB.
+const KEEP: usize = 64;
+
+/// Runs the command that was asked for.
+pub fn run(cli: &Cli) -> CommandResult {
+    match &cli.command {
+        Command::Ls(args) => ls::run(cli, args),
+        Command::Cat(args) => cat::run(cli, args),
+        Command::Stat(args) => stat::run(cli, args),
+        Command::Cp(args) => cp::run(cli, args),
+        Command::Mount(args) => mount::run(cli, args),
+    }
+}
+
+/// Opens the device of an image.
+fn open(source: &Source) -> Result<ChunkDevice, Failure> {
+    let key = source.key.require()?;
+    let manifest = source.manifest.open(&key)?;
+    let store = source.store.open(&manifest)?;
+    Ok(ChunkDevice::new(manifest, Box::new(store), KEEP))
+}
+
+/// With `--verbose`: how many chunks were fetched.
+fn tell_fetched(cli: &Cli, device: &ChunkDevice) {
+    if cli.verbose {
+        let (fetched, chunks) = (device.fetched(), device.manifest().sealed.chunks.len());
+        let _ = writeln!(std::io::stderr(), "coldread: fetched {fetched} of {chunks} chunks");
+    }
+}
+
+fn write_out(bytes: &[u8]) -> Result<(), Error> {
+    std::io::stdout().write_all(bytes).map_err(|error| Error::io("standard output", error))
+}
+
+fn bytes(path: &OsStr) -> &[u8] {
+    path.as_bytes()
+}
+
+/// The first letter of a long listing, and the word for it.
+fn type_name(file_type: FileType) -> (char, &'static str) {
+    match file_type {
+        FileType::File => ('-', "file"),
+        FileType::Directory => ('d', "directory"),
+        FileType::Symlink => ('l', "symlink"),
+        FileType::CharDevice(_) => ('c', "character device"),
+        FileType::BlockDevice(_) => ('b', "block device"),
+        FileType::Fifo => ('p', "pipe"),
+    }
+}
+
+/// `-rwxr-xr-x`.
+fn mode_text(node: &Node) -> String {
+    let (stat, mut out) = (&node.stat, String::new());
+    out.push(type_name(stat.file_type).0);
+    for (shift, special, marks) in [(6, 0o4000, ['s', 'S']), (3, 0o2000, ['s', 'S']), (0, 0o1000, ['t', 'T'])] {
+        let bits = stat.mode >> shift;
+        out.push(if bits & 4 != 0 { 'r' } else { '-' });
+        out.push(if bits & 2 != 0 { 'w' } else { '-' });
+        out.push(match (stat.mode & special != 0, bits & 1 != 0) {
+            (true, true) => marks[0],
+            (true, false) => marks[1],
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    out
+}
+
+/// `2025-03-20 12:00:00.123456789`, UTC.
+fn time_text(time: Timestamp) -> String {
+    let (days, second) = (time.secs.div_euclid(86_400), time.secs.rem_euclid(86_400));
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:09}", second / 3600, second / 60 % 60, second % 60, time.nanos)
+}
+
+/// The Gregorian date of a day since 1970-01-01, counted in eras of 400 years that begin on 1 March.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let (era, day_of_era) = ((days + 719_468).div_euclid(146_097), (days + 719_468).rem_euclid(146_097));
+    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    (year + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_as_dates() {
+        let shown = |secs, nanos| time_text(Timestamp { secs, nanos });
+        assert_eq!(shown(0, 0), "1970-01-01 00:00:00.000000000");
+        assert_eq!(shown(1_742_472_000, 123_456_789), "2025-03-20 12:00:00.123456789");
+        assert_eq!(shown(-315_619_200, 0), "1960-01-01 00:00:00.000000000");
+        assert_eq!(shown(951_782_400, 0), "2000-02-29 00:00:00.000000000");
+        assert_eq!(shown(15_032_385_535, 0), "2446-05-10 22:38:55.000000000");
+    }
+}

@@ -1,0 +1,15 @@
+//! `coldread`: the reader. It parses the command line, runs one command, and turns its end into an exit code.
+
+mod args;
+mod commands;
+#[path = "../shared/mod.rs"]
+mod shared;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    shared::failure::finish("coldread", commands::run(&cli))
+}

@@ -1,0 +1,74 @@
+//! From an error to what a person reads and what a script sees.
+//!
+//! Exit codes, stable: 0 done, 1 failed, 2 usage, 3 a verification found a difference, 4 a service is unavailable and the
+//! command is safe to repeat.
+
+use std::error::Error as _;
+use std::io::Write;
+use std::process::ExitCode;
+
+use coldpress::{Error, ErrorKind};
+
+/// How a command ends that did not simply succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something went wrong.
+    Error(Error),
+    /// The command line cannot be carried out.
+    Usage(String),
+    /// A verification found a difference; it was printed already.
+    Difference,
+}
+
+/// What commands return.
+pub type CommandResult = Result<(), Failure>;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn hint(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Corrupt => Some("these bytes are not what they should be; get or build them again"),
+        ErrorKind::Unavailable => Some("nothing is damaged; run the same command again"),
+        ErrorKind::Denied => Some("check the key, the expected digest, and who may read or write there"),
+        ErrorKind::Internal => Some("this is a defect of coldpress; please report it with the command"),
+        _ => None,
+    }
+}
+
+/// Ends the program `name`: prints what went wrong and yields the exit code.
+pub fn finish(name: &str, result: CommandResult) -> ExitCode {
+    let (message, hint, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Difference) => return ExitCode::from(3),
+        Err(Failure::Usage(message)) => (message, Some("see --help"), 2),
+        Err(Failure::Error(error)) => {
+            // A reader that went away, such as `head`, is no failure.
+            if error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            (chain(&error), hint(error.kind()), if error.kind() == ErrorKind::Unavailable { 4 } else { 1 })
+        }
+    };
+    let mut out = format!("{name}: error: {message}\n");
+    if let Some(hint) = hint {
+        out.push_str(&format!("  hint: {hint}\n"));
+    }
+    let _ = std::io::stderr().write_all(out.as_bytes());
+    ExitCode::from(code)
+}
+
+/// The error and its causes in one line.
+pub fn chain(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        message.push_str(": ");
+        message.push_str(&next.to_string());
+        cause = next.source();
+    }
+    message
+}

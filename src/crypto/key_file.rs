@@ -1,0 +1,149 @@
+//! The key file that `keygen` makes: a wrapping key, and the salt where the file is a converter's.
+//!
+//! Text, so that it survives every secret store; one `name = value` a line. A worker needs no salt and should not have
+//! one: with it, it could confirm which files exist in the whole scope.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::convergent::Salt;
+use super::secret::Secret;
+use super::wrap::WrappingKey;
+use crate::digest::{from_hex, to_hex};
+use crate::{Error, ErrorKind, Result};
+
+const FIRST_LINE: &str = "# coldpress key file 1";
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// What a key file holds.
+#[derive(Clone)]
+pub struct KeyFile {
+    /// Encloses the data keys of block manifests.
+    pub wrapping_key: WrappingKey,
+    /// Makes the dedup scope; a worker's file has none.
+    pub salt: Option<Salt>,
+}
+
+impl KeyFile {
+    /// A new key and a new salt.
+    ///
+    /// # Errors
+    /// `Internal` where the operating system gives no random bytes.
+    pub fn generate() -> Result<Self> {
+        Ok(Self { wrapping_key: WrappingKey::new(Secret::random()?), salt: Some(Salt::new(Secret::random()?)) })
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn encode(&self) -> Zeroizing<String> {
+        let mut out = Zeroizing::new(format!("{FIRST_LINE}\n"));
+        let secret = |secret: &Secret| Zeroizing::new(to_hex(secret.expose()));
+        let _ = writeln!(out, "# Keep it secret: who has the wrapping key opens every image made with it.");
+        let _ = writeln!(out, "wrapping-key-id = {}", self.wrapping_key.id_text());
+        let _ = writeln!(out, "wrapping-key = {}", *secret(self.wrapping_key.secret()));
+        if let Some(salt) = &self.salt {
+            let _ = writeln!(out, "scope-id = {}", salt.scope());
+            let _ = writeln!(out, "salt = {}", *secret(salt.secret()));
+        }
+        out
+    }
+
+    /// From the file's text.
+    ///
+    /// # Errors
+    /// `Input`, naming the line but never its value.
+    pub fn decode(text: &str) -> Result<Self> {
+        let broken = |reason: String| Error::new(ErrorKind::Input, reason);
+        if text.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
+            return Err(broken(format!("not a coldpress key file (its first line is not `{FIRST_LINE}`)")));
+        }
+        let (mut key, mut salt, mut ids) = (None, None, Vec::new());
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once('=').ok_or_else(|| broken(format!("line {number}: no `name = value`")))?;
+            let (name, value) = (name.trim(), value.trim());
+            let secret = || from_hex(value).map(Secret::from_bytes).ok_or_else(|| broken(format!("line {number}: `{name}` is not 64 hexadecimal digits")));
+            match name {
+                "wrapping-key" => key = Some(WrappingKey::new(secret()?)),
+                "salt" => salt = Some(Salt::new(secret()?)),
+                "wrapping-key-id" | "scope-id" => ids.push((number, name, value)),
+                _ => return Err(broken(format!("line {number}: unknown name `{name}`"))),
+            }
+        }
+        let wrapping_key = key.ok_or_else(|| broken("no line `wrapping-key`".to_owned()))?;
+        for (number, name, value) in ids {
+            let found = if name == "scope-id" { salt.as_ref().map(|salt| salt.scope().to_string()) } else { Some(wrapping_key.id_text()) };
+            if found.as_deref() != Some(value) {
+                return Err(broken(format!("line {number}: `{name}` is not that of the key in the file; it was altered")));
+            }
+        }
+        Ok(Self { wrapping_key, salt })
+    }
+
+    /// Reads the file `path`.
+    ///
+    /// # Errors
+    /// Those of the file, `Denied` where others can read it, and those of [`KeyFile::decode`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let fail = |error| Error::file(path, error);
+        let file = std::fs::File::open(path).map_err(fail)?;
+        let mode = file.metadata().map_err(fail)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let message = format!("{}: others can read this key file (mode {:04o}); run: chmod 600 {0}", path.display(), mode & 0o7777);
+            return Err(Error::new(ErrorKind::Denied, message));
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(MAX_BYTES).read_to_string(&mut text).map_err(fail)?;
+        Self::decode(&text).map_err(|error| error.within(path.display()))
+    }
+
+    /// Writes a new file `path` that only its owner can read; never over an existing one.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn write_new(&self, path: &Path) -> Result<()> {
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let mut file = file.map_err(|error| Error::file(path, error))?;
+        let written = file.write_all(self.encode().as_bytes()).and_then(|()| file.sync_all());
+        written.map_err(|error| {
+            // Half a key is worse than none.
+            let _ = std::fs::remove_file(path);
+            Error::file(path, error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_survives() {
+        let made = KeyFile::generate().unwrap();
+        let read = KeyFile::decode(&made.encode()).unwrap();
+        assert_eq!(read.wrapping_key.secret(), made.wrapping_key.secret());
+        assert_eq!(read.salt.unwrap().scope(), made.salt.clone().unwrap().scope());
+        let worker = KeyFile { salt: None, ..made };
+        assert!(!worker.encode().contains("salt"));
+        assert!(KeyFile::decode(&worker.encode()).unwrap().salt.is_none());
+    }
+
+    #[test]
+    fn a_broken_key_file_is_refused_without_telling_its_secrets() {
+        let text = KeyFile::generate().unwrap().encode();
+        let secret = text.lines().find_map(|line| line.strip_prefix("wrapping-key = ")).unwrap().to_owned();
+        let altered = text.replace(&secret[..2], if &secret[..2] == "00" { "11" } else { "00" });
+        for bad in ["", "x", &text[1..], &text.replace("salt =", "salz ="), &text.replace(&secret, &secret[1..]), &altered] {
+            let error = KeyFile::decode(bad).err().expect("refused");
+            assert_eq!(error.kind(), ErrorKind::Input);
+            assert!(!error.to_string().contains(&secret[1..]), "{error}");
+        }
+    }
+}

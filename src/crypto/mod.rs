@@ -1,0 +1,15 @@
+//! Keys, sealing and wrapping. Ciphers and hashes come from `aws-lc-rs`; nothing here computes one itself.
+//!
+//! docs/sealed-chunk.md defines [`packed`] and [`convergent`], docs/manifest-format.md the wrap in [`wrap`].
+
+pub mod convergent;
+pub mod key_file;
+pub mod packed;
+mod secret;
+pub mod wrap;
+
+pub use convergent::{ChunkKey, Salt, ScopeId};
+pub use key_file::KeyFile;
+pub use packed::Codec;
+pub use secret::Secret;
+pub use wrap::{DataKey, WrappingKey};

@@ -1,0 +1,165 @@
+//! Envelope encryption of a block manifest: a fresh data key seals it, a wrapping key encloses the data key.
+//!
+//! One data key seals exactly one (clear, sealed) pair, so its nonce is zero. A wrapping key lives long, so its nonces are
+//! random; it may wrap 2^32 data keys (NIST SP 800-38D, 8.3).
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::rand;
+
+use super::convergent::{TAG, mac, single_use_key};
+use super::secret::Secret;
+use crate::digest::{Sha256, to_hex};
+use crate::{Error, ErrorKind, Result};
+
+const CONTEXT_LABEL: &[u8] = b"coldpress wrap v1\n";
+const KEY_ID_LABEL: &[u8] = b"coldpress wrapping key id v1\n";
+
+/// Seals one block manifest.
+#[derive(Debug)]
+pub struct DataKey(Secret);
+
+/// What a wrap is bound to: it unwraps for this root digest and application alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptionContext {
+    /// The block manifest's.
+    pub root_digest: Sha256,
+    /// A stable name on which key policies can be written; may be empty.
+    pub application: String,
+}
+
+/// Encloses data keys; lives in a key file.
+#[derive(Debug, Clone)]
+pub struct WrappingKey(Secret);
+
+/// A data key or a sealed part that does not open; why is not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("does not open")]
+pub struct UnwrapError;
+
+impl EncryptionContext {
+    fn encode(&self) -> Vec<u8> {
+        let length = u16::try_from(self.application.len()).expect("the manifest bounds the application's name");
+        [CONTEXT_LABEL, self.root_digest.as_bytes(), &length.to_le_bytes(), self.application.as_bytes()].concat()
+    }
+}
+
+impl DataKey {
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// `Internal` where the operating system gives no random bytes.
+    pub fn random() -> Result<Self> {
+        Secret::random().map(Self)
+    }
+
+    /// Seals `sealed` in place, bound to `clear`. Consumes the key: it seals once.
+    pub fn seal(self, clear: &[u8], sealed: &mut Vec<u8>) {
+        let (aead, nonce) = single_use_key(self.0.expose());
+        aead.seal_in_place_append_tag(nonce, Aad::from(clear), sealed).expect("a manifest is far below GCM's longest text");
+    }
+
+    /// Opens what [`DataKey::seal`] made.
+    ///
+    /// # Errors
+    /// [`UnwrapError`].
+    pub fn open<'a>(&self, clear: &[u8], sealed: &'a mut [u8]) -> Result<&'a [u8], UnwrapError> {
+        let (aead, nonce) = single_use_key(self.0.expose());
+        aead.open_in_place(nonce, Aad::from(clear), sealed).map(|plain| &*plain).map_err(|_| UnwrapError)
+    }
+}
+
+impl WrappingKey {
+    /// Bytes of a wrapped data key: nonce, key, tag.
+    pub const WRAPPED: usize = NONCE_LEN + 32 + TAG;
+
+    /// From its secret bytes.
+    #[must_use]
+    pub fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// Its secret bytes.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.0
+    }
+
+    /// Tells it from others; says nothing of its bytes.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id.copy_from_slice(&mac(&self.0, KEY_ID_LABEL)[..16]);
+        id
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn id_text(&self) -> String {
+        to_hex(&self.id())
+    }
+
+    fn aead(&self) -> LessSafeKey {
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.0.expose()).expect("32 bytes are an AES-256 key"))
+    }
+
+    /// Encloses `data_key` for `context`.
+    ///
+    /// # Errors
+    /// `Internal` where the operating system gives no random bytes.
+    pub fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
+        let mut key = *data_key.0.expose();
+        let sealed = self.aead().seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(context.encode()),
+            &mut key,
+        );
+        let tag = sealed.expect("a key is far below GCM's longest text");
+        Ok([&nonce[..], &key, tag.as_ref()].concat())
+    }
+
+    /// Opens what [`WrappingKey::wrap`] made for the same `context`.
+    ///
+    /// # Errors
+    /// [`UnwrapError`].
+    pub fn unwrap(&self, wrapped: &[u8], context: &EncryptionContext) -> Result<DataKey, UnwrapError> {
+        let (nonce, sealed) = wrapped.split_at_checked(NONCE_LEN).filter(|_| wrapped.len() == Self::WRAPPED).ok_or(UnwrapError)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| UnwrapError)?;
+        let mut sealed = zeroize::Zeroizing::new(sealed.to_vec());
+        let key = self.aead().open_in_place(nonce, Aad::from(context.encode()), &mut sealed).map_err(|_| UnwrapError)?;
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(key);
+        Ok(DataKey(Secret::from_bytes(bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(application: &str) -> EncryptionContext {
+        EncryptionContext { root_digest: Sha256::of(b"root"), application: application.to_owned() }
+    }
+
+    #[test]
+    fn a_wrap_opens_for_its_key_and_context_alone() {
+        let (key, data_key) = (WrappingKey::new(Secret::from_bytes([3; 32])), DataKey(Secret::from_bytes([4; 32])));
+        let wrapped = key.wrap(&data_key, &context("shop")).unwrap();
+        assert_eq!(wrapped.len(), WrappingKey::WRAPPED);
+        assert_eq!(key.unwrap(&wrapped, &context("shop")).unwrap().0, data_key.0);
+        assert!(key.unwrap(&wrapped, &context("other")).is_err());
+        assert!(WrappingKey::new(Secret::from_bytes([5; 32])).unwrap(&wrapped, &context("shop")).is_err());
+        assert!(key.unwrap(&wrapped[1..], &context("shop")).is_err());
+        assert_ne!(wrapped, key.wrap(&data_key, &context("shop")).unwrap(), "nonces are random");
+    }
+
+    #[test]
+    fn a_sealed_part_is_bound_to_the_clear_part() {
+        let key = || DataKey(Secret::from_bytes([4; 32]));
+        let mut sealed = b"secret".to_vec();
+        key().seal(b"clear", &mut sealed);
+        assert_eq!(key().open(b"clear", &mut sealed.clone()).unwrap(), b"secret");
+        assert!(key().open(b"Clear", &mut sealed).is_err());
+    }
+}

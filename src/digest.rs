@@ -1,0 +1,211 @@
+//! SHA-256 and BLAKE3 digests as types, and their text forms.
+//!
+//! SHA-256 names whatever others also name (blobs, chunks, root digests); BLAKE3 serves the image digest alone
+//! (docs/design.md, "Image digest"). Both come from libraries; nothing here computes a hash itself.
+
+use std::fmt;
+use std::io::Read;
+use std::str::FromStr;
+
+use aws_lc_rs::digest;
+
+/// A SHA-256 digest, written `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha256([u8; 32]);
+
+/// A BLAKE3 digest, written `blake3:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blake3([u8; 32]);
+
+/// A text that is no digest.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a digest of the form `{1}:` and 64 hexadecimal digits")]
+pub struct ParseDigestError(String, &'static str);
+
+macro_rules! digest_type {
+    ($name:ident, $prefix:literal) => {
+        impl $name {
+            /// From its 32 bytes.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// Its 32 bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// Its 64 hexadecimal digits, without the algorithm's name.
+            #[must_use]
+            pub fn to_hex(&self) -> String {
+                to_hex(&self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, ":{}"), self.to_hex())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseDigestError;
+
+            fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+                let hex = text.strip_prefix(concat!($prefix, ":"));
+                hex.and_then(from_hex).map(Self).ok_or_else(|| ParseDigestError(text.to_owned(), $prefix))
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+digest_type!(Sha256, "sha256");
+digest_type!(Blake3, "blake3");
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Sha256Hasher::new();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
+impl Blake3 {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+/// SHA-256 over parts.
+#[derive(Clone)]
+pub struct Sha256Hasher(digest::Context);
+
+impl Sha256Hasher {
+    /// Nothing hashed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Hashes `bytes` behind what came before.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that was hashed.
+    #[must_use]
+    pub fn finish(self) -> Sha256 {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(self.0.finish().as_ref());
+        Sha256(bytes)
+    }
+}
+
+impl Default for Sha256Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A reader that hashes and counts what is read through it.
+pub struct HashingReader<R> {
+    inner: R,
+    hasher: Sha256Hasher,
+    bytes: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    /// Hashes what is read from `inner` from now on.
+    pub fn new(inner: R) -> Self {
+        Self { inner, hasher: Sha256Hasher::new(), bytes: 0 }
+    }
+
+    /// The digest of what was read, and how many bytes that were.
+    pub fn finish(self) -> (Sha256, u64) {
+        (self.hasher.finish(), self.bytes)
+    }
+
+    /// The reader behind it, the digest of what was read, and how many bytes that were.
+    pub fn into_parts(self) -> (R, Sha256, u64) {
+        (self.inner, self.hasher.finish(), self.bytes)
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hasher.update(&buf[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}
+
+/// `bytes` as lower-case hexadecimal digits.
+#[must_use]
+pub fn to_hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+/// `N` bytes from exactly `2 N` lower-case hexadecimal digits.
+#[must_use]
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return None;
+    }
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_digests_and_their_text() {
+        // FIPS 180-4's example; `printf abc | b3sum` for the other.
+        let sha = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Sha256::of(b"abc").to_string(), sha);
+        assert_eq!(sha.parse(), Ok(Sha256::of(b"abc")));
+        let b3 = "blake3:6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+        assert_eq!(Blake3::of(b"abc").to_string(), b3);
+    }
+
+    #[test]
+    fn only_the_exact_form_is_a_digest() {
+        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        for bad in [hex.to_owned(), format!("sha512:{hex}"), format!("sha256:{}", hex.to_uppercase()), format!("sha256:{}", &hex[1..])] {
+            assert!(bad.parse::<Sha256>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The error that crosses the crate's edge.
+//!
+//! Modules speak precise private enums; here they become one opaque [`Error`] whose [`ErrorKind`] answers "what now?".
+//! A message never repeats its source's message, names its object, and holds no secret.
+
+use std::fmt;
+use std::path::Path;
+
+/// What a caller can do about an error; `bin` turns it into a hint and an exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The input or an argument is wrong; change it.
+    Input,
+    /// The input is legal, but coldpress does not do this.
+    Unsupported,
+    /// The named object is not there.
+    NotFound,
+    /// The credentials, the key or the file mode do not allow it.
+    Denied,
+    /// A service or the disk cannot do it now; nothing is damaged, try again.
+    Unavailable,
+    /// Bytes are not what a digest, a name or a key promises.
+    Corrupt,
+    /// A defect of coldpress.
+    Internal,
+}
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong, with which object, and of which [`ErrorKind`].
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Source>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error without a cause of its own. `message` is lower case and names the object.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// The same with the error that caused it, which is not repeated in `message`.
+    pub fn caused(kind: ErrorKind, message: impl Into<String>, source: impl Into<Source>) -> Self {
+        Self { kind, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// An I/O error at `object` (a path or another name), with the kind that the operating system's answer suggests.
+    pub fn io(object: impl fmt::Display, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match source.kind() {
+            Io::NotFound => ErrorKind::NotFound,
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
+            Io::InvalidInput | Io::InvalidData | Io::UnexpectedEof => ErrorKind::Corrupt,
+            Io::AlreadyExists | Io::NotADirectory | Io::IsADirectory | Io::InvalidFilename => ErrorKind::Input,
+            _ => ErrorKind::Unavailable,
+        };
+        Self::caused(kind, object.to_string(), source)
+    }
+
+    /// An I/O error at the file `path`.
+    pub fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::io(path.display(), source)
+    }
+
+    /// The same error as the cause of one that says in which larger object it happened; the kind stays.
+    #[must_use]
+    pub fn within(self, object: impl fmt::Display) -> Self {
+        Self { kind: self.kind, message: object.to_string(), source: Some(Box::new(self)) }
+    }
+
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|s| s.as_ref() as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn a_wrapped_error_keeps_its_kind_and_does_not_print_twice() {
+        let inner = Error::new(ErrorKind::Corrupt, "chunk 3: damaged");
+        let outer = inner.within("app.cpm");
+        assert_eq!(outer.kind(), ErrorKind::Corrupt);
+        assert_eq!(outer.to_string(), "app.cpm");
+        assert_eq!(outer.source().map(ToString::to_string).as_deref(), Some("chunk 3: damaged"));
+    }
+}

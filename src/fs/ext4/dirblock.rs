@@ -1,0 +1,203 @@
+//! The blocks of a directory: one linear block, or an htree (kernel documentation, "Directory Entries").
+//!
+//! Entries of one block stand in name order, those of an htree by hash, then name, in leaves as full as they get. Every
+//! block ends in a checksum. A lookup by the kernel and e2fsck's second pass are the judges.
+
+use super::spec::{BLOCK, BLOCK_SIZE, HASH_HALF_MD4, InodeNumber, get16, get32, lo16, put16, put32, small};
+use super::{csum, dirhash};
+
+/// What one leaf can hold: the block without its checksum tail.
+const LEAF: usize = BLOCK - TAIL;
+const TAIL: usize = 12;
+/// "." and ".." as the first block carries them.
+const DOTS: usize = 24;
+/// Index entries in the htree's root and in a node below it.
+const ROOT_LIMIT: usize = (BLOCK - 40) / 8;
+const NODE_LIMIT: usize = (BLOCK - 16) / 8;
+
+/// One entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dirent<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) ino: InodeNumber,
+    pub(super) file_type: u8,
+}
+
+/// The directory has more entries than an htree of two levels can index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more entries than an ext4 directory of two index levels holds")]
+pub struct TooManyEntries;
+
+fn entry_size(name: &[u8]) -> usize {
+    (8 + name.len()).next_multiple_of(4)
+}
+
+/// How many blocks entries of these names need.
+pub(super) fn blocks_needed<'a>(names: impl Iterator<Item = &'a [u8]> + Clone) -> Result<u32, TooManyEntries> {
+    if fits_one_block(names.clone()) {
+        return Ok(1);
+    }
+    let mut sorted: Vec<_> = names.map(|name| (dirhash::hash(name), entry_size(name), name)).collect();
+    sorted.sort_unstable_by_key(|&(hash, _, name)| (hash, name));
+    let leaves = pack(sorted.iter().map(|&(_, size, _)| size)).len();
+    Ok(small(1 + nodes(leaves)? + leaves))
+}
+
+fn fits_one_block<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut size = DOTS;
+    names.all(|name| {
+        size += entry_size(name);
+        size <= LEAF
+    })
+}
+
+/// How many entries each leaf takes.
+fn pack(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
+    let (mut leaves, mut count, mut used) = (Vec::new(), 0, 0);
+    for size in sizes {
+        if used + size > LEAF {
+            leaves.push(std::mem::take(&mut count));
+            used = 0;
+        }
+        count += 1;
+        used += size;
+    }
+    leaves.push(count);
+    leaves
+}
+
+/// How many nodes stand between the root and this many leaves.
+fn nodes(leaves: usize) -> Result<usize, TooManyEntries> {
+    match leaves.div_ceil(NODE_LIMIT) {
+        _ if leaves <= ROOT_LIMIT => Ok(0),
+        nodes if nodes <= ROOT_LIMIT => Ok(nodes),
+        _ => Err(TooManyEntries),
+    }
+}
+
+/// The blocks of the directory `ino` below `parent` with `entries` in name order.
+pub(super) fn build(ino: InodeNumber, parent: InodeNumber, entries: &[Dirent<'_>]) -> Vec<u8> {
+    let dots = [Dirent { name: b".", ino, file_type: 2 }, Dirent { name: b"..", ino: parent, file_type: 2 }];
+    if fits_one_block(entries.iter().map(|entry| entry.name)) {
+        let mut block = vec![0; BLOCK];
+        leaf(ino, &mut block, dots.iter().chain(entries));
+        return block;
+    }
+    let mut sorted: Vec<_> = entries.iter().map(|entry| (dirhash::hash(entry.name), entry)).collect();
+    sorted.sort_unstable_by_key(|&(hash, entry)| (hash, entry.name));
+    let leaves = pack(sorted.iter().map(|(_, entry)| entry_size(entry.name)));
+    let node_count = nodes(leaves.len()).expect("the layout counted these blocks before");
+
+    let mut blocks = vec![0; (1 + node_count + leaves.len()) * BLOCK];
+    let mut index = Vec::with_capacity(leaves.len());
+    let (mut at, mut rest, mut before) = (1 + node_count, &sorted[..], None);
+    for count in leaves {
+        let (here, behind) = rest.split_at(count);
+        // A hash that began in the leaf before continues here: the lowest bit says so.
+        let continued = u32::from(before == Some(here[0].0));
+        index.push((here[0].0 | continued, small(at)));
+        leaf(ino, &mut blocks[at * BLOCK..][..BLOCK], here.iter().map(|&(_, entry)| entry));
+        before = here.last().map(|&(hash, _)| hash);
+        (at, rest) = (at + 1, behind);
+    }
+    if node_count > 0 {
+        let mut upper = Vec::with_capacity(node_count);
+        for (i, part) in index.chunks(NODE_LIMIT).enumerate() {
+            node(ino, &mut blocks[(1 + i) * BLOCK..][..BLOCK], part);
+            upper.push((part[0].0, small(1 + i)));
+        }
+        index = upper;
+    }
+    root(ino, parent, &mut blocks[..BLOCK], &index, u8::from(node_count > 0));
+    blocks
+}
+
+fn leaf<'a>(ino: InodeNumber, block: &mut [u8], entries: impl Iterator<Item = &'a Dirent<'a>>) {
+    let (mut at, mut last) = (0, 0);
+    for entry in entries {
+        last = at;
+        at += dirent(&mut block[at..], entry, entry_size(entry.name));
+    }
+    // The last entry's length reaches to the tail.
+    put16(block, last + 4, length(LEAF - last));
+    put16(block, LEAF + 4, length(TAIL));
+    block[LEAF + 7] = 0xDE;
+    let sum = csum::directory_leaf(ino, block);
+    put32(block, LEAF + 8, sum);
+}
+
+fn dirent(buf: &mut [u8], entry: &Dirent<'_>, size: usize) -> usize {
+    put32(buf, 0, entry.ino.0);
+    put16(buf, 4, length(size));
+    buf[6] = u8::try_from(entry.name.len()).expect("flattening refuses names over 255 bytes");
+    buf[7] = entry.file_type;
+    buf[8..8 + entry.name.len()].copy_from_slice(entry.name);
+    size
+}
+
+fn length(bytes: usize) -> u16 {
+    u16::try_from(bytes).expect("a record is no longer than a block")
+}
+
+fn root(ino: InodeNumber, parent: InodeNumber, block: &mut [u8], index: &[(u32, u32)], levels: u8) {
+    dirent(block, &Dirent { name: b".", ino, file_type: 2 }, 12);
+    dirent(&mut block[12..], &Dirent { name: b"..", ino: parent, file_type: 2 }, BLOCK - 12);
+    block[28] = HASH_HALF_MD4;
+    block[29] = 8;
+    block[30] = levels;
+    index_entries(ino, block, 32, ROOT_LIMIT, index);
+}
+
+fn node(ino: InodeNumber, block: &mut [u8], index: &[(u32, u32)]) {
+    put16(block, 4, lo16(BLOCK_SIZE));
+    index_entries(ino, block, 8, NODE_LIMIT, index);
+}
+
+fn index_entries(ino: InodeNumber, block: &mut [u8], at: usize, limit: usize, index: &[(u32, u32)]) {
+    for (i, &(hash, leaf)) in index.iter().enumerate() {
+        put32(block, at + 8 * i, hash);
+        put32(block, at + 8 * i + 4, leaf);
+    }
+    // The first entry's hash is implied; limit and count stand in its place.
+    put16(block, at, length(limit));
+    put16(block, at + 2, length(index.len()));
+    let used = at + 8 * index.len();
+    let sum = csum::directory_node(ino, block, used);
+    put32(block, at + 8 * limit + 4, sum);
+}
+
+/// The entries of a directory's blocks, `.` and `..` included; `None` where a block is not of the form.
+///
+/// Reads leaves only: what stands in an htree's index blocks looks to a linear reader like unused entries.
+pub(super) fn parse(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
+    let (mut entries, mut at) = (Vec::new(), 0);
+    while at < BLOCK {
+        let record = block.get(at..)?;
+        if record.len() < 8 {
+            return None;
+        }
+        let ino = InodeNumber(get32(record, 0));
+        let size = usize::from(get16(record, 4));
+        let name_len = usize::from(record[6]);
+        if size < 8 || !size.is_multiple_of(4) || 8 + name_len > size || size > record.len() {
+            return None;
+        }
+        if ino.0 != 0 {
+            entries.push(Dirent { name: &record[8..8 + name_len], ino, file_type: record[7] });
+        }
+        at += size;
+    }
+    Some(entries)
+}
+
+/// Whether the leaf or node `block` of the directory `ino` carries the checksum of its bytes.
+pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8], first: bool, hashed: bool) -> bool {
+    let leaf_tail = get32(block, LEAF) == 0 && block[LEAF + 7] == 0xDE && block[LEAF + 4] == 12;
+    if leaf_tail && !(first && hashed) {
+        return get32(block, LEAF + 8) == csum::directory_leaf(ino, block);
+    }
+    let at = if first { 32 } else { 8 };
+    let (limit, count) = (get16(block, at), get16(block, at + 2));
+    let (tail, used) = (at + 8 * usize::from(limit) + 4, at + 8 * usize::from(count));
+    hashed && count <= limit && tail + 4 <= BLOCK && get32(block, tail) == csum::directory_node(ino, block, used)
+}

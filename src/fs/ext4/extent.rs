@@ -1,0 +1,116 @@
+//! The extent tree of an inode (kernel documentation, "Extent Tree"): four entries in the inode, or blocks of 340.
+
+use super::csum;
+use super::spec::{BLOCK, BlockAddr, InodeNumber, get16, get32, lo16, put16, put32, small};
+
+const MAGIC: u16 = 0xF30A;
+const IN_INODE: usize = 4;
+const IN_BLOCK: usize = (BLOCK - 12 - 4) / 12;
+/// Most blocks that one extent maps.
+const MAX_LENGTH: u32 = 32_768;
+
+/// `length` blocks of a file from `logical` on stand on the device from `start` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) logical: u32,
+    pub(super) start: BlockAddr,
+    pub(super) length: u32,
+}
+
+/// A node of the tree as it is written.
+struct Entry {
+    logical: u32,
+    block: u32,
+    /// 0 in an index entry.
+    length: u32,
+}
+
+/// How many blocks the tree over runs of these lengths takes outside the inode.
+pub(super) fn blocks_needed(lengths: impl Iterator<Item = u32>) -> u32 {
+    let mut entries: usize = lengths.map(|length| length.div_ceil(MAX_LENGTH) as usize).sum();
+    let mut blocks = 0;
+    while entries > IN_INODE {
+        entries = entries.div_ceil(IN_BLOCK);
+        blocks += entries;
+    }
+    small(blocks)
+}
+
+/// The inode's 60 bytes, and the tree's further blocks, which stand from `at` on.
+pub(super) fn encode(ino: InodeNumber, extents: &[Extent], at: BlockAddr) -> ([u8; 60], Vec<u8>) {
+    let mut level: Vec<Entry> = Vec::with_capacity(extents.len());
+    for extent in extents {
+        for done in (0..extent.length).step_by(MAX_LENGTH as usize) {
+            let length = (extent.length - done).min(MAX_LENGTH);
+            level.push(Entry { logical: extent.logical + done, block: extent.start.0 + done, length });
+        }
+    }
+    let (mut depth, mut blocks) = (0, Vec::new());
+    while level.len() > IN_INODE {
+        let mut upper = Vec::new();
+        for part in level.chunks(IN_BLOCK) {
+            let addr = at.0 + small(blocks.len() / BLOCK);
+            upper.push(Entry { logical: part[0].logical, block: addr, length: 0 });
+            let mut block = [0; BLOCK];
+            node(&mut block, part, IN_BLOCK, depth);
+            let used = 12 + 12 * IN_BLOCK;
+            let sum = csum::extent_block(ino, &block, used);
+            put32(&mut block, used, sum);
+            blocks.extend_from_slice(&block);
+        }
+        level = upper;
+        depth += 1;
+    }
+    let mut root = [0; 60];
+    node(&mut root, &level, IN_INODE, depth);
+    (root, blocks)
+}
+
+fn node(buf: &mut [u8], entries: &[Entry], max: usize, depth: u16) {
+    put16(buf, 0, MAGIC);
+    put16(buf, 2, lo16(small(entries.len())));
+    put16(buf, 4, lo16(small(max)));
+    put16(buf, 6, depth);
+    for (i, entry) in entries.iter().enumerate() {
+        let at = 12 + 12 * i;
+        put32(buf, at, entry.logical);
+        if depth == 0 {
+            put16(buf, at + 4, lo16(entry.length));
+            put32(buf, at + 8, entry.block);
+        } else {
+            put32(buf, at + 4, entry.block);
+        }
+    }
+}
+
+/// What one node says: further blocks below it, or extents.
+pub(super) enum Node {
+    Index(Vec<BlockAddr>),
+    Leaf(Vec<Extent>),
+}
+
+/// Reads one node, which must be `depth` levels above the leaves where that is known; `None` where it is not of the form.
+pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, Node)> {
+    let (magic, count, max, found) = (get16(buf, 0), usize::from(get16(buf, 2)), usize::from(get16(buf, 4)), get16(buf, 6));
+    if magic != MAGIC || count > max || 12 + 12 * max > buf.len() || found > 5 || depth.is_some_and(|d| d != found) {
+        return None;
+    }
+    let at = |i: usize| &buf[12 + 12 * i..24 + 12 * i];
+    if found > 0 {
+        return Some((found, Node::Index((0..count).map(|i| BlockAddr(get32(at(i), 4))).collect())));
+    }
+    let extents = (0..count).map(|i| {
+        let (entry, length) = (at(i), u32::from(get16(at(i), 4)));
+        // Unwritten extents (over 32,768) read as zeros; this writer makes none.
+        let valid = (1..=MAX_LENGTH).contains(&length) && get16(entry, 6) == 0;
+        valid.then(|| Extent { logical: get32(entry, 0), start: BlockAddr(get32(entry, 8)), length })
+    });
+    Some((0, Node::Leaf(extents.collect::<Option<_>>()?)))
+}
+
+/// Whether an extent block of `ino` carries the checksum of its bytes.
+pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8]) -> bool {
+    let used = 12 + 12 * usize::from(get16(block, 4));
+    used + 4 <= BLOCK && get32(block, used) == csum::extent_block(ino, block, used)
+}
+

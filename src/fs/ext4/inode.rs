@@ -1,0 +1,147 @@
+//! One inode of 256 bytes (kernel documentation, "Index Nodes"), both ways.
+
+use super::csum;
+use super::spec::{EXTRA_ISIZE, INODE, InodeNumber, get16, get32, hi16, hi32, lo16, lo32, put16, put32};
+use crate::fs::tree::{Device, Timestamp};
+
+/// Where the inode's own xattrs stand.
+pub(super) const XATTRS_AT: usize = 128 + EXTRA_ISIZE as usize;
+
+/// What an inode says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RawInode {
+    /// File type and permissions.
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) size: u64,
+    pub(super) mtime: Timestamp,
+    pub(super) links: u16,
+    /// Blocks of 512 bytes.
+    pub(super) sectors: u64,
+    pub(super) flags: u32,
+    /// Extent tree, device number or short symlink target.
+    pub(super) map: [u8; 60],
+    /// The xattr block, or 0.
+    pub(super) xattr_block: u32,
+    /// The inode's own xattrs, with their magic; empty where it has none.
+    pub(super) xattrs: Vec<u8>,
+}
+
+impl RawInode {
+    /// The bytes of inode `ino`. All four times are its modification time: an image carries no other.
+    pub(super) fn encode(&self, ino: InodeNumber) -> [u8; INODE] {
+        let mut out = [0; INODE];
+        let (seconds, extra) = encode_time(self.mtime);
+        put16(&mut out, 0x00, self.mode);
+        put16(&mut out, 0x02, lo16(self.uid));
+        put32(&mut out, 0x04, lo32(self.size));
+        put32(&mut out, 0x08, seconds);
+        put32(&mut out, 0x0C, seconds);
+        put32(&mut out, 0x10, seconds);
+        put16(&mut out, 0x18, lo16(self.gid));
+        put16(&mut out, 0x1A, self.links);
+        put32(&mut out, 0x1C, lo32(self.sectors));
+        put32(&mut out, 0x20, self.flags);
+        out[0x28..0x64].copy_from_slice(&self.map);
+        put32(&mut out, 0x68, self.xattr_block);
+        put32(&mut out, 0x6C, hi32(self.size));
+        put16(&mut out, 0x74, lo16(hi32(self.sectors)));
+        put16(&mut out, 0x78, hi16(self.uid));
+        put16(&mut out, 0x7A, hi16(self.gid));
+        put16(&mut out, 0x80, EXTRA_ISIZE);
+        put32(&mut out, 0x84, extra);
+        put32(&mut out, 0x88, extra);
+        put32(&mut out, 0x8C, extra);
+        put32(&mut out, 0x90, seconds);
+        put32(&mut out, 0x94, extra);
+        out[XATTRS_AT..XATTRS_AT + self.xattrs.len()].copy_from_slice(&self.xattrs);
+        let sum = csum::inode(ino, &out);
+        put16(&mut out, 0x7C, lo16(sum));
+        put16(&mut out, 0x82, hi16(sum));
+        out
+    }
+
+    /// What the bytes of inode `ino` say; `None` where their checksum is wrong.
+    pub(super) fn decode(ino: InodeNumber, bytes: &[u8; INODE]) -> Option<Self> {
+        let wide = |lo: usize, hi: usize| u32::from(get16(bytes, lo)) | u32::from(get16(bytes, hi)) << 16;
+        let long = |lo: usize, hi: u32| u64::from(get32(bytes, lo)) | u64::from(hi) << 32;
+        let mut summed = *bytes;
+        put16(&mut summed, 0x7C, 0);
+        put16(&mut summed, 0x82, 0);
+        if wide(0x7C, 0x82) != csum::inode(ino, &summed) || get16(bytes, 0x80) != EXTRA_ISIZE {
+            return None;
+        }
+        let mut map = [0; 60];
+        map.copy_from_slice(&bytes[0x28..0x64]);
+        Some(Self {
+            mode: get16(bytes, 0x00),
+            uid: wide(0x02, 0x78),
+            gid: wide(0x18, 0x7A),
+            size: long(0x04, get32(bytes, 0x6C)),
+            mtime: decode_time(get32(bytes, 0x10), get32(bytes, 0x88)),
+            links: get16(bytes, 0x1A),
+            sectors: long(0x1C, u32::from(get16(bytes, 0x74))),
+            flags: get32(bytes, 0x20),
+            map,
+            xattr_block: get32(bytes, 0x68),
+            xattrs: bytes[XATTRS_AT..].to_vec(),
+        })
+    }
+}
+
+/// Low seconds, and nanoseconds with the two bits that extend the seconds past 2038.
+fn encode_time(time: Timestamp) -> (u32, u32) {
+    let [a, b, c, d, ..] = time.secs.to_le_bytes();
+    let low = i32::from_le_bytes([a, b, c, d]);
+    let epoch = (time.secs - i64::from(low)) >> 32;
+    let epoch = u32::try_from(epoch & 3).expect("two bits");
+    (u32::from_le_bytes([a, b, c, d]), time.nanos << 2 | epoch)
+}
+
+fn decode_time(seconds: u32, extra: u32) -> Timestamp {
+    let low = i64::from(i32::from_le_bytes(seconds.to_le_bytes()));
+    Timestamp { secs: low + (i64::from(extra & 3) << 32), nanos: extra >> 2 }
+}
+
+/// A device number in the inode's map: the old form where it fits, as the kernel writes it.
+pub(super) fn encode_device(device: Device) -> [u8; 60] {
+    let mut map = [0; 60];
+    let Device { major, minor } = device;
+    if major < 256 && minor < 256 {
+        put32(&mut map, 0, major << 8 | minor);
+    } else {
+        put32(&mut map, 4, (minor & 0xFF) | major << 8 | (minor & !0xFF) << 12);
+    }
+    map
+}
+
+/// The device number in an inode's map.
+pub(super) fn decode_device(map: &[u8; 60]) -> Device {
+    match (get32(map, 0), get32(map, 4)) {
+        (0, new) => Device { major: (new >> 8) & 0xFFF, minor: (new & 0xFF) | ((new >> 12) & 0xF_FF00) },
+        (old, _) => Device { major: (old >> 8) & 0xFF, minor: old & 0xFF },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_at_the_limits() {
+        for (secs, nanos) in [(-0x8000_0000, 0), (-1, 999_999_999), (0, 1), (0x7FFF_FFFF, 5), (0x8000_0000, 6), (0x3_7FFF_FFFF, 7)] {
+            let time = Timestamp { secs, nanos };
+            let (seconds, extra) = encode_time(time);
+            assert_eq!(decode_time(seconds, extra), time);
+        }
+    }
+
+    #[test]
+    fn device_numbers_survive() {
+        for (major, minor) in [(0, 1), (1, 3), (255, 255), (259, 70_000), (4095, 1_048_575), (256, 0)] {
+            let device = Device { major, minor };
+            assert_eq!(decode_device(&encode_device(device)), device);
+        }
+    }
+}

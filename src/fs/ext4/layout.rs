@@ -1,0 +1,532 @@
+//! Where everything stands on the device: layout epoch 1 (docs/ext4-layout.md).
+//!
+//! Addresses depend on as little as possible: a layer's segment on that layer alone, its inodes and directories on it and
+//! those below it, the zones' starts on the tier alone. What a later layer hides keeps its place and reads as zeros.
+
+use std::collections::BTreeMap;
+
+use super::spec::{
+    BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, FIRST_FREE_INODE, INODES_PER_BLOCK,
+    INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_NAME, MAX_SYMLINK, ROOT_INODE, TIME_RANGE,
+};
+use super::{dirblock, extent, xattr};
+use crate::fs::path::Display;
+use crate::fs::tree::{Content, Directory, Inode, InodeId, Kind, LayerIndex, Tree};
+use crate::{Error, ErrorKind};
+
+/// The layout epoch that this module writes. A change of any address or byte is a new epoch.
+pub const EPOCH: u16 = 1;
+
+/// Smallest tier's share of the device before the data: 64 MiB. Each further tier is four times the one before.
+const TIER_BLOCKS: u64 = 16_384;
+/// Inode slots of the smallest tier's directory zone.
+const TIER_DIRECTORIES: u64 = 8_192;
+/// Of 64 parts of a tier, where the inode table and the directory blocks end.
+const TABLE_PARTS: u64 = 26;
+const DIRECTORY_PARTS: u64 = 62;
+/// The kernel keeps back 2 % of the blocks, at most these (`s_resv_clusters`).
+const KERNEL_RESERVE: u64 = 4_096;
+/// Bytes of `--free` for each further free inode.
+const BYTES_PER_FREE_INODE: u64 = 16 * 1024;
+
+/// Why a tree cannot become an ext4 device.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// One inode cannot be stored.
+    #[error("`{path}`: {reason}")]
+    Inode {
+        /// Its path in the image.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The device would need more than 2^32 blocks or inodes.
+    #[error("the image needs a device of more than 16 TiB, or more than 2^32 inodes")]
+    TooLarge,
+}
+
+impl From<LayoutError> for Error {
+    fn from(error: LayoutError) -> Self {
+        Error::new(ErrorKind::Unsupported, error.to_string())
+    }
+}
+
+/// A layer's part of the data region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Its first chunk on the device.
+    pub first_chunk: u32,
+    /// How many chunks it takes.
+    pub chunks: u32,
+}
+
+/// A directory's blocks: those it had with its layer alone, and those that later layers added elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DirectoryPlan {
+    pub(super) id: InodeId,
+    pub(super) parent: InodeId,
+    pub(super) blocks: u32,
+    pub(super) start: BlockAddr,
+    /// How many of `blocks` stand at `start`.
+    pub(super) first: u32,
+    pub(super) overflow: BlockAddr,
+}
+
+/// The device's measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub(super) blocks: u32,
+    pub(super) groups: u32,
+    pub(super) inodes_per_group: u32,
+    /// Blocks that the superblock, descriptors and bitmaps take.
+    pub(super) header_blocks: u32,
+    pub(super) inode_table: u32,
+    pub(super) directories: u32,
+    pub(super) attributes: u32,
+    pub(super) data: u32,
+}
+
+impl Geometry {
+    pub(super) fn inodes(&self) -> u32 {
+        self.groups * self.inodes_per_group
+    }
+
+    pub(super) fn inode_table_blocks(&self) -> u32 {
+        self.inodes() / INODES_PER_BLOCK
+    }
+
+    pub(super) fn descriptor_blocks(&self) -> u32 {
+        self.groups.div_ceil(DESCRIPTORS_PER_BLOCK)
+    }
+
+    pub(super) fn header_chunks(&self) -> u32 {
+        self.header_blocks.div_ceil(CHUNK_BLOCKS)
+    }
+}
+
+/// The whole plan of a device.
+#[derive(Debug)]
+pub struct Layout<'t> {
+    pub(super) tree: &'t Tree,
+    pub(super) geometry: Geometry,
+    /// Names of each inode; of a directory 1; 0 where it is hidden.
+    pub(super) names: Vec<u32>,
+    pub(super) numbers: Vec<InodeNumber>,
+    /// First data block of each inode that has data.
+    pub(super) starts: Vec<BlockAddr>,
+    /// By id.
+    pub(super) directories: Vec<DirectoryPlan>,
+    /// Blocks in the attribute zone: an xattr block, then extent blocks; of the few inodes that need one.
+    pub(super) attributes: BTreeMap<InodeId, BlockAddr>,
+    segments: Vec<Segment>,
+    /// The inodes with data, in the order of their data.
+    with_data: Vec<InodeId>,
+}
+
+/// How many directory blocks `directory` needs now.
+///
+/// # Errors
+/// `Unsupported` where an htree of two levels cannot index it.
+pub fn directory_blocks(directory: &Directory) -> Result<u32, Error> {
+    dirblock::blocks_needed(directory.entries.keys().map(|name| &**name))
+        .map_err(|error| Error::new(ErrorKind::Unsupported, error.to_string()))
+}
+
+impl<'t> Layout<'t> {
+    /// Plans a device for `tree` with at least `free` bytes of free space behind the data.
+    ///
+    /// # Errors
+    /// [`LayoutError`], naming the inode that ext4 cannot store.
+    pub fn new(tree: &'t Tree, free: u64) -> Result<Self, LayoutError> {
+        let visible = Visible::of(tree);
+        check(tree, &visible.names)?;
+        let placement = Placement::of(tree)?;
+        let directories = plan_directories(tree, &visible)?;
+        let attribute_blocks = attribute_blocks(tree)?;
+        let geometry = Tier::all()
+            .find_map(|tier| tier.fit(tree, &directories, &attribute_blocks, &placement, free).transpose())
+            .ok_or(LayoutError::TooLarge)??;
+
+        let numbers = number(tree, Tier::of(&geometry).directories)?;
+        let segments = placement
+            .segments
+            .iter()
+            .map(|s| Segment { first_chunk: s.first_chunk + geometry.data / CHUNK_BLOCKS, ..*s })
+            .collect::<Vec<_>>();
+        let mut starts = placement.starts;
+        for (&id, inode) in placement.with_data.iter().map(|id| (id, tree.inode(*id))) {
+            starts[id.0 as usize].0 += segments[usize::from(inode.layer.0)].first_chunk * CHUNK_BLOCKS;
+        }
+        let mut at = geometry.attributes;
+        let mut attributes = BTreeMap::new();
+        for (id, blocks) in attribute_blocks {
+            attributes.insert(id, BlockAddr(at));
+            at += blocks;
+        }
+        let directories = directories.into_iter().map(|plan| plan.moved(geometry.directories)).collect();
+        let with_data = placement.with_data;
+        Ok(Self { tree, geometry, names: visible.names, numbers, starts, directories, attributes, segments, with_data })
+    }
+
+    /// The device's size in bytes, a multiple of the chunk size.
+    #[must_use]
+    pub fn device_bytes(&self) -> u64 {
+        u64::from(self.geometry.blocks) * u64::from(BLOCK_SIZE)
+    }
+
+    /// Each layer's segment.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Whether the inode is reached from the root.
+    pub(super) fn is_visible(&self, id: InodeId) -> bool {
+        self.names[id.0 as usize] > 0
+    }
+
+    /// The inodes whose data touches the blocks from `first` to before `end`.
+    pub(super) fn with_data_in(&self, first: BlockAddr, end: BlockAddr) -> &[InodeId] {
+        let start = |id: &InodeId| self.starts[id.0 as usize].0;
+        let behind = |id: &InodeId| start(id) + data_blocks(self.tree.inode(*id));
+        let from = self.with_data.partition_point(|id| behind(id) <= first.0);
+        let to = self.with_data.partition_point(|id| start(id) < end.0);
+        &self.with_data[from..to.max(from)]
+    }
+
+    /// What a chunk holds, for a person: the paths of the files in it, or the name of the metadata.
+    #[must_use]
+    pub fn contents_of(&self, chunk: crate::ChunkIndex) -> Vec<String> {
+        let geometry = &self.geometry;
+        let first = chunk.0 * CHUNK_BLOCKS;
+        let zone = match first {
+            b if b < geometry.header_chunks() * CHUNK_BLOCKS => "superblock, group descriptors and bitmaps",
+            b if b < geometry.directories => "inode table",
+            b if b < geometry.attributes => "directory blocks",
+            b if b < geometry.data => "xattr and extent blocks",
+            _ => "",
+        };
+        if !zone.is_empty() {
+            return vec![zone.to_owned()];
+        }
+        let ids = self.with_data_in(BlockAddr(first), BlockAddr(first + CHUNK_BLOCKS));
+        let mut paths = Vec::new();
+        self.tree.walk(&mut |path, id| {
+            if ids.contains(&id) {
+                paths.push(Display(path).to_string());
+            }
+        });
+        paths
+    }
+}
+
+/// What the root reaches.
+struct Visible {
+    names: Vec<u32>,
+    parents: BTreeMap<InodeId, InodeId>,
+}
+
+impl Visible {
+    fn of(tree: &Tree) -> Self {
+        let mut names = vec![0; tree.inodes.len()];
+        let mut parents = BTreeMap::from([(Tree::ROOT, Tree::ROOT)]);
+        names[0] = 1;
+        let mut stack = vec![Tree::ROOT];
+        while let Some(parent) = stack.pop() {
+            for &id in tree.directory(parent).into_iter().flat_map(|directory| directory.entries.values()) {
+                names[id.0 as usize] += 1;
+                if tree.directory(id).is_some() {
+                    parents.insert(id, parent);
+                    stack.push(id);
+                }
+            }
+        }
+        Self { names, parents }
+    }
+}
+
+/// Refuses by name what ext4 cannot store.
+fn check(tree: &Tree, names: &[u32]) -> Result<(), LayoutError> {
+    for (id, inode) in tree.iter() {
+        if let Some(reason) = unstorable(inode, names[id.0 as usize]) {
+            return Err(LayoutError::Inode { path: path_of(tree, id), reason });
+        }
+    }
+    Ok(())
+}
+
+fn unstorable(inode: &Inode, names: u32) -> Option<String> {
+    let metadata = &inode.metadata;
+    if let Err(error) = xattr::place(&metadata.xattrs) {
+        return Some(error.to_string());
+    }
+    if metadata.uid == u32::MAX || metadata.gid == u32::MAX {
+        return Some("an owner or group of 4294967295 means \"none\" to Linux and cannot be stored".to_owned());
+    }
+    match &inode.kind {
+        Kind::Symlink(target) if target.len() > MAX_SYMLINK => {
+            Some(format!("a symlink's target of {} bytes is longer than the {MAX_SYMLINK} that ext4 stores", target.len()))
+        }
+        Kind::Symlink(target) if target.is_empty() => Some("a symlink without a target".to_owned()),
+        Kind::File(content) if content.size.div_ceil(BLOCK_SIZE.into()) > u64::from(u32::MAX) => {
+            Some(format!("a file of {} bytes is larger than the 16 TiB that ext4 stores", content.size))
+        }
+        Kind::CharDevice(device) | Kind::BlockDevice(device) if device.major > 0xFFF || device.minor > 0xF_FFFF => {
+            Some(format!("device {}:{} is past ext4's 4095:1048575", device.major, device.minor))
+        }
+        Kind::Directory(directory) => directory
+            .entries
+            .keys()
+            .find(|name| name.len() > MAX_NAME)
+            .map(|name| format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", name.len())),
+        _ if names > MAX_LINKS => Some(format!("{names} hard links are more than the {MAX_LINKS} that ext4 stores")),
+        _ => None,
+    }
+}
+
+fn path_of(tree: &Tree, wanted: InodeId) -> String {
+    let mut found = None;
+    tree.walk(&mut |path, id| {
+        if id == wanted && found.is_none() {
+            found = Some(Display(path).to_string());
+        }
+    });
+    found.unwrap_or_else(|| format!("an entry of layer {} that a later layer hides", tree.inode(wanted).layer.0 + 1))
+}
+
+/// `secs` as ext4 can store it; times outside its range take the nearest.
+#[must_use]
+pub fn clamp_seconds(secs: i64) -> i64 {
+    secs.clamp(*TIME_RANGE.start(), *TIME_RANGE.end())
+}
+
+/// The runs of blocks that `content` has, as (first logical block, count); a block that any byte run touches counts.
+pub(super) fn block_runs(content: &Content) -> Vec<(u32, u32)> {
+    let block = u64::from(BLOCK_SIZE);
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for run in content.runs() {
+        let bounded = |value: u64| u32::try_from(value).expect("check() refused files of more than 2^32 blocks");
+        let (first, end) = (bounded(run.offset / block), bounded((run.offset + run.length).div_ceil(block)));
+        match runs.last_mut() {
+            Some((start, count)) if *start + *count >= first => *count = (*count).max(end - *start),
+            _ => runs.push((first, end - first)),
+        }
+    }
+    runs
+}
+
+/// How many blocks of data an inode has.
+pub(super) fn data_blocks(inode: &Inode) -> u32 {
+    match &inode.kind {
+        Kind::File(content) => block_runs(content).iter().map(|&(_, count)| count).sum(),
+        Kind::Symlink(target) if target.len() > FAST_SYMLINK => 1,
+        _ => 0,
+    }
+}
+
+/// The data region: one segment a layer.
+struct Placement {
+    /// Relative to the layer's segment.
+    starts: Vec<BlockAddr>,
+    with_data: Vec<InodeId>,
+    /// Relative to the data region.
+    segments: Vec<Segment>,
+    chunks: u64,
+}
+
+impl Placement {
+    fn of(tree: &Tree) -> Result<Self, LayoutError> {
+        let mut used = vec![0u64; usize::from(tree.layers)];
+        let mut starts = vec![BlockAddr(0); tree.inodes.len()];
+        let mut with_data = Vec::new();
+        for (id, inode) in tree.iter() {
+            let blocks = data_blocks(inode);
+            if blocks == 0 {
+                continue;
+            }
+            let at = &mut used[usize::from(inode.layer.0)];
+            // A file of at least one chunk starts on a chunk, so that its chunks do not depend on what stands before it.
+            if blocks >= CHUNK_BLOCKS {
+                *at = at.next_multiple_of(CHUNK_BLOCKS.into());
+            }
+            starts[id.0 as usize] = BlockAddr(u32::try_from(*at).map_err(|_| LayoutError::TooLarge)?);
+            *at += u64::from(blocks);
+            with_data.push(id);
+        }
+        let (mut segments, mut chunks) = (Vec::with_capacity(used.len()), 0u64);
+        for blocks in used {
+            let count = blocks.div_ceil(CHUNK_BLOCKS.into());
+            let first_chunk = u32::try_from(chunks).map_err(|_| LayoutError::TooLarge)?;
+            segments.push(Segment { first_chunk, chunks: u32::try_from(count).map_err(|_| LayoutError::TooLarge)? });
+            chunks += count;
+        }
+        Ok(Self { starts, with_data, segments, chunks })
+    }
+}
+
+/// Directory blocks relative to their zone: a chunk-aligned part a layer, then what later layers added.
+fn plan_directories(tree: &Tree, visible: &Visible) -> Result<Vec<DirectoryPlan>, LayoutError> {
+    let (mut plans, mut at, mut layer) = (Vec::new(), 0u32, LayerIndex(0));
+    for (id, inode) in tree.iter() {
+        let Kind::Directory(directory) = &inode.kind else { continue };
+        if inode.layer != layer {
+            (at, layer) = (at.next_multiple_of(CHUNK_BLOCKS), inode.layer);
+        }
+        let first = directory.first_blocks.max(1);
+        let blocks = match visible.names[id.0 as usize] {
+            0 => 0,
+            _ => directory_blocks(directory)
+                .map_err(|error| LayoutError::Inode { path: path_of(tree, id), reason: error.to_string() })?,
+        };
+        let parent = visible.parents.get(&id).copied().unwrap_or(Tree::ROOT);
+        plans.push(DirectoryPlan { id, parent, blocks, start: BlockAddr(at), first: first.min(blocks), overflow: BlockAddr(0) });
+        at = at.checked_add(first).ok_or(LayoutError::TooLarge)?;
+    }
+    at = at.next_multiple_of(CHUNK_BLOCKS);
+    for plan in plans.iter_mut().filter(|plan| plan.blocks > plan.first) {
+        plan.overflow = BlockAddr(at);
+        at = at.checked_add(plan.blocks - plan.first).ok_or(LayoutError::TooLarge)?;
+    }
+    Ok(plans)
+}
+
+impl DirectoryPlan {
+    fn moved(self, by: u32) -> Self {
+        Self { start: BlockAddr(self.start.0 + by), overflow: BlockAddr(self.overflow.0 + by), ..self }
+    }
+
+    fn end(&self) -> u32 {
+        (self.start.0 + self.first.max(1)).max(self.overflow.0 + self.blocks - self.first)
+    }
+
+    /// Its blocks as extents.
+    pub(super) fn extents(&self) -> Vec<extent::Extent> {
+        let first = extent::Extent { logical: 0, start: self.start, length: self.first };
+        let more = extent::Extent { logical: self.first, start: self.overflow, length: self.blocks - self.first };
+        [first, more].into_iter().filter(|extent| extent.length > 0).collect()
+    }
+}
+
+/// Of the inodes that need blocks for xattrs or extents, how many; hidden ones too, so that their place stays.
+fn attribute_blocks(tree: &Tree) -> Result<Vec<(InodeId, u32)>, LayoutError> {
+    let mut out = Vec::new();
+    for (id, inode) in tree.iter() {
+        let placed = xattr::place(&inode.metadata.xattrs)
+            .map_err(|error| LayoutError::Inode { path: path_of(tree, id), reason: error.to_string() })?;
+        let extents = match &inode.kind {
+            Kind::File(content) => extent::blocks_needed(block_runs(content).into_iter().map(|(_, count)| count)),
+            _ => 0,
+        };
+        let blocks = u32::from(placed.needs_block()) + extents;
+        if blocks > 0 {
+            out.push((id, blocks));
+        }
+    }
+    Ok(out)
+}
+
+/// One of the sizes that the metadata region can have; all zone starts follow from it.
+#[derive(Debug, Clone, Copy)]
+struct Tier {
+    blocks: u64,
+    directories: u64,
+}
+
+impl Tier {
+    fn all() -> impl Iterator<Item = Self> {
+        (0..8).map(|n| Self { blocks: TIER_BLOCKS << (2 * n), directories: TIER_DIRECTORIES << (2 * n) })
+    }
+
+    fn of(geometry: &Geometry) -> Self {
+        Self::all().find(|tier| tier.blocks == u64::from(geometry.data)).expect("every geometry is made from a tier")
+    }
+
+    /// The geometry in this tier, `None` where something does not fit its zone.
+    fn fit(
+        self,
+        tree: &Tree,
+        directories: &[DirectoryPlan],
+        attributes: &[(InodeId, u32)],
+        placement: &Placement,
+        free: u64,
+    ) -> Result<Option<Geometry>, LayoutError> {
+        let table_end = self.blocks * TABLE_PARTS / 64;
+        let directories_end = self.blocks * DIRECTORY_PARTS / 64;
+        let directory_blocks = directories.iter().map(DirectoryPlan::end).max().unwrap_or(0);
+        let attribute_blocks: u64 = attributes.iter().map(|&(_, blocks)| u64::from(blocks)).sum();
+        let reserved = u64::from(FIRST_FREE_INODE - 1);
+        if directories.len() as u64 + reserved > self.directories
+            || u64::from(directory_blocks) > directories_end - table_end
+            || attribute_blocks > self.blocks - directories_end
+        {
+            return Ok(None);
+        }
+        let inodes = inode_slots(tree, self.directories) + free.div_ceil(BYTES_PER_FREE_INODE);
+        let needed = self.blocks + placement.chunks * u64::from(CHUNK_BLOCKS) + free.div_ceil(BLOCK_SIZE.into());
+        let reserve = if free == 0 { 0 } else { (needed / 49 + 1).min(KERNEL_RESERVE) };
+        // Enough groups for the inodes, too: a group takes at most 32,768 of them.
+        let for_inodes = inodes.div_ceil(MAX_INODES_PER_GROUP.into()).saturating_sub(1) * u64::from(BLOCKS_PER_GROUP) + 1;
+        let blocks = (needed + reserve).max(for_inodes).next_multiple_of(CHUNK_BLOCKS.into());
+        let blocks = u32::try_from(blocks).map_err(|_| LayoutError::TooLarge)?;
+        let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
+        let inodes_per_group = inodes.div_ceil(groups.into()).next_multiple_of(INODES_PER_CHUNK.into());
+        let inodes_per_group = u32::try_from(inodes_per_group).map_err(|_| LayoutError::TooLarge)?;
+        let header_blocks = 1 + groups.div_ceil(DESCRIPTORS_PER_BLOCK) + 2 * groups;
+        let inode_table = header_blocks.next_multiple_of(CHUNK_BLOCKS);
+        let table_blocks = u64::from(groups) * u64::from(inodes_per_group / INODES_PER_BLOCK);
+        if u64::from(inode_table) + table_blocks > table_end {
+            return Ok(None);
+        }
+        let block = |value: u64| u32::try_from(value).map_err(|_| LayoutError::TooLarge);
+        Ok(Some(Geometry {
+            blocks,
+            groups,
+            inodes_per_group,
+            header_blocks,
+            inode_table,
+            directories: block(table_end)?,
+            attributes: block(directories_end)?,
+            data: block(self.blocks)?,
+        }))
+    }
+}
+
+/// How many inodes each layer has that are no directories.
+fn files_per_layer(tree: &Tree) -> Vec<u64> {
+    let mut counts = vec![0; usize::from(tree.layers)];
+    for inode in tree.inodes.iter().filter(|inode| !matches!(inode.kind, Kind::Directory(_))) {
+        counts[usize::from(inode.layer.0)] += 1;
+    }
+    counts
+}
+
+/// Inode slots that the directory zone and the layers' zones take.
+fn inode_slots(tree: &Tree, directories: u64) -> u64 {
+    files_per_layer(tree).into_iter().fold(directories, |slots, count| slots + count.next_multiple_of(INODES_PER_CHUNK.into()))
+}
+
+/// Every inode's number: directories in their zone, the others in one zone a layer, each by layer, then path.
+fn number(tree: &Tree, directories: u64) -> Result<Vec<InodeNumber>, LayoutError> {
+    let mut next_file = Vec::new();
+    let mut slot = directories;
+    for count in files_per_layer(tree) {
+        next_file.push(u32::try_from(slot + 1).map_err(|_| LayoutError::TooLarge)?);
+        slot += count.next_multiple_of(INODES_PER_CHUNK.into());
+    }
+    let mut next_directory = FIRST_FREE_INODE;
+    let numbers = tree.iter().map(|(id, inode)| {
+        if id == Tree::ROOT {
+            return ROOT_INODE;
+        }
+        let next = match inode.kind {
+            Kind::Directory(_) => &mut next_directory,
+            _ => &mut next_file[usize::from(inode.layer.0)],
+        };
+        *next += 1;
+        InodeNumber(*next - 1)
+    });
+    Ok(numbers.collect())
+}
+
+const _: () = assert!(TIER_BLOCKS * TABLE_PARTS / 64 % CHUNK_BLOCKS as u64 == 0);
+const _: () = assert!(TIER_BLOCKS * DIRECTORY_PARTS / 64 % CHUNK_BLOCKS as u64 == 0);

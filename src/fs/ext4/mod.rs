@@ -1,0 +1,19 @@
+//! ext4, written and read without a kernel.
+//!
+//! [`layout`] decides where everything stands (docs/ext4-layout.md, layout epoch 1), [`write`] makes the bytes, [`read`]
+//! reads them back. The other files hold one on-disk structure each, both halves of it. The source of every on-disk
+//! fact is the kernel's "ext4 Data Structures and Algorithms"; the judges are e2fsck, debugfs and the kernel's mount.
+
+mod csum;
+mod dirblock;
+mod dirhash;
+mod extent;
+mod inode;
+pub mod layout;
+pub mod read;
+mod spec;
+pub mod write;
+mod xattr;
+
+pub use spec::{BLOCK_SIZE, BlockAddr, InodeNumber};
+pub use xattr::is_storable as is_storable_xattr;

@@ -1,0 +1,341 @@
+//! Reads an ext4 device of this layout: lookup, listing, files, links, xattrs.
+//!
+//! It serves `coldread`, which reads a file without mounting anything, and fetches only what it needs. Every structure's
+//! checksum is verified, every address and length bounded; bytes come from outside as far as this file is concerned.
+
+use super::inode::{RawInode, decode_device};
+use super::spec::{
+    BLOCK, BLOCK_SIZE, BlockAddr, DESCRIPTOR_SIZE, FAST_SYMLINK, INODE, INODE_FLAG_EXTENTS, INODE_FLAG_INDEX, INODE_SIZE, InodeNumber,
+    MAGIC, MAX_SYMLINK, ROOT_INODE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, SUPERBLOCK_OFFSET,
+    SUPERBLOCK_SIZE, compat, get16, get32, incompat, ro_compat,
+};
+use super::{csum, dirblock, extent, xattr};
+use crate::fs::BlockDevice;
+use crate::fs::path::{Display, raw_components};
+use crate::fs::tree::{Device, Timestamp, Xattrs};
+use crate::{Error, ErrorKind, Result};
+
+/// Links that one path may lead through, as in Linux.
+const MAX_LINKS_FOLLOWED: usize = 40;
+
+/// An ext4 file system on a device.
+pub struct Ext4<'d> {
+    device: &'d dyn BlockDevice,
+    blocks: u32,
+    inodes: u32,
+    inodes_per_group: u32,
+    /// First block of each group's inode table.
+    tables: Vec<BlockAddr>,
+}
+
+/// What an inode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileType {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A character device.
+    CharDevice(Device),
+    /// A block device.
+    BlockDevice(Device),
+    /// A named pipe.
+    Fifo,
+}
+
+/// What `stat` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its number.
+    pub ino: InodeNumber,
+    /// What it is.
+    pub file_type: FileType,
+    /// The twelve permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Allocated blocks of 512 bytes.
+    pub sectors: u64,
+    /// Names it has; 1 for a directory of over 64,998 directories.
+    pub links: u16,
+    /// Time of last modification.
+    pub mtime: Timestamp,
+}
+
+/// An inode that was read.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What `stat` tells.
+    pub stat: Stat,
+    raw: RawInode,
+}
+
+fn corrupt(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("file system: {what}"))
+}
+
+impl<'d> Ext4<'d> {
+    /// Reads superblock and descriptors.
+    ///
+    /// # Errors
+    /// `Unsupported` for a file system with other features than this layout has, `Corrupt` for a damaged one.
+    pub fn open(device: &'d dyn BlockDevice) -> Result<Self> {
+        let mut superblock = [0; SUPERBLOCK_SIZE];
+        device.read_at(SUPERBLOCK_OFFSET as u64, &mut superblock)?;
+        if get16(&superblock, 0x38) != MAGIC || !csum::superblock_is_true(&superblock) {
+            return Err(corrupt("its superblock is damaged"));
+        }
+        let features = [get32(&superblock, 0x5C), get32(&superblock, 0x60), get32(&superblock, 0x64)];
+        if features != [compat::ALL, incompat::ALL, ro_compat::ALL] || get32(&superblock, 0x18) != 2 {
+            return Err(Error::new(ErrorKind::Unsupported, "file system: not one that coldpress made"));
+        }
+        let (blocks, inodes, inodes_per_group) = (get32(&superblock, 4), get32(&superblock, 0), get32(&superblock, 0x28));
+        if u64::from(blocks) * u64::from(BLOCK_SIZE) > device.size() || inodes_per_group == 0 {
+            return Err(corrupt("its superblock says what cannot be"));
+        }
+        let groups = blocks.div_ceil(super::spec::BLOCKS_PER_GROUP);
+        let mut table = vec![0; groups as usize * DESCRIPTOR_SIZE as usize];
+        device.read_at(BlockAddr(1).byte_offset(), &mut table)?;
+        let tables = (0..).zip(table.chunks_exact(32)).map(|(group, descriptor)| {
+            let mut summed = [0; 32];
+            summed.copy_from_slice(descriptor);
+            summed[0x1E..].fill(0);
+            let true_sum = csum::descriptor(group, &summed) == get16(descriptor, 0x1E);
+            if true_sum { Ok(BlockAddr(get32(descriptor, 8))) } else { Err(corrupt(format!("group descriptor {group} is damaged"))) }
+        });
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        if u64::from(inodes) > u64::from(inodes_per_group) * tables.len() as u64 {
+            return Err(corrupt("its superblock says what cannot be"));
+        }
+        Ok(Self { device, blocks, inodes, inodes_per_group, tables })
+    }
+
+    /// The inode at `path`; its last component's symlink is followed where `follow` says so.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Input` where the path leads through a file or too many links.
+    pub fn lookup(&self, path: &[u8], follow: bool) -> Result<Node> {
+        let mut stack = vec![self.node(ROOT_INODE)?];
+        let mut todo: Vec<Vec<u8>> = raw_components(path).rev().map(<[u8]>::to_vec).collect();
+        let mut followed = 0;
+        let shown = || Display(path).to_string();
+        while let Some(name) = todo.pop() {
+            let at = &stack[stack.len() - 1];
+            if at.stat.file_type != FileType::Directory {
+                return Err(Error::new(ErrorKind::Input, format!("{}: leads through what is no directory", shown())));
+            }
+            if name == b".." {
+                stack.truncate((stack.len() - 1).max(1));
+                continue;
+            }
+            let found = self.find(at, &name)?;
+            let found = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{}: no such file in the image", shown())))?;
+            let node = self.node(found)?;
+            if node.stat.file_type == FileType::Symlink && (follow || !todo.is_empty()) {
+                followed += 1;
+                if followed > MAX_LINKS_FOLLOWED {
+                    return Err(Error::new(ErrorKind::Input, format!("{}: more than {MAX_LINKS_FOLLOWED} symlinks", shown())));
+                }
+                let target = self.read_link(&node)?;
+                if target.starts_with(b"/") {
+                    stack.truncate(1);
+                }
+                todo.extend(raw_components(&target).rev().map(<[u8]>::to_vec));
+                continue;
+            }
+            stack.push(node);
+        }
+        Ok(stack.swap_remove(stack.len() - 1))
+    }
+
+    /// The inode `ino`.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is none.
+    pub fn node(&self, ino: InodeNumber) -> Result<Node> {
+        if ino.0 == 0 || ino.0 > self.inodes {
+            return Err(corrupt(format!("no inode {}", ino.0)));
+        }
+        let (group, index) = ((ino.0 - 1) / self.inodes_per_group, (ino.0 - 1) % self.inodes_per_group);
+        let at = self.tables[group as usize].byte_offset() + u64::from(index) * u64::from(INODE_SIZE);
+        let mut bytes = [0; INODE];
+        self.device.read_at(at, &mut bytes)?;
+        let damaged = || corrupt(format!("inode {} is damaged", ino.0));
+        let raw = RawInode::decode(ino, &bytes).ok_or_else(damaged)?;
+        let file_type = match raw.mode & S_IFMT {
+            S_IFREG => FileType::File,
+            S_IFDIR => FileType::Directory,
+            S_IFLNK => FileType::Symlink,
+            S_IFCHR => FileType::CharDevice(decode_device(&raw.map)),
+            S_IFBLK => FileType::BlockDevice(decode_device(&raw.map)),
+            S_IFIFO => FileType::Fifo,
+            _ => return Err(damaged()),
+        };
+        let RawInode { mode, uid, gid, size, sectors, links, mtime, .. } = raw;
+        let stat = Stat { ino, file_type, mode: mode & 0o7777, uid, gid, size, sectors, links, mtime };
+        Ok(Node { stat, raw })
+    }
+
+    /// The entries of a directory but `.` and `..`, by name.
+    ///
+    /// # Errors
+    /// `Input` where it is none, `Corrupt` where it is damaged.
+    pub fn read_dir(&self, node: &Node) -> Result<Vec<(Vec<u8>, InodeNumber)>> {
+        let mut entries = Vec::new();
+        self.each_entry(node, &mut |name, ino| {
+            if name != b"." && name != b".." {
+                entries.push((name.to_vec(), ino));
+            }
+            true
+        })?;
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn find(&self, node: &Node, wanted: &[u8]) -> Result<Option<InodeNumber>> {
+        let mut found = None;
+        self.each_entry(node, &mut |name, ino| {
+            if name == wanted {
+                found = Some(ino);
+            }
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `visit` with each entry until it says false.
+    fn each_entry(&self, node: &Node, visit: &mut dyn FnMut(&[u8], InodeNumber) -> bool) -> Result<()> {
+        if node.stat.file_type != FileType::Directory {
+            return Err(Error::new(ErrorKind::Input, "not a directory"));
+        }
+        let damaged = || corrupt(format!("directory {} is damaged", node.stat.ino.0));
+        let hashed = node.raw.flags & INODE_FLAG_INDEX != 0;
+        for extent in self.extents(node)? {
+            for block in 0..extent.length {
+                let bytes = self.block(BlockAddr(extent.start.0 + block))?;
+                let first = extent.logical + block == 0;
+                if !dirblock::checksum_is_true(node.stat.ino, &bytes, first, hashed) {
+                    return Err(damaged());
+                }
+                for entry in dirblock::parse(&bytes).ok_or_else(damaged)? {
+                    if !visit(entry.name, entry.ino) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A symlink's target.
+    ///
+    /// # Errors
+    /// `Input` where it is none, `Corrupt` where it is damaged.
+    pub fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
+        if node.stat.file_type != FileType::Symlink {
+            return Err(Error::new(ErrorKind::Input, "not a symlink"));
+        }
+        let length = usize::try_from(node.stat.size).ok().filter(|length| *length <= MAX_SYMLINK);
+        let length = length.ok_or_else(|| corrupt(format!("symlink {} is damaged", node.stat.ino.0)))?;
+        if length <= FAST_SYMLINK {
+            return Ok(node.raw.map[..length].to_vec());
+        }
+        let mut target = vec![0; length];
+        self.read(node, 0, &mut target)?;
+        Ok(target)
+    }
+
+    /// Fills `buf` from `offset` of a file on, and tells how much of it the file has.
+    ///
+    /// # Errors
+    /// `Corrupt` where the file is damaged; those of the device.
+    pub fn read(&self, node: &Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let left = usize::try_from(node.stat.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = buf.len().min(left);
+        let buf = &mut buf[..length];
+        buf.fill(0);
+        let end = offset + buf.len() as u64;
+        for (from, to, at) in self.data(node)? {
+            let (first, last) = (from.max(offset), to.min(end));
+            if first < last {
+                let inside = |value: u64| usize::try_from(value - offset).expect("within the buffer");
+                self.device.read_at(at + (first - from), &mut buf[inside(first)..inside(last)])?;
+            }
+        }
+        Ok(buf.len())
+    }
+
+    /// The stretches of a file that are on the device, ascending: from, to before, where. What lies between are holes.
+    ///
+    /// # Errors
+    /// `Corrupt` where the file is damaged.
+    pub fn data(&self, node: &Node) -> Result<Vec<(u64, u64, u64)>> {
+        let stretches = self.extents(node)?.into_iter().map(|extent| {
+            let from = u64::from(extent.logical) * u64::from(BLOCK_SIZE);
+            let to = from + u64::from(extent.length) * u64::from(BLOCK_SIZE);
+            (from, to.min(node.stat.size), extent.start.byte_offset())
+        });
+        Ok(stretches.collect())
+    }
+
+    /// An inode's extended attributes.
+    ///
+    /// # Errors
+    /// `Corrupt` where they are damaged.
+    pub fn xattrs(&self, node: &Node) -> Result<Xattrs> {
+        let damaged = || corrupt(format!("the extended attributes of inode {} are damaged", node.stat.ino.0));
+        let mut out = Xattrs::default();
+        xattr::parse_inode(&node.raw.xattrs, &mut out).ok_or_else(damaged)?;
+        if node.raw.xattr_block != 0 {
+            let addr = BlockAddr(node.raw.xattr_block);
+            xattr::parse_block(addr, &self.block(addr)?, &mut out).ok_or_else(damaged)?;
+        }
+        Ok(out)
+    }
+
+    fn block(&self, addr: BlockAddr) -> Result<[u8; BLOCK]> {
+        if addr.0 >= self.blocks {
+            return Err(corrupt(format!("no block {}", addr.0)));
+        }
+        let mut block = [0; BLOCK];
+        self.device.read_at(addr.byte_offset(), &mut block)?;
+        Ok(block)
+    }
+
+    /// The extents of an inode, ascending and on the device.
+    fn extents(&self, node: &Node) -> Result<Vec<extent::Extent>> {
+        let damaged = || corrupt(format!("the extents of inode {} are damaged", node.stat.ino.0));
+        if node.raw.flags & INODE_FLAG_EXTENTS == 0 {
+            return Ok(Vec::new());
+        }
+        let (depth, root) = extent::parse(&node.raw.map, None).ok_or_else(damaged)?;
+        let mut extents: Vec<extent::Extent> = Vec::new();
+        let mut stack = vec![(depth, root)];
+        // A tree of distinct blocks has fewer nodes than the device has blocks.
+        let mut left = self.blocks;
+        while let Some((depth, next)) = stack.pop() {
+            match next {
+                extent::Node::Leaf(leaf) => extents.extend(leaf),
+                extent::Node::Index(below) => {
+                    for addr in below.into_iter().rev() {
+                        left = left.checked_sub(1).ok_or_else(damaged)?;
+                        let block = self.block(addr)?;
+                        if !extent::checksum_is_true(node.stat.ino, &block) {
+                            return Err(damaged());
+                        }
+                        stack.push(extent::parse(&block, Some(depth - 1)).ok_or_else(damaged)?);
+                    }
+                }
+            }
+        }
+        let apart = extents.windows(2).all(|pair| u64::from(pair[0].logical) + u64::from(pair[0].length) <= pair[1].logical.into());
+        let inside = |extent: &extent::Extent| extent.start.0.checked_add(extent.length).is_some_and(|end| end <= self.blocks);
+        if apart && extents.iter().all(inside) { Ok(extents) } else { Err(damaged()) }
+    }
+}

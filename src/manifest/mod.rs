@@ -1,0 +1,9 @@
+//! The block manifest: which chunks a device is made of, under which keys, and for which image.
+//!
+//! docs/manifest-format.md specifies every byte; [`codec`] has the primitives, [`v1`] both halves of the format.
+
+mod codec;
+pub mod root_digest;
+pub mod v1;
+
+pub use v1::{BlockManifest, ChunkRef, Clear, LayerInfo, OpenManifest, Recipe, Sealed};

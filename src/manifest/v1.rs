@@ -1,0 +1,436 @@
+//! Block manifest, version 1: encode and decode, byte by byte as docs/manifest-format.md says.
+//!
+//! `magic version | lengths | wraps | clear | sealed`. Magic, version and the clear part are associated data of the sealed
+//! part; the wraps are not, so that a wrapping key can be changed alone. Decoding trusts nothing: lengths are checked
+//! before use, the names are a sorted set, and the root digest is computed again.
+
+use std::collections::BTreeMap;
+
+use super::codec::{DecodeError, Decoder, Encoder};
+use super::root_digest::root_digest;
+use crate::crypto::convergent::{MAX_SEALED, TAG};
+use crate::crypto::wrap::{EncryptionContext, UnwrapError};
+use crate::crypto::{ChunkKey, Codec, DataKey, ScopeId, Secret, WrappingKey};
+use crate::digest::{Blake3, Sha256};
+use crate::store::RootId;
+use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
+
+const MAGIC: &[u8; 8] = b"\x89CPM\r\n\x1a\n";
+const VERSION: u16 = 1;
+/// Magic, version, reserved.
+const PREFIX: usize = 12;
+const WRAP_FILE: u8 = 1;
+/// Most bytes of a block manifest: one of a 16 TiB device is below.
+pub const MAX_BYTES: u64 = 4 << 30;
+
+/// What decides a device's bytes besides the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// The layout epoch.
+    pub epoch: u16,
+    /// How chunks are packed.
+    pub codec: Codec,
+    /// The version of the codec's library.
+    pub codec_version: u32,
+    /// What `--free` asked for, in bytes.
+    pub free: u64,
+    /// For which platform the image is; empty where nothing says it.
+    pub platform: String,
+}
+
+impl Recipe {
+    pub(super) fn encode(&self, out: &mut Encoder) {
+        let (codec, level) = self.codec.id();
+        out.u16(self.epoch);
+        out.u8(codec);
+        out.raw(&level.to_le_bytes());
+        out.u32(self.codec_version);
+        out.u32(CHUNK_SIZE);
+        out.u64(self.free);
+        out.text(&self.platform);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let epoch = from.u16()?;
+        let (codec, [level]) = (from.u8()?, from.array::<1>()?);
+        let codec = Codec::from_id(codec, level.cast_signed()).ok_or(DecodeError("names a codec that is not known"))?;
+        let codec_version = from.u32()?;
+        if from.u32()? != CHUNK_SIZE {
+            return Err(DecodeError("has chunks of another size"));
+        }
+        Ok(Self { epoch, codec, codec_version, free: from.u64()?, platform: from.text()? })
+    }
+}
+
+/// The clear part: enough to collect, scrub and count without a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clear {
+    /// What decides the device's bytes besides the image.
+    pub recipe: Recipe,
+    /// Where the chunks are collected together.
+    pub root: RootId,
+    /// The dedup scope.
+    pub scope: ScopeId,
+    /// A stable name on which key policies can be written; part of the encryption context.
+    pub application: String,
+    /// Pins everything that a reader needs.
+    pub root_digest: Sha256,
+    /// Every chunk's name once, ascending.
+    pub names: Vec<Sha256>,
+}
+
+/// A chunk of the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkRef {
+    /// Its place on the device.
+    pub index: ChunkIndex,
+    /// The SHA-256 of what is stored.
+    pub name: Sha256,
+    /// Opens it.
+    pub key: ChunkKey,
+    /// Bytes of what is stored.
+    pub stored: u32,
+}
+
+/// A layer of the image, for a person.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LayerInfo {
+    /// The digest of its tar.
+    pub diff_id: Sha256,
+    /// Its segment's first chunk.
+    pub first_chunk: u32,
+    /// Its segment's chunks.
+    pub chunks: u32,
+    /// Bytes of its tar.
+    pub tar_bytes: u64,
+}
+
+/// The sealed part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The device's size in chunks.
+    pub device_chunks: u32,
+    /// The chunks that are not all zero, ascending.
+    pub chunks: Vec<ChunkRef>,
+    /// Of plaintext and config.
+    pub image_digest: Blake3,
+    /// The image's config in its normal form.
+    pub config: String,
+    /// Key of the commitment to the config.
+    pub config_key: Secret,
+    /// The OCI manifest that the image came from.
+    pub source: Option<Sha256>,
+    /// Where the chunks were put: a hint.
+    pub store: String,
+    /// The image's layers.
+    pub layers: Vec<LayerInfo>,
+}
+
+/// One data key, wrapped by one wrapping key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wrap {
+    kind: u8,
+    key_id: Vec<u8>,
+    blob: Vec<u8>,
+}
+
+/// A block manifest whose sealed part is still sealed.
+#[derive(Debug, Clone)]
+pub struct BlockManifest {
+    /// What anyone can read.
+    pub clear: Clear,
+    wraps: Vec<Wrap>,
+    /// Magic, version and clear part as they stand in the file.
+    associated: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+/// A block manifest whose sealed part is open and checked.
+#[derive(Debug, Clone)]
+pub struct OpenManifest {
+    /// What anyone can read.
+    pub clear: Clear,
+    /// What only the wrapping key opens.
+    pub sealed: Sealed,
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Error::new(ErrorKind::Corrupt, format!("not a block manifest that can be read: it {error}"))
+    }
+}
+
+impl OpenManifest {
+    /// The file's bytes, sealed under a fresh data key for `wrapping_key`.
+    ///
+    /// # Errors
+    /// `Internal` where the operating system gives no random bytes.
+    pub fn encode(&self, wrapping_key: &WrappingKey) -> Result<Vec<u8>> {
+        let (data_key, context) = (DataKey::random()?, self.clear.context());
+        let blob = wrapping_key.wrap(&data_key, &context)?;
+        let wraps = encode_wraps(&[Wrap { kind: WRAP_FILE, key_id: wrapping_key.id().to_vec(), blob }]);
+        let clear = self.clear.encode();
+        let associated = associated(&clear);
+        let mut sealed = self.sealed.encode(&self.clear.names);
+        data_key.seal(&associated, &mut sealed);
+        let mut out = Encoder::default();
+        out.raw(&associated[..PREFIX]);
+        for part in [&wraps, &clear, &sealed] {
+            out.count(part.len());
+        }
+        for part in [&wraps, &clear, &sealed] {
+            out.raw(part);
+        }
+        Ok(out.0)
+    }
+
+    /// The chunk at `index`, `None` where it is all zero.
+    #[must_use]
+    pub fn chunk(&self, index: ChunkIndex) -> Option<&ChunkRef> {
+        let at = self.sealed.chunks.binary_search_by_key(&index, |chunk| chunk.index).ok()?;
+        Some(&self.sealed.chunks[at])
+    }
+
+    /// The device's size in bytes.
+    #[must_use]
+    pub fn device_bytes(&self) -> u64 {
+        u64::from(self.sealed.device_chunks) * u64::from(CHUNK_SIZE)
+    }
+}
+
+impl BlockManifest {
+    /// Reads the clear part and locates the others.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unsupported`.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut from = Decoder(bytes);
+        if from.array::<8>()? != *MAGIC {
+            return Err(DecodeError("does not begin as one").into());
+        }
+        let (version, reserved) = (from.u16()?, from.u16()?);
+        if version != VERSION {
+            let message = format!("a block manifest of version {version}; this program reads version {VERSION}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        if reserved != 0 {
+            return Err(DecodeError("has reserved bits set").into());
+        }
+        let lengths = [from.u32()?, from.u32()?, from.u32()?];
+        let mut part = |at: usize| from.raw(usize::try_from(lengths[at]).map_err(|_| DecodeError("ends too early"))?);
+        let (wraps, clear, sealed) = (part(0)?, part(1)?, part(2)?.to_vec());
+        from.end()?;
+        Ok(Self { clear: Clear::decode(clear)?, wraps: decode_wraps(wraps)?, associated: associated(clear), sealed })
+    }
+
+    /// Opens the sealed part, and checks that all of it is what the root digest says.
+    ///
+    /// # Errors
+    /// `Denied` where the key is not one of the manifest's, `Corrupt` where anything was altered.
+    pub fn open(mut self, wrapping_key: &WrappingKey) -> Result<OpenManifest> {
+        let id = wrapping_key.id();
+        let Some(wrap) = self.wraps.iter().find(|wrap| wrap.kind == WRAP_FILE && wrap.key_id == id) else {
+            let message = format!("the manifest is not for the wrapping key {}", wrapping_key.id_text());
+            return Err(Error::new(ErrorKind::Denied, message));
+        };
+        let damaged = |UnwrapError| Error::new(ErrorKind::Corrupt, "the manifest does not open: it was altered");
+        let data_key = wrapping_key.unwrap(&wrap.blob, &self.clear.context()).map_err(damaged)?;
+        let plain = data_key.open(&self.associated, &mut self.sealed).map_err(damaged)?;
+        let sealed = Sealed::decode(plain, &self.clear.names);
+        zeroize::Zeroize::zeroize(&mut self.sealed);
+        let sealed = sealed?;
+        let found = root_digest(
+            &self.clear.recipe,
+            sealed.device_chunks,
+            &sealed.chunks,
+            &sealed.config,
+            &sealed.config_key,
+            sealed.image_digest,
+        );
+        if found != self.clear.root_digest {
+            return Err(Error::new(ErrorKind::Corrupt, "the manifest's root digest is not that of its chunks and config"));
+        }
+        Ok(OpenManifest { clear: self.clear, sealed })
+    }
+
+    /// Refuses a manifest of another root digest than the one that was asked for.
+    ///
+    /// # Errors
+    /// `Denied`, naming both.
+    pub fn expect(self, wanted: Option<Sha256>) -> Result<Self> {
+        match wanted {
+            Some(wanted) if wanted != self.clear.root_digest => {
+                let message = format!("its root digest is {}, not the expected {wanted}", self.clear.root_digest);
+                Err(Error::new(ErrorKind::Denied, message))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+fn associated(clear: &[u8]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.raw(MAGIC);
+    out.u16(VERSION);
+    out.u16(0);
+    out.raw(clear);
+    out.0
+}
+
+fn encode_wraps(wraps: &[Wrap]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.u16(u16::try_from(wraps.len()).expect("few wrapping keys"));
+    for wrap in wraps {
+        out.u8(wrap.kind);
+        out.bytes(&wrap.key_id);
+        out.bytes(&wrap.blob);
+    }
+    out.0
+}
+
+/// Wraps of unknown kinds are kept apart from the known: a later version's key may stand beside ours.
+fn decode_wraps(bytes: &[u8]) -> Result<Vec<Wrap>, DecodeError> {
+    let mut from = Decoder(bytes);
+    let mut wraps = Vec::new();
+    for _ in 0..from.u16()? {
+        wraps.push(Wrap { kind: from.u8()?, key_id: from.bytes()?.to_vec(), blob: from.bytes()?.to_vec() });
+    }
+    from.end()?;
+    Ok(wraps)
+}
+
+impl Clear {
+    fn context(&self) -> EncryptionContext {
+        EncryptionContext { root_digest: self.root_digest, application: self.application.clone() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        self.recipe.encode(&mut out);
+        out.text(self.root.as_str());
+        out.raw(self.scope.as_bytes());
+        out.text(&self.application);
+        out.raw(self.root_digest.as_bytes());
+        out.count(self.names.len());
+        for name in &self.names {
+            out.raw(name.as_bytes());
+        }
+        out.0
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Decoder(bytes);
+        let recipe = Recipe::decode(&mut from)?;
+        let root = from.text()?.parse().map_err(|_| DecodeError("has a root id that cannot be"))?;
+        let scope = ScopeId::from_bytes(from.array()?);
+        let application = from.text()?;
+        let root_digest = from.sha256()?;
+        let count = from.count(32)?;
+        let mut names: Vec<Sha256> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let name = from.sha256()?;
+            if names.last().is_some_and(|last| *last >= name) {
+                return Err(DecodeError("has chunk names that are not a sorted set"));
+            }
+            names.push(name);
+        }
+        from.end()?;
+        Ok(Self { recipe, root, scope, application, root_digest, names })
+    }
+}
+
+impl Sealed {
+    fn encode(&self, names: &[Sha256]) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u32(self.device_chunks);
+        out.raw(self.image_digest.as_bytes());
+        out.bytes(self.config.as_bytes());
+        out.raw(self.config_key.expose());
+        out.u8(self.source.is_some().into());
+        out.raw(self.source.map_or([0; 32], |digest| *digest.as_bytes()).as_slice());
+        out.text(&self.store);
+        out.count(self.layers.len());
+        for layer in &self.layers {
+            out.raw(layer.diff_id.as_bytes());
+            out.u32(layer.first_chunk);
+            out.u32(layer.chunks);
+            out.u64(layer.tar_bytes);
+        }
+        let by_name: BTreeMap<_, _> = self.chunks.iter().map(|chunk| (chunk.name, chunk)).collect();
+        for name in names {
+            let chunk = by_name[name];
+            out.raw(chunk.key.expose());
+            out.u32(chunk.stored);
+        }
+        out.count(self.chunks.len());
+        for chunk in &self.chunks {
+            out.u32(chunk.index.0);
+            out.count(names.binary_search(&chunk.name).expect("the names are the chunks'"));
+        }
+        out.0
+    }
+
+    fn decode(bytes: &[u8], names: &[Sha256]) -> Result<Self, DecodeError> {
+        let mut from = Decoder(bytes);
+        let device_chunks = from.u32()?;
+        let image_digest = Blake3::from_bytes(from.array()?);
+        let config = std::str::from_utf8(from.bytes()?).map_err(|_| DecodeError("has a config that is not UTF-8"))?.to_owned();
+        let config_key = Secret::from_bytes(from.array()?);
+        let source = match (from.u8()?, from.sha256()?) {
+            (0, zero) if *zero.as_bytes() == [0; 32] => None,
+            (1, digest) => Some(digest),
+            _ => return Err(DecodeError("says of its source what cannot be")),
+        };
+        let store = from.text()?;
+        let mut layers = Vec::new();
+        for _ in 0..from.count(48)? {
+            let (diff_id, first_chunk, chunks, tar_bytes) = (from.sha256()?, from.u32()?, from.u32()?, from.u64()?);
+            layers.push(LayerInfo { diff_id, first_chunk, chunks, tar_bytes });
+        }
+        let mut keys = Vec::new();
+        for _ in names {
+            let (key, stored) = (ChunkKey::from_bytes(from.array()?), from.u32()?);
+            let length = usize::try_from(stored).unwrap_or(usize::MAX);
+            if length <= TAG || length > MAX_SEALED {
+                return Err(DecodeError("has a chunk of a length that cannot be"));
+            }
+            keys.push((key, stored));
+        }
+        let chunks = decode_chunks(&mut from, device_chunks, names, &keys)?;
+        from.end()?;
+        Ok(Self { device_chunks, chunks, image_digest, config, config_key, source, store, layers })
+    }
+}
+
+fn decode_chunks(
+    from: &mut Decoder<'_>,
+    device_chunks: u32,
+    names: &[Sha256],
+    keys: &[(ChunkKey, u32)],
+) -> Result<Vec<ChunkRef>, DecodeError> {
+    let count = from.count(8)?;
+    let mut chunks: Vec<ChunkRef> = Vec::with_capacity(count);
+    let mut used = vec![false; names.len()];
+    for _ in 0..count {
+        let (index, at) = (ChunkIndex(from.u32()?), usize::try_from(from.u32()?).unwrap_or(usize::MAX));
+        if index.0 >= device_chunks || chunks.last().is_some_and(|last| last.index >= index) {
+            return Err(DecodeError("has chunks that do not ascend on the device"));
+        }
+        let (name, (key, stored)) = names.get(at).zip(keys.get(at)).ok_or(DecodeError("has a chunk without a name"))?;
+        used[at] = true;
+        chunks.push(ChunkRef { index, name: *name, key: key.clone(), stored: *stored });
+    }
+    if used.contains(&false) {
+        return Err(DecodeError("has a name without a chunk"));
+    }
+    Ok(chunks)
+}
+
+/// Chunks' names once each, ascending.
+#[must_use]
+pub fn names_of(chunks: &[ChunkRef]) -> Vec<Sha256> {
+    let mut names: Vec<_> = chunks.iter().map(|chunk| chunk.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}

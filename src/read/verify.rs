@@ -1,0 +1,68 @@
+//! Proof that a store holds an image whole: every chunk is there, its name is true, it opens, and all of them together
+//! with the config give the image digest (the root digest was checked when the manifest was opened).
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::device::fetch;
+use crate::crypto::packed::trimmed;
+use crate::digest::Blake3;
+use crate::manifest::OpenManifest;
+use crate::manifest::root_digest::image_digest;
+use crate::progress::{Progress, Stage};
+use crate::store::Get;
+use crate::{CHUNK_SIZE, Error, ErrorKind, Result};
+
+/// What was found.
+#[derive(Debug)]
+pub struct StoreReport {
+    /// Chunks that were fetched and opened.
+    pub good: usize,
+    /// One error for each chunk that is missing or wrong, by place on the device.
+    pub bad: Vec<Error>,
+    /// Whether all chunks together give the manifest's image digest; not asked where one is bad.
+    pub image_digest_matches: bool,
+}
+
+/// Fetches every chunk of `manifest` from `store` with `threads` threads.
+///
+/// # Errors
+/// `Unavailable` where the store cannot be asked; a chunk that is missing or wrong is no error, but in the report.
+pub fn verify_store(manifest: &OpenManifest, store: &dyn Get, threads: usize, progress: &dyn Progress) -> Result<StoreReport> {
+    let chunks = &manifest.sealed.chunks;
+    progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results: Mutex<Vec<(usize, Result<Blake3>)>> = Mutex::new(Vec::with_capacity(chunks.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                let mut buf = vec![0; CHUNK_SIZE as usize];
+                while let Some((at, wanted)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, chunks.get(at)?))) {
+                    let leaf = fetch(manifest, store, wanted, &mut buf).map(|()| Blake3::of(trimmed(&buf)));
+                    if leaf.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    results.lock().expect("no thread panics with it").push((at, leaf));
+                    progress.advance(Stage::Fetch, CHUNK_SIZE.into());
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    progress.end(Stage::Fetch);
+    let mut results = results.into_inner().expect("no thread panics with it");
+    results.sort_by_key(|(at, _)| *at);
+    let (mut leaves, mut bad) = (Vec::new(), Vec::new());
+    for (at, leaf) in results {
+        match leaf {
+            Ok(leaf) => leaves.push((chunks[at].index, leaf)),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) => bad.push(error),
+        }
+    }
+    let sealed = &manifest.sealed;
+    let matches = bad.is_empty() && image_digest(sealed.device_chunks, &leaves, &sealed.config) == sealed.image_digest;
+    Ok(StoreReport { good: leaves.len(), bad, image_digest_matches: matches })
+}

@@ -1,0 +1,3 @@
+//! Doors through which a device is offered to others.
+
+pub mod fuse;

@@ -1,0 +1,137 @@
+//! A directory or a tar archive, as files by name: what an OCI layout or a docker archive stands in.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::blob::Blob;
+use super::layer::{Compression, LayerSource};
+use crate::fs::path::{Display, components};
+use crate::{Error, ErrorKind, Result};
+
+/// Most links that one name in an archive may lead through (old `docker save` links equal layers once).
+const MAX_LINKS: usize = 8;
+
+/// Files by name.
+#[derive(Debug)]
+pub(super) enum Container {
+    Directory(PathBuf),
+    Archive { blob: Blob, members: BTreeMap<Vec<u8>, Member> },
+}
+
+#[derive(Debug)]
+pub(super) enum Member {
+    File { offset: u64, length: u64 },
+    /// The clean name of another member.
+    Link(Vec<u8>),
+}
+
+impl Container {
+    pub(super) fn directory(path: &Path) -> Result<Self> {
+        let metadata = path.metadata().map_err(|error| Error::file(path, error))?;
+        if !metadata.is_dir() {
+            return Err(Error::new(ErrorKind::Input, format!("{}: not a directory", path.display())));
+        }
+        Ok(Self::Directory(path.to_owned()))
+    }
+
+    /// Lists the archive; a compressed one is first unpacked into a file without a name in `temp`.
+    pub(super) fn archive(path: &Path, temp: &Path) -> Result<Self> {
+        let stored = Blob::open(path)?;
+        let blob = match Compression::detect(&stored)? {
+            Compression::None => stored,
+            _ => inflate(stored, temp)?,
+        };
+        let members = list(&blob).map_err(|error| Error::caused(ErrorKind::Corrupt, format!("{}: not a tar archive", path.display()), error))?;
+        if members.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, format!("{}: not a tar archive, or an empty one", path.display())));
+        }
+        Ok(Self::Archive { blob, members })
+    }
+
+    /// The file `name`.
+    pub(super) fn open(&self, name: &str) -> Result<Blob> {
+        let missing = || Error::new(ErrorKind::NotFound, format!("{name}: not in it"));
+        match self {
+            Self::Directory(directory) => Blob::open(&directory.join(name)),
+            Self::Archive { blob, members } => {
+                let mut key = clean(name.as_bytes());
+                for _ in 0..MAX_LINKS {
+                    match members.get(&key).ok_or_else(missing)? {
+                        Member::File { offset, length } => return Ok(blob.part(name, *offset, *length)),
+                        Member::Link(target) => key.clone_from(target),
+                    }
+                }
+                Err(missing())
+            }
+        }
+    }
+}
+
+fn inflate(stored: Blob, temp: &Path) -> Result<Blob> {
+    let name = stored.name().to_owned();
+    let source = LayerSource { blob: stored, digest: None, size: None, diff_id: None };
+    let mut file = tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?;
+    let mut reader = source.read()?;
+    io::copy(&mut reader, &mut file).map_err(|error| Error::io(&name, error))?;
+    let (_, length) = reader.finish()?;
+    Ok(Blob::of_file(&name, file, length))
+}
+
+fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
+    let mut archive = tar::Archive::new(SeekableBlob { blob: blob.clone(), at: 0 });
+    let mut members = BTreeMap::new();
+    for entry in archive.entries_with_seek()? {
+        let entry = entry?;
+        let name = clean(&entry.path_bytes());
+        let link = || entry.link_name_bytes().unwrap_or_default().into_owned();
+        let member = match entry.header().entry_type() {
+            tar::EntryType::Regular | tar::EntryType::Continuous => {
+                let (offset, length) = (entry.raw_file_position(), entry.size());
+                if offset.checked_add(length).is_none_or(|end| end > blob.length()) {
+                    let message = format!("`{}` ends behind the archive's end", Display(&name));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+                }
+                Member::File { offset, length }
+            }
+            // A symlink's target counts from its own directory, a hard link's from the root.
+            tar::EntryType::Symlink => Member::Link(clean(&[&name, &b"/../"[..], &link()].concat())),
+            tar::EntryType::Link => Member::Link(clean(&link())),
+            _ => continue,
+        };
+        members.insert(name, member);
+    }
+    Ok(members)
+}
+
+fn clean(name: &[u8]) -> Vec<u8> {
+    components(name).join(&b'/')
+}
+
+/// A blob with a position, as the crate `tar` wants it.
+struct SeekableBlob {
+    blob: Blob,
+    at: u64,
+}
+
+impl io::Read for SeekableBlob {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.blob.length().saturating_sub(self.at);
+        let n = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.blob.read_at(self.at, &mut buf[..n])?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl io::Seek for SeekableBlob {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let (base, by) = match to {
+            io::SeekFrom::Start(at) => (at, 0),
+            io::SeekFrom::End(by) => (self.blob.length(), by),
+            io::SeekFrom::Current(by) => (self.at, by),
+        };
+        self.at = base.checked_add_signed(by).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}

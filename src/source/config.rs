@@ -1,0 +1,112 @@
+//! The image's config in its normal form: what a container needs to run, and nothing that tells how the image was built.
+//!
+//! The forms in which one image travels re-write its config (skopeo and docker add and drop empty fields), so the normal
+//! form keeps named fields, drops empty values and sorts keys. The root digest and the image digest cover it.
+
+use serde_json::{Map, Value};
+
+use super::Platform;
+use crate::digest::Sha256;
+use crate::{Error, ErrorKind, Result};
+
+/// The fields of `config` that are kept: those of the OCI image specification, and docker's `Healthcheck` and `Shell`.
+const KEPT: [&str; 12] = [
+    "ArgsEscaped", "Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "Shell", "StopSignal", "User",
+    "Volumes", "WorkingDir",
+];
+
+/// What an image says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// The normal form: a JSON object with sorted keys, without white space.
+    pub normal: String,
+    /// Each layer's digest, uncompressed.
+    pub diff_ids: Vec<Sha256>,
+    /// For what it is made; `None` where nothing says it.
+    pub platform: Option<Platform>,
+}
+
+impl ImageConfig {
+    /// From the bytes of an OCI or docker config.
+    ///
+    /// # Errors
+    /// `Input` where they are no config.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let broken = |reason: &str| Error::new(ErrorKind::Input, format!("image config: {reason}"));
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| Error::caused(ErrorKind::Input, "image config: not JSON", error))?;
+        let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let diff_ids = value.pointer("/rootfs/diff_ids").and_then(Value::as_array).ok_or_else(|| broken("no rootfs.diff_ids"))?;
+        let diff_ids = diff_ids
+            .iter()
+            .map(|id| id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| broken("a DiffID that is no sha256 digest")))
+            .collect::<Result<_>>()?;
+        let platform = match (text("os"), text("architecture")) {
+            (Some(os), Some(architecture)) => Some(Platform { os, architecture, variant: text("variant") }),
+            _ => None,
+        };
+        let mut normal = platform.as_ref().map(platform_fields).unwrap_or_default();
+        if let Some(config) = value.get("config").and_then(Value::as_object) {
+            let kept = config.iter().filter(|(key, _)| KEPT.contains(&key.as_str()));
+            let kept: Map<String, Value> = kept.filter_map(|(key, value)| Some((key.clone(), normal_value(value)?))).collect();
+            if !kept.is_empty() {
+                normal.insert("config".to_owned(), Value::Object(kept));
+            }
+        }
+        Ok(Self { normal: Value::Object(normal).to_string(), diff_ids, platform })
+    }
+
+    /// Of a root file system that came without one.
+    #[must_use]
+    pub fn without_image(platform: Option<&Platform>) -> Self {
+        let normal = Value::Object(platform.map(platform_fields).unwrap_or_default()).to_string();
+        Self { normal, diff_ids: Vec::new(), platform: platform.cloned() }
+    }
+}
+
+fn platform_fields(platform: &Platform) -> Map<String, Value> {
+    let Platform { os, architecture, variant } = platform;
+    let fields = [("architecture", Some(architecture)), ("os", Some(os)), ("variant", variant.as_ref())];
+    fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Value::String(value?.clone())))).collect()
+}
+
+/// `None` for what says nothing: null, false, "", [], and {} that stands for no setting.
+fn normal_value(value: &Value) -> Option<Value> {
+    let empty = match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    // Keys of objects sort by themselves: serde_json's map is ordered without its feature `preserve_order`.
+    (!empty).then(|| value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_an_image_travels_does_not_change_its_normal_form() {
+        let diff = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let oci = format!(
+            r#"{{"created":"2025-03-20T12:00:00Z","architecture":"amd64","os":"linux","config":{{"Env":["A=1"],"Cmd":["sh"],"WorkingDir":"/"}},
+            "rootfs":{{"type":"layers","diff_ids":["{diff}"]}},"history":[{{"created_by":"x"}}]}}"#
+        );
+        let docker = format!(
+            r#"{{"os":"linux","architecture":"amd64","variant":"","docker_version":"20","container":"c0ffee",
+            "config":{{"Hostname":"c0ffee","Cmd":["sh"],"Env":["A=1"],"WorkingDir":"/","Entrypoint":null,"Labels":{{}},"Image":"sha256:x"}},
+            "rootfs":{{"diff_ids":["{diff}"],"type":"layers"}}}}"#
+        );
+        let (oci, docker) = (ImageConfig::parse(oci.as_bytes()).unwrap(), ImageConfig::parse(docker.as_bytes()).unwrap());
+        assert_eq!(oci, docker);
+        assert_eq!(oci.normal, r#"{"architecture":"amd64","config":{"Cmd":["sh"],"Env":["A=1"],"WorkingDir":"/"},"os":"linux"}"#);
+    }
+
+    #[test]
+    fn what_is_no_config_is_refused() {
+        for bad in ["", "[]", "{}", r#"{"rootfs":{"diff_ids":["md5:1"]}}"#] {
+            assert_eq!(ImageConfig::parse(bad.as_bytes()).map_err(|error| error.kind()), Err(ErrorKind::Input), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What `docker save` writes: a tar with `manifest.json`, the same before version 25 (`ID/layer.tar`) and since
+//! (`blobs/sha256/HEX`).
+//!
+//! It has no descriptors: layers are checked against the config's DiffIDs, the config against its own name where that is
+//! a digest, which it is in both forms.
+
+use serde::Deserialize;
+
+use super::archive::Container;
+use super::{Image, ImageConfig, LayerSource, Platform, oci_layout};
+use crate::digest::{Sha256, from_hex};
+use crate::{Error, ErrorKind, Result};
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Item {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// Finds the image `reference` (the only one, where none is given).
+pub(super) fn open(container: &Container, reference: Option<&str>, platform: Option<&Platform>) -> Result<Image> {
+    let bytes = container.open("manifest.json")?.document(None)?;
+    let items: Vec<Item> = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::caused(ErrorKind::Input, "manifest.json: not that of a docker archive", error))?;
+    let item = choose(&items, reference)?;
+    let config = ImageConfig::parse(&container.open(&item.config)?.document(digest_in_name(&item.config))?)?;
+    oci_layout::check_platform(&config, platform)?;
+    if item.layers.len() != config.diff_ids.len() {
+        let message = format!("manifest.json names {} layers, the config {} DiffIDs", item.layers.len(), config.diff_ids.len());
+        return Err(Error::new(ErrorKind::Input, message));
+    }
+    let layer = |(name, diff_id): (&String, &Sha256)| {
+        Ok(LayerSource { blob: container.open(name)?, digest: None, size: None, diff_id: Some(*diff_id) })
+    };
+    let layers = item.layers.iter().zip(&config.diff_ids).map(layer).collect::<Result<_>>()?;
+    Ok(Image { layers, config, manifest_digest: None })
+}
+
+/// `HEX.json` or `blobs/sha256/HEX`.
+fn digest_in_name(name: &str) -> Option<Sha256> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    from_hex(last.strip_suffix(".json").unwrap_or(last)).map(Sha256::from_bytes)
+}
+
+fn choose<'a>(items: &'a [Item], reference: Option<&str>) -> Result<&'a Item> {
+    let tags = |item: &'a Item| item.repo_tags.iter().flatten();
+    let list = || match items.iter().flat_map(tags).cloned().collect::<Vec<_>>() {
+        tags if tags.is_empty() => "none".to_owned(),
+        tags => tags.join(", "),
+    };
+    match (reference, items) {
+        (None, [item]) => Ok(item),
+        (None, []) => Err(Error::new(ErrorKind::Input, "manifest.json names no image")),
+        (None, _) => Err(Error::new(ErrorKind::Input, format!("several images are in it; add :REF with one of: {}", list()))),
+        (Some(reference), _) => {
+            let wanted = canonical(reference);
+            let found = items.iter().find(|item| tags(item).any(|tag| canonical(tag) == wanted));
+            found.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("no image `{reference}` in it; the names there are: {}", list()))
+            })
+        }
+    }
+}
+
+/// `docker.io/library/x` and `x` are `x:latest`.
+fn canonical(reference: &str) -> String {
+    let short = reference.strip_prefix("docker.io/").unwrap_or(reference);
+    let short = short.strip_prefix("library/").unwrap_or(short);
+    let has_tag = short.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    if has_tag { short.to_owned() } else { format!("{short}:latest") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_in_full() {
+        assert_eq!(canonical("debian"), canonical("docker.io/library/debian:latest"));
+        assert_eq!(canonical("localhost:5000/app"), "localhost:5000/app:latest");
+        assert_ne!(canonical("app:1"), canonical("app"));
+    }
+}

@@ -1,0 +1,59 @@
+//! Where an image comes from: references, layouts, archives, and the layers' bytes, checked against their digests.
+
+pub mod config;
+pub mod platform;
+pub mod reference;
+
+mod archive;
+mod blob;
+mod docker_archive;
+mod layer;
+mod oci_layout;
+
+use std::path::Path;
+
+pub use blob::Blob;
+pub use config::ImageConfig;
+pub use layer::{LayerReader, LayerSource};
+pub use platform::Platform;
+pub use reference::ImageRef;
+
+use crate::digest::Sha256;
+use crate::{Error, Result};
+
+/// An image whose parts are found, but not read.
+#[derive(Debug)]
+pub struct Image {
+    /// The base first.
+    pub layers: Vec<LayerSource>,
+    /// What the image says of itself.
+    pub config: ImageConfig,
+    /// The digest of its OCI manifest; `None` where it came in a form without one.
+    pub manifest_digest: Option<Sha256>,
+}
+
+/// Finds the image that `reference` names, and the `platform` of it where it has several.
+///
+/// `temp` takes what must be unpacked to be read (a compressed archive), in files without a name.
+///
+/// # Errors
+/// `NotFound`, `Input`, `Unsupported` or `Corrupt`, naming the file or the blob.
+pub fn open(reference: &ImageRef, platform: Option<&Platform>, temp: &Path) -> Result<Image> {
+    let image = match reference {
+        ImageRef::OciLayout { directory, tag } => {
+            oci_layout::open(&archive::Container::directory(directory)?, tag.as_deref(), platform)
+        }
+        ImageRef::OciArchive { file, tag } => oci_layout::open(&archive::Container::archive(file, temp)?, tag.as_deref(), platform),
+        ImageRef::DockerArchive { file, reference } => {
+            docker_archive::open(&archive::Container::archive(file, temp)?, reference.as_deref(), platform)
+        }
+        ImageRef::Tar { file } => open_tar(file, platform),
+    };
+    image.map_err(|error: Error| error.within(reference))
+}
+
+fn open_tar(file: &Path, platform: Option<&Platform>) -> Result<Image> {
+    let blob = Blob::open(file)?;
+    let layers = vec![LayerSource { blob, digest: None, size: None, diff_id: None }];
+    Ok(Image { layers, config: ImageConfig::without_image(platform), manifest_digest: None })
+}

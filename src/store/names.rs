@@ -1,0 +1,87 @@
+//! The names under which objects lie.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::digest::Sha256;
+
+/// Names a root: a set of chunks that is collected together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RootId(String);
+
+/// A text that names no root.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a root: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit, and not `manifests`")]
+pub struct ParseRootIdError(String);
+
+impl RootId {
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RootId {
+    type Err = ParseRootIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRootIdError> {
+        let letter = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let valid = (1..=64).contains(&text.len())
+            && text.as_bytes().first().is_some_and(letter)
+            && text.bytes().all(|byte| letter(&byte) || b"._-".contains(&byte))
+            && text != "manifests";
+        if valid { Ok(Self(text.to_owned())) } else { Err(ParseRootIdError(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for RootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An object's path in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName(String);
+
+impl ObjectName {
+    /// A sealed chunk.
+    #[must_use]
+    pub fn chunk(root: &RootId, name: Sha256) -> Self {
+        Self(format!("{root}/{}", name.to_hex()))
+    }
+
+    /// A block manifest.
+    #[must_use]
+    pub fn manifest(root: &RootId, digest: Sha256) -> Self {
+        Self(format!("manifests/{root}/{}", digest.to_hex()))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_safe_as_paths() {
+        for good in ["main", "r1", "2026-11", "a.b_c"] {
+            assert!(good.parse::<RootId>().is_ok(), "{good}");
+        }
+        for bad in ["", "..", ".hidden", "a/b", "A", "manifests", &"x".repeat(65)] {
+            assert!(bad.parse::<RootId>().is_err(), "{bad}");
+        }
+    }
+}
