@@ -117,7 +117,8 @@ impl LayerTree {
             EntryKind::Directory => return self.apply_directory(parent, name, metadata),
             EntryKind::HardLink(target) => self.hard_link(&path, target)?,
             EntryKind::File(content) => self.add(Node::Other(storable(metadata), Kind::File(content))),
-            EntryKind::Symlink(target) => self.add(Node::Other(storable(metadata), Kind::Symlink(target.into()))),
+            // Linux gives every symlink this mode, whatever the tar says.
+            EntryKind::Symlink(target) => self.add(Node::Other(Metadata { mode: 0o777, ..storable(metadata) }, Kind::Symlink(target.into()))),
             EntryKind::CharDevice(device) => self.add(Node::Other(storable(metadata), Kind::CharDevice(device))),
             EntryKind::BlockDevice(device) => self.add(Node::Other(storable(metadata), Kind::BlockDevice(device))),
             EntryKind::Fifo => self.add(Node::Other(storable(metadata), Kind::Fifo)),

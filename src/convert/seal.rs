@@ -1,7 +1,7 @@
 //! The device's chunks, made, sealed and put by several threads; the result does not depend on their number.
 //!
 //! One thread makes metadata chunks and hands out the numbers of data chunks; the others pack, seal and put. The first
-//! chunk comes last: its UUID is made of all the others.
+//! chunk comes last: the UUID in it is made of all chunks.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::crypto::packed::{Packer, trimmed};
 use crate::crypto::{Codec, Salt};
 use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::layout::Layout;
-use crate::fs::ext4::write::LayerBytes;
+use crate::fs::ext4::write::{LayerBytes, set_uuid};
 use crate::manifest::ChunkRef;
 use crate::manifest::root_digest::{Leaf, uuid};
 use crate::progress::{Progress, Stage};
@@ -76,7 +76,7 @@ pub fn seal(
     let done = Mutex::new(Done::default());
     let (send, receive) = sync_channel(AHEAD);
     let receive = Mutex::new(receive);
-    std::thread::scope(|scope| {
+    let first = std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| Worker { layout, bytes, sealer, done: &done, progress, packer: Packer::new(sealer.codec) }.run(&receive));
         }
@@ -92,41 +92,34 @@ pub fn seal(
             let gone = || Error::new(crate::ErrorKind::Internal, "sealing stopped");
             if stopped() { Err(gone()) } else { send.send(Job::Made(index, chunk.to_vec())).map_err(|_| gone()) }
         });
-        if let Err(error) = made {
-            done.lock().expect("no thread panics with it").failed.get_or_insert(error);
-        }
         drop(send);
+        made.map_err(|error| {
+            done.lock().expect("no thread panics with it").failed.get_or_insert(error);
+        })
     });
     let mut worker = Worker { layout, bytes, sealer, done: &done, progress, packer: Packer::new(sealer.codec) };
-    let first = first_chunk(layout, &done)?;
-    worker.seal(ChunkIndex(0), &first, &mut Vec::new())?;
+    if let Ok(mut first) = first {
+        complete_first(layout, &done, &mut first);
+        worker.seal(ChunkIndex(0), &first, &mut Vec::new())?;
+    }
     progress.end(Stage::Chunks);
-    let (chunks, counts) = take_sorted(&done)?;
+    let Done { mut chunks, counts, failed, .. } = done.into_inner().expect("no thread panics with it");
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    chunks.sort_unstable_by_key(|(chunk, _)| chunk.index);
     let leaves = chunks.iter().map(|(chunk, leaf)| (chunk.index, *leaf)).collect();
     Ok(SealedDevice { chunks: chunks.into_iter().map(|(chunk, _)| chunk).collect(), leaves, counts })
 }
 
-/// The first chunk, with the UUID of all the others.
-fn first_chunk(layout: &Layout<'_>, done: &Mutex<Done>) -> Result<Vec<u8>> {
-    let (mut chunks, counts) = take_sorted(done)?;
-    let leaves: Vec<Leaf> = chunks.iter().map(|(chunk, leaf)| (chunk.index, *leaf)).collect();
+/// Gives the first chunk the UUID: it is made of all chunks, this one as it is without it.
+fn complete_first(layout: &Layout<'_>, done: &Mutex<Done>, first: &mut [u8]) {
+    let done = done.lock().expect("no thread panics with it");
+    let mut leaves: Vec<Leaf> = done.chunks.iter().map(|(chunk, leaf)| (chunk.index, *leaf)).collect();
+    leaves.push((ChunkIndex(0), Blake3::of(trimmed(first))));
+    leaves.sort_unstable_by_key(|(index, _)| *index);
     let device_chunks = u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
-    let mut done = done.lock().expect("no thread panics with it");
-    done.chunks.append(&mut chunks);
-    done.counts = counts;
-    Ok(layout.first_chunk(uuid(device_chunks, &leaves)))
-}
-
-type Chunks = Vec<(ChunkRef, Blake3)>;
-
-fn take_sorted(done: &Mutex<Done>) -> Result<(Chunks, Counts)> {
-    let mut done = done.lock().expect("no thread panics with it");
-    if let Some(error) = done.failed.take() {
-        return Err(error);
-    }
-    let mut chunks = std::mem::take(&mut done.chunks);
-    chunks.sort_unstable_by_key(|(chunk, _)| chunk.index);
-    Ok((chunks, done.counts))
+    set_uuid(first, uuid(device_chunks, &leaves));
 }
 
 struct Worker<'a> {

@@ -36,7 +36,7 @@ pub fn image_digest(device_chunks: u32, leaves: &[Leaf], config: &str) -> Blake3
     tree(IMAGE_LABEL, device_chunks, leaves, Blake3::of(config.as_bytes()).as_bytes())
 }
 
-/// The file system's UUID: of all chunks but the first, in which it stands. RFC 9562, version 8.
+/// The file system's UUID: of all chunks, the first as it is without it. RFC 9562, version 8.
 #[must_use]
 pub fn uuid(device_chunks: u32, leaves: &[Leaf]) -> [u8; 16] {
     let digest = tree(UUID_LABEL, device_chunks, leaves, &[]);

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::spec::{
-    BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, FIRST_FREE_INODE, INODES_PER_BLOCK,
-    INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_NAME, MAX_SYMLINK, ROOT_INODE, TIME_RANGE,
+    BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, INODES_PER_BLOCK, INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_NAME, MAX_SYMLINK, ROOT_INODE, TABLE_START, TIME_RANGE,
 };
 use super::{dirblock, extent, xattr};
 use crate::fs::path::Display;
@@ -21,9 +20,11 @@ pub const EPOCH: u16 = 1;
 const TIER_BLOCKS: u64 = 16_384;
 /// Inode slots of the smallest tier's directory zone.
 const TIER_DIRECTORIES: u64 = 8_192;
-/// Of 64 parts of a tier, where the inode table and the directory blocks end.
+/// Of 64 parts of a tier, where the inode table, the directory blocks, and the xattr and extent blocks end. In the last part
+/// stand the bitmaps that have no place in the first chunk.
 const TABLE_PARTS: u64 = 26;
 const DIRECTORY_PARTS: u64 = 62;
+const ATTRIBUTE_PARTS: u64 = 63;
 /// The kernel keeps back 2 % of the blocks, at most these (`s_resv_clusters`).
 const KERNEL_RESERVE: u64 = 4_096;
 /// Bytes of `--free` for each further free inode.
@@ -78,11 +79,10 @@ pub(super) struct Geometry {
     pub(super) blocks: u32,
     pub(super) groups: u32,
     pub(super) inodes_per_group: u32,
-    /// Blocks that the superblock, descriptors and bitmaps take.
-    pub(super) header_blocks: u32,
     pub(super) inode_table: u32,
     pub(super) directories: u32,
     pub(super) attributes: u32,
+    pub(super) bitmaps: u32,
     pub(super) data: u32,
 }
 
@@ -99,8 +99,17 @@ impl Geometry {
         self.groups.div_ceil(DESCRIPTORS_PER_BLOCK)
     }
 
-    pub(super) fn header_chunks(&self) -> u32 {
-        self.header_blocks.div_ceil(CHUNK_BLOCKS)
+    /// Groups whose bitmaps stand between the descriptors and the inode table.
+    pub(super) fn groups_in_header(&self) -> u32 {
+        ((self.inode_table - 1 - self.descriptor_blocks()) / 2).min(self.groups)
+    }
+
+    /// Where a group's block bitmap stands; its inode bitmap is the block behind it.
+    pub(super) fn block_bitmap(&self, group: u32) -> u32 {
+        match group.checked_sub(self.groups_in_header()) {
+            None => 1 + self.descriptor_blocks() + 2 * group,
+            Some(behind) => self.bitmaps + 2 * behind,
+        }
     }
 }
 
@@ -147,7 +156,7 @@ impl<'t> Layout<'t> {
             .find_map(|tier| tier.fit(tree, &directories, &attribute_blocks, &placement, free).transpose())
             .ok_or(LayoutError::TooLarge)??;
 
-        let numbers = number(tree, Tier::of(&geometry).directories)?;
+        let numbers = number(tree, geometry.inode_table, Tier::of(&geometry).directories)?;
         let segments = placement
             .segments
             .iter()
@@ -200,10 +209,11 @@ impl<'t> Layout<'t> {
         let geometry = &self.geometry;
         let first = chunk.0 * CHUNK_BLOCKS;
         let zone = match first {
-            b if b < geometry.header_chunks() * CHUNK_BLOCKS => "superblock, group descriptors and bitmaps",
+            b if b < geometry.inode_table.next_multiple_of(CHUNK_BLOCKS) => "superblock, group descriptors, bitmaps and the root's inode",
             b if b < geometry.directories => "inode table",
             b if b < geometry.attributes => "directory blocks",
-            b if b < geometry.data => "xattr and extent blocks",
+            b if b < geometry.bitmaps => "xattr and extent blocks",
+            b if b < geometry.data => "bitmaps",
             _ => "",
         };
         if !zone.is_empty() {
@@ -452,16 +462,17 @@ impl Tier {
     ) -> Result<Option<Geometry>, LayoutError> {
         let table_end = self.blocks * TABLE_PARTS / 64;
         let directories_end = self.blocks * DIRECTORY_PARTS / 64;
+        let attributes_end = self.blocks * ATTRIBUTE_PARTS / 64;
         let directory_blocks = directories.iter().map(DirectoryPlan::end).max().unwrap_or(0);
         let attribute_blocks: u64 = attributes.iter().map(|&(_, blocks)| u64::from(blocks)).sum();
-        let reserved = u64::from(FIRST_FREE_INODE - 1);
-        if directories.len() as u64 + reserved > self.directories
+        if directories.len() as u64 > self.directories
             || u64::from(directory_blocks) > directories_end - table_end
-            || attribute_blocks > self.blocks - directories_end
+            || attribute_blocks > attributes_end - directories_end
         {
             return Ok(None);
         }
-        let inodes = inode_slots(tree, self.directories) + free.div_ceil(BYTES_PER_FREE_INODE);
+        // One chunk's worth of slots is kept for those that share the first chunk with the header.
+        let inodes = u64::from(INODES_PER_CHUNK) + inode_slots(tree, self.directories) + free.div_ceil(BYTES_PER_FREE_INODE);
         let needed = self.blocks + placement.chunks * u64::from(CHUNK_BLOCKS) + free.div_ceil(BLOCK_SIZE.into());
         let reserve = if free == 0 { 0 } else { (needed / 49 + 1).min(KERNEL_RESERVE) };
         // Enough groups for the inodes, too: a group takes at most 32,768 of them.
@@ -471,24 +482,27 @@ impl Tier {
         let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
         let inodes_per_group = inodes.div_ceil(groups.into()).next_multiple_of(INODES_PER_CHUNK.into());
         let inodes_per_group = u32::try_from(inodes_per_group).map_err(|_| LayoutError::TooLarge)?;
-        let header_blocks = 1 + groups.div_ceil(DESCRIPTORS_PER_BLOCK) + 2 * groups;
-        let inode_table = header_blocks.next_multiple_of(CHUNK_BLOCKS);
-        let table_blocks = u64::from(groups) * u64::from(inodes_per_group / INODES_PER_BLOCK);
-        if u64::from(inode_table) + table_blocks > table_end {
-            return Ok(None);
-        }
         let block = |value: u64| u32::try_from(value).map_err(|_| LayoutError::TooLarge);
-        Ok(Some(Geometry {
+        let geometry = Geometry {
             blocks,
             groups,
             inodes_per_group,
-            header_blocks,
-            inode_table,
+            inode_table: table_start(groups),
             directories: block(table_end)?,
             attributes: block(directories_end)?,
+            bitmaps: block(attributes_end)?,
             data: block(self.blocks)?,
-        }))
+        };
+        let table_blocks = u64::from(groups) * u64::from(inodes_per_group / INODES_PER_BLOCK);
+        let bitmap_blocks = 2 * u64::from(groups - geometry.groups_in_header());
+        let fits = u64::from(geometry.inode_table) + table_blocks <= table_end && bitmap_blocks <= self.blocks - attributes_end;
+        Ok(fits.then_some(geometry))
     }
+}
+
+/// Constant, but on devices of over 480 GiB, whose descriptors need more room.
+fn table_start(groups: u32) -> u32 {
+    (2 + groups.div_ceil(DESCRIPTORS_PER_BLOCK)).next_multiple_of(TABLE_START + 1) - 1
 }
 
 /// How many inodes each layer has that are no directories.
@@ -505,15 +519,18 @@ fn inode_slots(tree: &Tree, directories: u64) -> u64 {
     files_per_layer(tree).into_iter().fold(directories, |slots, count| slots + count.next_multiple_of(INODES_PER_CHUNK.into()))
 }
 
-/// Every inode's number: directories in their zone, the others in one zone a layer, each by layer, then path.
-fn number(tree: &Tree, directories: u64) -> Result<Vec<InodeNumber>, LayoutError> {
+/// Every inode's number: the root's, then directories in their zone and the others in one zone a layer, by layer, then path.
+/// Zones start on chunks of the device.
+fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>, LayoutError> {
+    // The slots between the root's and the first that starts a chunk stay free.
+    let zones = (table.next_multiple_of(CHUNK_BLOCKS) - table) * INODES_PER_BLOCK;
+    let mut next_directory = zones + 1;
     let mut next_file = Vec::new();
-    let mut slot = directories;
+    let mut slot = u64::from(zones) + directories;
     for count in files_per_layer(tree) {
         next_file.push(u32::try_from(slot + 1).map_err(|_| LayoutError::TooLarge)?);
         slot += count.next_multiple_of(INODES_PER_CHUNK.into());
     }
-    let mut next_directory = FIRST_FREE_INODE;
     let numbers = tree.iter().map(|(id, inode)| {
         if id == Tree::ROOT {
             return ROOT_INODE;

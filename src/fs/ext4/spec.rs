@@ -36,6 +36,9 @@ pub(super) const INODE_SIZE: u32 = 256;
 pub(super) const INODE: usize = INODE_SIZE as usize;
 pub(super) const INODES_PER_BLOCK: u32 = BLOCK_SIZE / INODE_SIZE;
 pub(super) const INODES_PER_CHUNK: u32 = INODES_PER_BLOCK * CHUNK_BLOCKS;
+/// Where the inode table starts: in the first chunk, so that a mount reads one chunk. With the root's inode the kernel reads
+/// up to 32 blocks behind it ahead (`__ext4_get_inode_loc`); they are in that chunk, too, and left empty.
+pub(super) const TABLE_START: u32 = 31;
 pub(super) const EXTRA_ISIZE: u16 = 32;
 pub(super) const BLOCKS_PER_GROUP: u32 = 8 * BLOCK_SIZE;
 pub(super) const MAX_INODES_PER_GROUP: u32 = 8 * BLOCK_SIZE;

@@ -1,7 +1,7 @@
 //! The bytes of a planned device, chunk by chunk.
 //!
 //! Metadata comes in one ascending pass, data chunks in any order from any thread. Nothing is kept: a chunk is made when
-//! it is asked for. The first chunk comes last, since the UUID in it is made from all the others.
+//! it is asked for. The first chunk is completed last, since the UUID in it is made from all chunks.
 
 use std::io;
 
@@ -30,28 +30,29 @@ pub trait LayerBytes: Sync {
 pub type Emit<'a> = dyn FnMut(ChunkIndex, &[u8]) -> Result<(), Error> + 'a;
 
 impl Layout<'_> {
-    /// Emits every metadata chunk but the first, ascending; chunks that would be all zero are left out.
+    /// Emits every metadata chunk but the first, ascending, and yields the first, its UUID still zero. Chunks that would be all
+    /// zero are left out.
     ///
     /// # Errors
     /// Those of `emit`.
-    pub fn metadata(&self, emit: &mut Emit<'_>) -> Result<(), Error> {
-        let header = self.header([0; 16]);
-        for (index, chunk) in (0..).zip(header.chunks(CHUNK)).skip(1) {
-            emit(ChunkIndex(index), chunk)?;
-        }
-        let mut out = Ascending { emit, index: 0, chunk: vec![0; CHUNK], dirty: false };
+    pub fn metadata(&self, emit: &mut Emit<'_>) -> Result<Vec<u8>, Error> {
+        let mut first = Vec::new();
+        let mut but_first = |index: ChunkIndex, chunk: &[u8]| match index.0 {
+            0 => {
+                first = chunk.to_vec();
+                Ok(())
+            }
+            _ => emit(index, chunk),
+        };
+        let mut out = Ascending { emit: &mut but_first, index: 0, chunk: vec![0; CHUNK], dirty: false };
+        let Header { front, bitmaps } = self.header();
+        out.write(0, &front)?;
         self.inode_table(&mut out)?;
         self.directory_blocks(&mut out)?;
         self.attribute_blocks(&mut out)?;
-        out.flush()
-    }
-
-    /// The first chunk: superblock, descriptors, bitmaps (of devices up to 63 groups).
-    #[must_use]
-    pub fn first_chunk(&self, uuid: [u8; 16]) -> Vec<u8> {
-        let mut header = self.header(uuid);
-        header.truncate(CHUNK);
-        header
+        out.write(BlockAddr(self.geometry.bitmaps).byte_offset(), &bitmaps)?;
+        out.flush()?;
+        Ok(first)
     }
 
     /// Fills `chunk` with the data that stands in the chunk `index` of the data region.
@@ -207,23 +208,28 @@ impl Layout<'_> {
         Ok(())
     }
 
-    fn header(&self, uuid: [u8; 16]) -> Vec<u8> {
+    fn header(&self) -> Header {
         let geometry = &self.geometry;
-        let mut out = vec![0; geometry.header_chunks() as usize * CHUNK];
-        let first_bitmap = 1 + geometry.descriptor_blocks();
+        let in_header = geometry.groups_in_header();
+        let mut front = vec![0; (1 + geometry.descriptor_blocks() + 2 * in_header) as usize * BLOCK];
+        let mut behind = Vec::new();
         let (blocks, inodes) = (self.block_bitmap(), self.inode_bitmap());
         let (mut free_blocks, mut free_inodes) = (0, 0);
         let directories = self.directories_per_group();
         for group in 0..geometry.groups {
             let block_bitmap = &blocks[group as usize * BLOCK..][..BLOCK];
             let inode_bitmap = inodes.group(group);
-            let at = |index: u32| (first_bitmap + index) as usize * BLOCK;
-            out[at(group)..][..BLOCK].copy_from_slice(block_bitmap);
-            out[at(geometry.groups + group)..][..BLOCK].copy_from_slice(&inode_bitmap.bits);
+            let at = geometry.block_bitmap(group);
+            let both = [block_bitmap, &inode_bitmap.bits].concat();
+            if group < in_header {
+                front[at as usize * BLOCK..][..2 * BLOCK].copy_from_slice(&both);
+            } else {
+                behind.extend_from_slice(&both);
+            }
             let group_free = zeros(block_bitmap);
             let descriptor = Descriptor {
-                block_bitmap: first_bitmap + group,
-                inode_bitmap: first_bitmap + geometry.groups + group,
+                block_bitmap: at,
+                inode_bitmap: at + 1,
                 inode_table: geometry.inode_table + group * (geometry.inodes_per_group / spec::INODES_PER_BLOCK),
                 free_blocks: lo16(group_free),
                 free_inodes: lo16(inode_bitmap.free),
@@ -233,15 +239,15 @@ impl Layout<'_> {
                 inode_checksum: lo16(csum::bitmap(&inode_bitmap.bits[..geometry.inodes_per_group as usize / 8])),
             };
             let at = BLOCK + group as usize * spec::DESCRIPTOR_SIZE as usize;
-            out[at..at + 32].copy_from_slice(&descriptor.encode(group));
+            front[at..at + 32].copy_from_slice(&descriptor.encode(group));
             free_blocks += group_free;
             free_inodes += inode_bitmap.free;
         }
-        out[SUPERBLOCK_OFFSET..][..SUPERBLOCK_SIZE].copy_from_slice(&self.superblock(uuid, free_blocks, free_inodes));
-        out
+        front[SUPERBLOCK_OFFSET..][..SUPERBLOCK_SIZE].copy_from_slice(&self.superblock(free_blocks, free_inodes));
+        Header { front, bitmaps: behind }
     }
 
-    fn superblock(&self, uuid: [u8; 16], free_blocks: u32, free_inodes: u32) -> [u8; SUPERBLOCK_SIZE] {
+    fn superblock(&self, free_blocks: u32, free_inodes: u32) -> [u8; SUPERBLOCK_SIZE] {
         let geometry = &self.geometry;
         let mut out = [0; SUPERBLOCK_SIZE];
         for (at, value) in [
@@ -279,7 +285,6 @@ impl Layout<'_> {
         ] {
             put16(&mut out, at, value);
         }
-        out[0x68..0x78].copy_from_slice(&uuid);
         out[0xFC] = spec::HASH_HALF_MD4;
         // One flex group for all groups.
         let log = geometry.groups.next_power_of_two().trailing_zeros().max(1);
@@ -294,7 +299,9 @@ impl Layout<'_> {
     fn block_bitmap(&self) -> Vec<u8> {
         let geometry = &self.geometry;
         let mut bits = Bits(vec![0; geometry.groups as usize * BLOCK]);
-        bits.set(0, geometry.header_blocks);
+        let in_header = geometry.groups_in_header();
+        bits.set(0, 1 + geometry.descriptor_blocks() + 2 * in_header);
+        bits.set(geometry.bitmaps, 2 * (geometry.groups - in_header));
         bits.set(geometry.inode_table, geometry.inode_table_blocks());
         bits.set(geometry.blocks, geometry.groups * BLOCKS_PER_GROUP - geometry.blocks);
         for plan in &self.directories {
@@ -333,6 +340,14 @@ impl Layout<'_> {
         }
         counts
     }
+}
+
+/// Puts the file system's UUID into the device's first chunk.
+pub fn set_uuid(first_chunk: &mut [u8], uuid: [u8; 16]) {
+    let superblock = &mut first_chunk[SUPERBLOCK_OFFSET..SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE];
+    superblock[0x68..0x78].copy_from_slice(&uuid);
+    let sum = csum::superblock(superblock);
+    put32(superblock, 0x3FC, sum);
 }
 
 /// Collects writes at ascending addresses into chunks.
@@ -418,6 +433,12 @@ fn directory_links<'a>(tree: &Tree, entries: impl Iterator<Item = &'a InodeId>) 
         links if links > MAX_LINKS => 1,
         links => lo16(links),
     }
+}
+
+/// Superblock and descriptors with the bitmaps that stand behind them, and the other bitmaps.
+struct Header {
+    front: Vec<u8>,
+    bitmaps: Vec<u8>,
 }
 
 struct Descriptor {
