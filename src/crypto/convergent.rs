@@ -181,7 +181,7 @@ mod tests {
     use super::super::packed::Packer;
     use super::*;
     use aes_gcm::aead::{Aead, KeyInit};
-    use hmac::Mac;
+    use ::hmac::Mac;
     use sha2::Digest;
 
     const CHUNK: usize = crate::CHUNK_SIZE as usize;
@@ -203,7 +203,7 @@ mod tests {
         let (key, name, stored) = sealed(b"some content");
         let mut packed = b"some content".to_vec();
         packed.resize(4096, 0);
-        let mut mac = <hmac::Hmac<sha2::Sha256> as hmac::KeyInit>::new_from_slice(&[9; 32]).unwrap();
+        let mut mac = <::hmac::Hmac<sha2::Sha256> as ::hmac::KeyInit>::new_from_slice(&[9; 32]).unwrap();
         mac.update(b"coldpress chunk v1\n");
         mac.update(&packed);
         let want_key: [u8; 32] = mac.finalize().into_bytes().into();
@@ -236,7 +236,7 @@ mod tests {
         let mut keys = std::collections::BTreeSet::new();
         for codec in [Codec::None, Codec::Zstd { level: 1 }, Codec::Zstd { level: 19 }] {
             let mut packed = Vec::new();
-            let text: Vec<u8> = (0..200_000u32).flat_map(|n| (n * n % 1000).to_le_bytes()).collect();
+            let text: Vec<u8> = (0..200_000u32).flat_map(|n| (n.wrapping_mul(n) % 1000).to_le_bytes()).collect();
             Packer::new(codec).pack(&text, &mut packed);
             assert!(keys.insert(*salt().chunk_key(&packed).expose()), "{codec}");
         }

@@ -1,0 +1,381 @@
+//! Made images, and the programs under test.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use coldpress::digest::Sha256;
+use serde_json::{Value, json};
+
+/// The time of every entry that says no other: 2023-11-14.
+pub const MTIME: i64 = 1_700_000_000;
+
+/// A layer's tar, written entry by entry.
+#[derive(Clone, Default)]
+pub struct Layer(Vec<u8>);
+
+/// What an entry says besides its name and bytes.
+#[derive(Clone)]
+pub struct Meta {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: i64,
+    /// Further PAX records, such as `SCHILY.xattr.user.x`.
+    pub pax: Vec<(String, Vec<u8>)>,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self { mode: 0o644, uid: 0, gid: 0, mtime: MTIME, pax: Vec::new() }
+    }
+}
+
+impl Meta {
+    pub fn mode(mode: u32) -> Self {
+        Self { mode, ..Self::default() }
+    }
+
+    pub fn xattr(mut self, name: &str, value: &[u8]) -> Self {
+        self.pax.push((format!("SCHILY.xattr.{name}"), value.to_vec()));
+        self
+    }
+}
+
+impl Layer {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn dir(self, path: &str) -> Self {
+        self.entry(b'5', path.as_bytes(), b"", b"", &Meta::mode(0o755), (0, 0))
+    }
+
+    pub fn file(self, path: &str, data: &[u8]) -> Self {
+        self.file_with(path, data, &Meta::default())
+    }
+
+    pub fn file_with(self, path: &str, data: &[u8], meta: &Meta) -> Self {
+        self.entry(b'0', path.as_bytes(), b"", data, meta, (0, 0))
+    }
+
+    pub fn dir_with(self, path: &str, meta: &Meta) -> Self {
+        self.entry(b'5', path.as_bytes(), b"", b"", meta, (0, 0))
+    }
+
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        self.entry(b'2', path.as_bytes(), target.as_bytes(), b"", &Meta::mode(0o777), (0, 0))
+    }
+
+    pub fn hardlink(self, path: &str, target: &str) -> Self {
+        self.entry(b'1', path.as_bytes(), target.as_bytes(), b"", &Meta::default(), (0, 0))
+    }
+
+    pub fn char_device(self, path: &str, major: u32, minor: u32) -> Self {
+        self.entry(b'3', path.as_bytes(), b"", b"", &Meta::default(), (major, minor))
+    }
+
+    pub fn fifo(self, path: &str) -> Self {
+        self.entry(b'6', path.as_bytes(), b"", b"", &Meta::default(), (0, 0))
+    }
+
+    /// `.wh.NAME` beside where `path` is.
+    pub fn whiteout(self, path: &str) -> Self {
+        let (parent, name) = path.rsplit_once('/').map_or(("", path), |(parent, name)| (parent, name));
+        let separator = if parent.is_empty() { "" } else { "/" };
+        self.file(&format!("{parent}{separator}.wh.{name}"), b"")
+    }
+
+    /// `.wh..wh..opq` inside `path`; the root with an empty one.
+    pub fn opaque(self, path: &str) -> Self {
+        let separator = if path.is_empty() { "" } else { "/" };
+        self.file(&format!("{path}{separator}.wh..wh..opq"), b"")
+    }
+
+    /// Any entry: PAX records where the header's fields do not do.
+    pub fn entry(mut self, flag: u8, path: &[u8], link: &[u8], data: &[u8], meta: &Meta, device: (u32, u32)) -> Self {
+        let mut pax = meta.pax.clone();
+        let plain = |name: &[u8]| name.len() <= 100 && name.is_ascii();
+        if !plain(path) {
+            pax.push(("path".to_owned(), path.to_vec()));
+        }
+        if !plain(link) {
+            pax.push(("linkpath".to_owned(), link.to_vec()));
+        }
+        for (key, value, largest) in [("uid", meta.uid, 0o777_7777), ("gid", meta.gid, 0o777_7777)] {
+            if value > largest {
+                pax.push((key.to_owned(), value.to_string().into_bytes()));
+            }
+        }
+        if meta.mtime < 0 && !pax.iter().any(|(key, _)| key == "mtime") {
+            pax.push(("mtime".to_owned(), meta.mtime.to_string().into_bytes()));
+        }
+        if !pax.is_empty() {
+            let body: Vec<u8> = pax.iter().flat_map(|(key, value)| pax_record(key, value)).collect();
+            self.header(b'x', b"pax", b"", body.len(), &Meta::default(), (0, 0));
+            self.body(&body);
+        }
+        let short = |name: &[u8]| if plain(name) { name.to_vec() } else { b"long".to_vec() };
+        self.header(flag, &short(path), &short(link), data.len(), meta, device);
+        self.body(data);
+        self
+    }
+
+    fn header(&mut self, flag: u8, path: &[u8], link: &[u8], size: usize, meta: &Meta, (major, minor): (u32, u32)) {
+        let mut block = [0u8; 512];
+        let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, path);
+        put(100, format!("{:07o}", meta.mode).as_bytes());
+        put(108, format!("{:07o}", meta.uid.min(0o777_7777)).as_bytes());
+        put(116, format!("{:07o}", meta.gid.min(0o777_7777)).as_bytes());
+        put(124, format!("{size:011o}").as_bytes());
+        put(136, format!("{:011o}", meta.mtime.max(0)).as_bytes());
+        put(148, b"        ");
+        put(156, &[flag]);
+        put(157, link);
+        put(257, b"ustar\x0000");
+        put(329, format!("{major:07o}").as_bytes());
+        put(337, format!("{minor:07o}").as_bytes());
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.0.extend_from_slice(&block);
+    }
+
+    fn body(&mut self, data: &[u8]) {
+        self.0.extend_from_slice(data);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+    }
+
+    /// Bytes as they are: headers that no writer makes.
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// The whole tar with its end.
+    pub fn tar(&self) -> Vec<u8> {
+        [&self.0[..], &[0; 1024]].concat()
+    }
+}
+
+fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let length = (rest..rest + 20).find(|length| length.to_string().len() + rest == *length).unwrap();
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+/// Bytes that do not compress and differ with `seed`.
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(|_| step()).collect()
+}
+
+/// How a layer's blob is compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    pub fn pack(self, tar: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Plain => tar.to_vec(),
+            Self::Gzip => {
+                let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                out.write_all(tar).unwrap();
+                out.finish().unwrap()
+            }
+            Self::Zstd => zstd::encode_all(tar, 1).unwrap(),
+        }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Plain => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+}
+
+/// A container image.
+#[derive(Clone)]
+pub struct Image {
+    pub layers: Vec<Layer>,
+    pub config: Value,
+}
+
+impl Image {
+    pub fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
+        let config = json!({ "Cmd": ["/bin/app"], "Env": ["PATH=/bin"], "WorkingDir": "/" });
+        Self { layers: layers.into_iter().collect(), config }
+    }
+
+    pub fn config_json(&self) -> Vec<u8> {
+        let diff_ids: Vec<String> = self.layers.iter().map(|layer| Sha256::of(&layer.tar()).to_string()).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "created": "2025-01-01T00:00:00Z", "config": self.config,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        serde_json::to_vec(&config).unwrap()
+    }
+
+    /// Writes an OCI layout with one image, `latest`.
+    pub fn oci_layout(&self, directory: &Path, packing: Packing) -> PathBuf {
+        std::fs::create_dir_all(directory.join("blobs/sha256")).unwrap();
+        let put = |bytes: &[u8]| {
+            let digest = Sha256::of(bytes);
+            std::fs::write(directory.join("blobs/sha256").join(digest.to_hex()), bytes).unwrap();
+            (digest.to_string(), bytes.len())
+        };
+        let (digest, size) = put(&self.config_json());
+        let config = json!({ "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size });
+        let layers: Vec<Value> = self.layers.iter().map(|layer| {
+            let (digest, size) = put(&packing.pack(&layer.tar()));
+            json!({ "mediaType": packing.media_type(), "digest": digest, "size": size })
+        }).collect();
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers });
+        let (digest, size) = put(&serde_json::to_vec(&manifest).unwrap());
+        let index = json!({ "schemaVersion": 2, "manifests": [{
+            "mediaType": media_type, "digest": digest, "size": size,
+            "annotations": { "org.opencontainers.image.ref.name": "latest" },
+        }]});
+        std::fs::write(directory.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+        std::fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        directory.to_owned()
+    }
+
+    /// Writes the tar of an OCI layout.
+    pub fn oci_archive(&self, file: &Path, packing: Packing) -> PathBuf {
+        let directory = tempfile::tempdir().unwrap();
+        self.oci_layout(directory.path(), packing);
+        let mut out = tar::Builder::new(std::fs::File::create(file).unwrap());
+        out.append_dir_all(".", directory.path()).unwrap();
+        out.finish().unwrap();
+        file.to_owned()
+    }
+
+    /// Writes what `docker save` wrote before version 25 (`old`), or since.
+    pub fn docker_archive(&self, file: &Path, old: bool) -> PathBuf {
+        let mut out = Layer::new();
+        let config = self.config_json();
+        let hex = Sha256::of(&config).to_hex();
+        let config_name = if old { format!("{hex}.json") } else { format!("blobs/sha256/{hex}") };
+        out = out.file(&config_name, &config);
+        let mut names = Vec::new();
+        for layer in &self.layers {
+            let (tar, hex) = (layer.tar(), Sha256::of(&layer.tar()).to_hex());
+            let name = if old { format!("{hex}/layer.tar") } else { format!("blobs/sha256/{hex}") };
+            out = out.file(&name, &tar);
+            names.push(name);
+        }
+        let manifest = json!([{ "Config": config_name, "RepoTags": ["app:latest"], "Layers": names }]);
+        out = out.file("manifest.json", &serde_json::to_vec(&manifest).unwrap());
+        std::fs::write(file, out.tar()).unwrap();
+        file.to_owned()
+    }
+}
+
+/// A directory with a key, a store, and images.
+pub struct Bench {
+    pub dir: tempfile::TempDir,
+}
+
+/// The fixed key of the golden digests: a test's key, not a default of the program.
+pub const TEST_KEY: &str = "# coldpress key file 1\n\
+    wrapping-key = 4242424242424242424242424242424242424242424242424242424242424242\n\
+    salt = 1717171717171717171717171717171717171717171717171717171717171717\n";
+
+impl Bench {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("coldpress.key");
+        std::fs::write(&key, TEST_KEY).unwrap();
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `coldpress`, run in the directory, where it finds its key.
+    pub fn coldpress(&self, args: &[&str]) -> Output {
+        self.run(env!("CARGO_BIN_EXE_coldpress"), args)
+    }
+
+    pub fn coldread(&self, args: &[&str]) -> Output {
+        self.run(env!("CARGO_BIN_EXE_coldread"), args)
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Output {
+        Command::new(program).args(args).current_dir(self.dir.path()).env_remove("COLDPRESS_KEY").env_remove("COLDPRESS_STORE").output().unwrap()
+    }
+
+    /// Converts `oci:NAME` to `NAME.cpm` with `options`; what `--json` says.
+    pub fn convert(&self, image: &Image, name: &str, options: &[&str]) -> Value {
+        image.oci_layout(&self.path(name), Packing::Gzip);
+        self.convert_from(&format!("oci:{name}"), name, options)
+    }
+
+    /// Converts `reference` to `NAME.cpm` with `options`; what `--json` says.
+    pub fn convert_from(&self, reference: &str, name: &str, options: &[&str]) -> Value {
+        let output = format!("{name}.cpm");
+        let args = [&["convert", reference, "--store", "store", "-o", &output, "--json"], options].concat();
+        serde_json::from_slice(&stdout(&self.coldpress(&args))).unwrap()
+    }
+
+    /// Converts and exports; the block image's path, which e2fsck has found faultless.
+    pub fn block_image(&self, image: &Image, name: &str, options: &[&str]) -> PathBuf {
+        self.convert(image, name, options);
+        let file = self.path(&format!("{name}.img"));
+        stdout(&self.coldpress(&["export", &format!("{name}.cpm"), "-o", file.to_str().unwrap()]));
+        e2fsck(&file);
+        file
+    }
+}
+
+/// What a program printed; it must have succeeded.
+pub fn stdout(output: &Output) -> Vec<u8> {
+    assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    output.stdout.clone()
+}
+
+/// `e2fsck -fn` must exit with 0 and say nothing but its passes and its summary.
+pub fn e2fsck(image: &Path) {
+    let output = Command::new("e2fsck").arg("-fn").arg(image).output().expect("e2fsck (Debian's e2fsprogs) is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said: Vec<&str> = text.lines().filter(|line| !line.starts_with("Pass ") && !line.contains("non-contiguous")).collect();
+    assert!(output.status.success() && said.is_empty(), "e2fsck: {text}");
+}
+
+/// A block image, mounted read-only by the kernel until it is dropped.
+pub struct Mounted(pub tempfile::TempDir);
+
+impl Mounted {
+    pub fn new(image: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let output = Command::new("mount").args(["-t", "ext4", "-o", "loop,ro"]).arg(image).arg(directory.path()).output().unwrap();
+        assert!(output.status.success(), "mount (needs root): {}", String::from_utf8_lossy(&output.stderr));
+        Self(directory)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
