@@ -1,6 +1,10 @@
 //! Made images, and the programs under test.
 
+use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -121,6 +125,18 @@ impl Layer {
         self
     }
 
+    /// An entry whose header block `edit` changes before it is summed: what the fields of [`Meta`] cannot say.
+    pub fn edited(mut self, flag: u8, path: &[u8], data: &[u8], edit: impl FnOnce(&mut [u8; 512])) -> Self {
+        let at = self.0.len();
+        self.header(flag, path, b"", data.len(), &Meta::default(), (0, 0));
+        let mut block: [u8; 512] = self.0[at..].try_into().unwrap();
+        edit(&mut block);
+        put_sum(&mut block);
+        self.0[at..].copy_from_slice(&block);
+        self.body(data);
+        self
+    }
+
     fn header(&mut self, flag: u8, path: &[u8], link: &[u8], size: usize, meta: &Meta, (major, minor): (u32, u32)) {
         let mut block = [0u8; 512];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
@@ -130,14 +146,12 @@ impl Layer {
         put(116, format!("{:07o}", meta.gid.min(0o777_7777)).as_bytes());
         put(124, format!("{size:011o}").as_bytes());
         put(136, format!("{:011o}", meta.mtime.max(0)).as_bytes());
-        put(148, b"        ");
         put(156, &[flag]);
         put(157, link);
         put(257, b"ustar\x0000");
         put(329, format!("{major:07o}").as_bytes());
         put(337, format!("{minor:07o}").as_bytes());
-        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        put_sum(&mut block);
         self.0.extend_from_slice(&block);
     }
 
@@ -156,6 +170,12 @@ impl Layer {
     pub fn tar(&self) -> Vec<u8> {
         [&self.0[..], &[0; 1024]].concat()
     }
+}
+
+fn put_sum(block: &mut [u8; 512]) {
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
 fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
@@ -378,4 +398,123 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(self.0.path()).status();
     }
+}
+
+/// What stands below `root`, one line an entry, in path order: kind, mode and path, then what is out of the ordinary.
+///
+/// An owner other than 0:0, a time other than [`MTIME`] (`@`), content or target, more than one link, the first name of
+/// the same inode, and xattrs. The root's own line is missing where nothing says anything of the root.
+pub fn listing(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let line = line(root, "/", &mut BTreeMap::new());
+    lines.extend((line != IMPLIED_ROOT).then_some(line));
+    list_below(root, "", &mut BTreeMap::new(), &mut lines);
+    lines
+}
+
+/// A root that no entry describes.
+pub const IMPLIED_ROOT: &str = "directory 0755 / @0";
+
+fn list_below(directory: &Path, above: &str, names: &mut BTreeMap<u64, String>, lines: &mut Vec<String>) {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for entry in entries {
+        let path = format!("{above}{}", entry.file_name().unwrap().as_bytes().escape_ascii());
+        lines.push(line(&entry, &path, names));
+        if entry.symlink_metadata().unwrap().is_dir() {
+            list_below(&entry, &format!("{path}/"), names, lines);
+        }
+    }
+}
+
+fn line(entry: &Path, path: &str, names: &mut BTreeMap<u64, String>) -> String {
+    let metadata = entry.symlink_metadata().unwrap();
+    let mut line = format!("{} {:04o} {path}", kind(&metadata), metadata.mode() & 0o7777);
+    if (metadata.uid(), metadata.gid()) != (0, 0) {
+        line += &format!(" {}:{}", metadata.uid(), metadata.gid());
+    }
+    line += &shown_time(metadata.mtime(), metadata.mtime_nsec());
+    if metadata.is_symlink() {
+        line += &format!(" -> {}", std::fs::read_link(entry).unwrap().as_os_str().as_bytes().escape_ascii());
+    }
+    if metadata.is_file() {
+        let content = std::fs::read(entry).unwrap();
+        assert_eq!(content.len() as u64, metadata.size(), "{path}");
+        line += &format!(" {}", shown(&content));
+    }
+    let ordinary = if metadata.is_dir() { 2 + directories_in(entry) } else { 1 };
+    if metadata.nlink() != ordinary {
+        line += &format!(" links {}", metadata.nlink());
+    }
+    if !metadata.is_dir() {
+        match names.get(&metadata.ino()) {
+            Some(first) => line += &format!(" same as {first}"),
+            None => _ = names.insert(metadata.ino(), path.to_owned()),
+        }
+    }
+    for (name, value) in xattrs(entry) {
+        line += &format!(" {}={}", name.escape_ascii(), shown(&value));
+    }
+    line
+}
+
+fn kind(metadata: &Metadata) -> String {
+    let kind = metadata.file_type();
+    let device = || format!("{}:{}", rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    match () {
+        () if kind.is_dir() => "directory".to_owned(),
+        () if kind.is_symlink() => "symlink".to_owned(),
+        () if kind.is_char_device() => format!("character device {}", device()),
+        () if kind.is_block_device() => format!("block device {}", device()),
+        () if kind.is_fifo() => "fifo".to_owned(),
+        () => "file".to_owned(),
+    }
+}
+
+fn directories_in(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir()).count() as u64
+}
+
+/// As [`listing`] shows a time: not at all where it is [`MTIME`].
+pub fn shown_time(secs: i64, nanos: i64) -> String {
+    match (secs, nanos) {
+        (MTIME, 0) => String::new(),
+        (secs, 0) => format!(" @{secs}"),
+        (secs, nanos) => format!(" @{secs}+{nanos:09}"),
+    }
+}
+
+/// As [`listing`] shows bytes: zeros counted, other runs as text where they are short, else by length and digest.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut parts = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let zeros = |bytes: &[u8]| bytes.iter().take_while(|byte| **byte == 0).count();
+        let count = zeros(rest);
+        if count >= 32 {
+            parts.push(format!("{count} zeros"));
+            rest = &rest[count..];
+            continue;
+        }
+        let text = (1..rest.len()).find(|&at| rest[at] == 0 && zeros(&rest[at..]) >= 32).unwrap_or(rest.len());
+        let (run, behind) = rest.split_at(text);
+        parts.push(match run.len() {
+            0..=64 => format!("\"{}\"", run.escape_ascii()),
+            length => format!("{length} bytes {}", &Sha256::of(run).to_hex()[..8]),
+        });
+        rest = behind;
+    }
+    if parts.is_empty() { "\"\"".to_owned() } else { parts.join(" + ") }
+}
+
+fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let (mut names, mut value) = (vec![0; 65_536], vec![0; 65_536]);
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
+    let names = names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    let read = |name: &[u8]| {
+        let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+        (name.to_vec(), value[..length].to_vec())
+    };
+    names.map(read).collect()
 }

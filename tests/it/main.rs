@@ -7,3 +7,5 @@ mod flattening;
 mod property;
 mod readers;
 mod kernel;
+mod determinism;
+mod sharing;

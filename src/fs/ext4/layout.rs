@@ -104,10 +104,12 @@ impl Geometry {
         ((self.inode_table - 1 - self.descriptor_blocks()) / 2).min(self.groups)
     }
 
-    /// Where a group's block bitmap stands; its inode bitmap is the block behind it.
+    /// Where a group's block bitmap stands; its inode bitmap is the block behind it. The last group comes first: it always has a
+    /// bitmap of blocks, when all others behind the data have none.
     pub(super) fn block_bitmap(&self, group: u32) -> u32 {
-        match group.checked_sub(self.groups_in_header()) {
-            None => 1 + self.descriptor_blocks() + 2 * group,
+        let place = (group + 1) % self.groups;
+        match place.checked_sub(self.groups_in_header()) {
+            None => 1 + self.descriptor_blocks() + 2 * place,
             Some(behind) => self.bitmaps + 2 * behind,
         }
     }

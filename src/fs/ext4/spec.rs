@@ -79,7 +79,9 @@ pub(super) const CHECKSUM_SEED: u32 = 0x636f_6c64;
 pub(super) const HASH_SEED: [u32; 4] = [0x636f_6c64, 0x7072_6573, 0x732d_6570, 0x6f63_6831];
 pub(super) const HASH_HALF_MD4: u8 = 1;
 pub(super) const FLAG_UNSIGNED_HASH: u32 = 2;
-pub(super) const GROUP_INODES_ZEROED: u16 = 4;
+pub(super) const GROUP_INODES_UNUSED: u16 = 1;
+pub(super) const GROUP_BLOCKS_UNUSED: u16 = 2;
+pub(super) const GROUP_TABLE_ZEROED: u16 = 4;
 
 pub(super) const S_IFMT: u16 = 0xF000;
 pub(super) const S_IFIFO: u16 = 0x1000;

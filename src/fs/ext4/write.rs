@@ -212,7 +212,7 @@ impl Layout<'_> {
         let geometry = &self.geometry;
         let in_header = geometry.groups_in_header();
         let mut front = vec![0; (1 + geometry.descriptor_blocks() + 2 * in_header) as usize * BLOCK];
-        let mut behind = Vec::new();
+        let mut behind = vec![0; 2 * (geometry.groups - in_header) as usize * BLOCK];
         let (blocks, inodes) = (self.block_bitmap(), self.inode_bitmap());
         let (mut free_blocks, mut free_inodes) = (0, 0);
         let directories = self.directories_per_group();
@@ -220,14 +220,13 @@ impl Layout<'_> {
             let block_bitmap = &blocks[group as usize * BLOCK..][..BLOCK];
             let inode_bitmap = inodes.group(group);
             let at = geometry.block_bitmap(group);
-            let both = [block_bitmap, &inode_bitmap.bits].concat();
-            if group < in_header {
-                front[at as usize * BLOCK..][..2 * BLOCK].copy_from_slice(&both);
+            let both = if at < geometry.bitmaps {
+                &mut front[at as usize * BLOCK..][..2 * BLOCK]
             } else {
-                behind.extend_from_slice(&both);
-            }
+                &mut behind[(at - geometry.bitmaps) as usize * BLOCK..][..2 * BLOCK]
+            };
             let group_free = zeros(block_bitmap);
-            let descriptor = Descriptor {
+            let mut descriptor = Descriptor {
                 block_bitmap: at,
                 inode_bitmap: at + 1,
                 inode_table: geometry.inode_table + group * (geometry.inodes_per_group / spec::INODES_PER_BLOCK),
@@ -235,9 +234,23 @@ impl Layout<'_> {
                 free_inodes: lo16(inode_bitmap.free),
                 directories: lo16(directories[group as usize]),
                 unused_inodes: lo16(inode_bitmap.unused),
-                block_checksum: lo16(csum::bitmap(block_bitmap)),
-                inode_checksum: lo16(csum::bitmap(&inode_bitmap.bits[..geometry.inodes_per_group as usize / 8])),
+                flags: spec::GROUP_TABLE_ZEROED,
+                block_checksum: 0,
+                inode_checksum: 0,
             };
+            // A group without anything used has no bitmap, so that free space costs no chunk.
+            if group_free == BLOCKS_PER_GROUP && group + 1 < geometry.groups {
+                descriptor.flags |= spec::GROUP_BLOCKS_UNUSED;
+            } else {
+                both[..BLOCK].copy_from_slice(block_bitmap);
+                descriptor.block_checksum = lo16(csum::bitmap(block_bitmap));
+            }
+            if inode_bitmap.free == geometry.inodes_per_group {
+                descriptor.flags |= spec::GROUP_INODES_UNUSED;
+            } else {
+                both[BLOCK..].copy_from_slice(&inode_bitmap.bits);
+                descriptor.inode_checksum = lo16(csum::bitmap(&inode_bitmap.bits[..geometry.inodes_per_group as usize / 8]));
+            }
             let at = BLOCK + group as usize * spec::DESCRIPTOR_SIZE as usize;
             front[at..at + 32].copy_from_slice(&descriptor.encode(group));
             free_blocks += group_free;
@@ -449,6 +462,7 @@ struct Descriptor {
     free_inodes: u16,
     directories: u16,
     unused_inodes: u16,
+    flags: u16,
     block_checksum: u16,
     inode_checksum: u16,
 }
@@ -462,7 +476,7 @@ impl Descriptor {
         put16(&mut out, 0x0C, self.free_blocks);
         put16(&mut out, 0x0E, self.free_inodes);
         put16(&mut out, 0x10, self.directories);
-        put16(&mut out, 0x12, spec::GROUP_INODES_ZEROED);
+        put16(&mut out, 0x12, self.flags);
         put16(&mut out, 0x18, self.block_checksum);
         put16(&mut out, 0x1A, self.inode_checksum);
         put16(&mut out, 0x1C, self.unused_inodes);
