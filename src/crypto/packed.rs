@@ -12,7 +12,7 @@ use crate::CHUNK_SIZE;
 
 const CHUNK: usize = CHUNK_SIZE as usize;
 /// Packed lengths are multiples of this.
-const PAD: usize = 4096;
+pub const PAD: usize = 4096;
 /// Longest packed form: an incompressible chunk as a zstd frame, padded.
 pub const MAX_PACKED: usize = CHUNK + PAD;
 

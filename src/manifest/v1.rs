@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::root_digest::root_digest;
-use crate::crypto::convergent::{MAX_SEALED, TAG};
+use crate::crypto::convergent::TAG;
+use crate::crypto::packed::{MAX_PACKED, PAD};
 use crate::crypto::wrap::{EncryptionContext, UnwrapError};
 use crate::crypto::{ChunkKey, Codec, DataKey, ScopeId, Secret, WrappingKey};
 use crate::digest::{Blake3, Sha256};
@@ -390,8 +391,8 @@ impl Sealed {
         let mut keys = Vec::new();
         for _ in names {
             let (key, stored) = (ChunkKey::from_bytes(from.array()?), from.u32()?);
-            let length = usize::try_from(stored).unwrap_or(usize::MAX);
-            if length <= TAG || length > MAX_SEALED {
+            let packed = usize::try_from(stored).unwrap_or(usize::MAX).wrapping_sub(TAG);
+            if packed == 0 || !packed.is_multiple_of(PAD) || packed > MAX_PACKED {
                 return Err(DecodeError("has a chunk of a length that cannot be"));
             }
             keys.push((key, stored));

@@ -168,15 +168,15 @@ fn the_published_vectors_are_read_and_made_again() {
     let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/vectors");
     std::fs::copy(vectors.join("published-test.key"), bench.path("coldpress.key")).unwrap();
     std::fs::set_permissions(bench.path("coldpress.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    for codec in ["none", "zstd"] {
-        let wanted: Value = serde_json::from_slice(&std::fs::read(vectors.join(format!("{codec}.json"))).unwrap()).unwrap();
-        let manifest = vectors.join(format!("{codec}.cpm")).display().to_string();
-        let store = vectors.join(format!("store-{codec}")).display().to_string();
-        let root = format!("tar:{}", vectors.join("root.tar").display());
-        let verified = stdout(&bench.coldpress(&["verify", &manifest, "--store", &store, "--source", &root, "--json"]));
+    let (root, image) = (vectors.join("root.tar"), vectors.join("image.oci.tar.gz"));
+    for (name, source) in [("none", format!("tar:{}", root.display())), ("zstd", format!("tar:{}", root.display())), ("image", format!("oci-archive:{}", image.display()))] {
+        let wanted: Value = serde_json::from_slice(&std::fs::read(vectors.join(format!("{name}.json"))).unwrap()).unwrap();
+        let manifest = vectors.join(format!("{name}.cpm")).display().to_string();
+        let store = vectors.join(format!("store-{name}")).display().to_string();
+        let verified = stdout(&bench.coldpress(&["verify", &manifest, "--store", &store, "--source", &source, "--json"]));
         let verified: Value = serde_json::from_slice(&verified).unwrap();
-        assert_eq!((&verified["root_digest"], &verified["verified"]), (&wanted["root_digest"], &json!(true)), "{codec}");
-        let motd = stdout(&bench.coldread(&["cat", &manifest, "--store", &store, "/etc/issue"]));
-        assert_eq!(motd, b"coldpress test vector\n");
+        assert_eq!((&verified["root_digest"], &verified["verified"]), (&wanted["root_digest"], &json!(true)), "{name}");
+        let (path, text) = if name == "image" { ("/b", "top\n") } else { ("/etc/issue", "coldpress test vector\n") };
+        assert_eq!(stdout(&bench.coldread(&["cat", &manifest, "--store", &store, path])), text.as_bytes());
     }
 }

@@ -65,7 +65,12 @@ fn a_directory_replaces_a_lower_layers_symlink() {
 
 #[test]
 fn within_one_layer_a_symlink_is_followed() {
-    let layer = Layer::new().dir("usr").symlink("lib", "usr/lib").file("lib/foo", b"1").symlink("usr/up", "../lib/./sub").file("usr/up/bar", b"2");
+    let layer = Layer::new()
+        .dir("usr")
+        .symlink("lib", "usr/lib")
+        .file("lib/foo", b"1")
+        .symlink("usr/up", "../lib/./sub")
+        .file("usr/up/bar", b"2");
     let want = [
         "symlink 0777 lib -> usr/lib",
         "directory 0755 usr",
@@ -134,7 +139,13 @@ fn a_hidden_directory_that_its_layer_implies_again_is_a_new_one() {
 
 #[test]
 fn a_whiteout_hides_a_file_a_directory_and_a_symlink() {
-    let lower = Layer::new().file("file", b"").dir("d").file("d/in", b"").dir("d/e").symlink("link", "file").file("d/stays", b"");
+    let lower = Layer::new()
+        .file("file", b"")
+        .dir("d")
+        .file("d/in", b"")
+        .dir("d/e")
+        .symlink("link", "file")
+        .file("d/stays", b"");
     let upper = Layer::new().whiteout("file").whiteout("d/in").whiteout("d/e").whiteout("link").whiteout("nothing");
     assert_eq!(flattened([lower, upper]), ["directory 0755 d", "file 0644 d/stays \"\""]);
 }
@@ -144,7 +155,13 @@ fn a_whiteout_hides_a_file_a_directory_and_a_symlink() {
 #[test]
 fn an_opaque_whiteout_hides_lower_layers_only_wherever_it_stands() {
     let lower = || Layer::new().dir("d").file("d/lower", b"").dir("d/sub").file("d/sub/lower", b"").file("beside", b"");
-    let want = ["file 0644 beside \"\"", "directory 0755 d", "file 0644 d/own \"1\"", "directory 0755 d/sub @0", "file 0644 d/sub/own \"2\""];
+    let want = [
+        "file 0644 beside \"\"",
+        "directory 0755 d",
+        "file 0644 d/own \"1\"",
+        "directory 0755 d/sub @0",
+        "file 0644 d/sub/own \"2\"",
+    ];
     let first = Layer::new().opaque("d").dir("d").file("d/own", b"1").file("d/sub/own", b"2");
     assert_eq!(flattened([lower(), first]), want, "first in its layer");
     let last = Layer::new().dir("d").file("d/own", b"1").file("d/sub/own", b"2").opaque("d");
@@ -170,7 +187,11 @@ fn an_opaque_directory_without_an_entry_keeps_its_metadata() {
 
 #[test]
 fn a_hard_link_to_a_lower_file_shares_its_inode_and_ignores_its_own_metadata() {
-    let lower = Layer::new().file_with("lower", b"data", &Meta { uid: 1, gid: 2, mtime: 3, ..Meta::mode(0o600) }.xattr("user.x", b"y"));
+    let lower = Layer::new().file_with(
+        "lower",
+        b"data",
+        &Meta { uid: 1, gid: 2, mtime: 3, ..Meta::mode(0o600) }.xattr("user.x", b"y"),
+    );
     let own = Meta { uid: 9, gid: 9, mtime: 9, ..Meta::mode(0o777) }.xattr("user.z", b"z");
     let upper = Layer::new().entry(b'1', b"link", b"lower", b"", &own, (0, 0));
     let want = [
@@ -195,7 +216,13 @@ fn a_hard_link_to_an_earlier_entry_of_its_layer_shares_the_inode() {
 
 #[test]
 fn hard_links_to_symlinks_devices_and_fifos_share_the_inode() {
-    let layer = Layer::new().symlink("s", "to").hardlink("s2", "s").fifo("f").hardlink("f2", "f").char_device("n", 1, 3).hardlink("n2", "n");
+    let layer = Layer::new()
+        .symlink("s", "to")
+        .hardlink("s2", "s")
+        .fifo("f")
+        .hardlink("f2", "f")
+        .char_device("n", 1, 3)
+        .hardlink("n2", "n");
     let want = [
         "fifo 0644 f links 2",
         "fifo 0644 f2 links 2 same as f",
@@ -205,6 +232,30 @@ fn hard_links_to_symlinks_devices_and_fifos_share_the_inode() {
         "symlink 0777 s2 -> to links 2 same as s",
     ];
     assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn a_hard_links_target_may_lead_through_symlinks() {
+    let lower = Layer::new().symlink("lower", "d").file("d/old", b"1");
+    let upper =
+        Layer::new().symlink("own", "/e").file("e/new", b"2").hardlink("x", "lower/old").hardlink("y", "own/new");
+    let want = [
+        "directory 0755 d @0",
+        "file 0644 d/old \"1\" links 2",
+        "directory 0755 e @0",
+        "file 0644 e/new \"2\" links 2",
+        "symlink 0777 lower -> d",
+        "symlink 0777 own -> /e",
+        "file 0644 x \"1\" links 2 same as d/old",
+        "file 0644 y \"2\" links 2 same as e/new",
+    ];
+    assert_eq!(flattened([lower, upper]), want);
+}
+
+#[test]
+fn a_hard_link_keeps_the_lower_file_that_its_layer_hides_after_it() {
+    let upper = Layer::new().hardlink("b", "a").whiteout("a");
+    assert_eq!(flattened([Layer::new().file("a", b"old"), upper]), ["file 0644 b \"old\""]);
 }
 
 #[test]
@@ -225,18 +276,29 @@ fn a_hard_link_keeps_the_lower_file_whose_name_a_later_layer_replaces() {
 #[test]
 fn a_file_survives_the_whiteout_of_one_of_its_names() {
     let lower = Layer::new().file("a", b"data").hardlink("b", "a").hardlink("d/c", "a");
-    assert_eq!(flattened([lower.clone(), Layer::new().whiteout("a").opaque("d")]), ["file 0644 b \"data\"", "directory 0755 d @0"]);
+    assert_eq!(
+        flattened([lower.clone(), Layer::new().whiteout("a").opaque("d")]),
+        ["file 0644 b \"data\"", "directory 0755 d @0"]
+    );
     assert_eq!(flattened([lower, Layer::new().whiteout("b").whiteout("d")]), ["file 0644 a \"data\""]);
 }
 
 #[test]
 fn a_hard_link_to_a_later_entry_is_refused() {
-    refused([Layer::new().hardlink("link", "later").file("later", b"")], "link", "a hard link to `later`, which is in no layer before it");
+    refused(
+        [Layer::new().hardlink("link", "later").file("later", b"")],
+        "link",
+        "a hard link to `later`, which is in no layer before it",
+    );
 }
 
 #[test]
 fn a_hard_link_to_nothing_is_refused() {
-    refused([Layer::new().file("x", b""), Layer::new().hardlink("link", "nothing")], "link", "a hard link to `nothing`");
+    refused(
+        [Layer::new().file("x", b""), Layer::new().hardlink("link", "nothing")],
+        "link",
+        "a hard link to `nothing`",
+    );
 }
 
 #[test]
@@ -249,7 +311,9 @@ fn a_hard_link_to_a_directory_is_refused() {
 #[test]
 fn a_hard_link_to_what_its_own_layer_hid_before_it_is_refused() {
     let lower = || Layer::new().file("d/a", b"");
-    for upper in [Layer::new().whiteout("d/a"), Layer::new().opaque("d"), Layer::new().whiteout("d"), Layer::new().opaque("")] {
+    for upper in
+        [Layer::new().whiteout("d/a"), Layer::new().opaque("d"), Layer::new().whiteout("d"), Layer::new().opaque("")]
+    {
         refused([lower(), upper.hardlink("link", "d/a")], "link", "a hard link to `d/a`, which its own layer hides");
     }
 }
@@ -311,7 +375,8 @@ fn a_file_replaces_a_lower_directory_and_all_in_it() {
 
 #[test]
 fn a_directory_that_replaced_a_file_does_not_bring_back_what_stood_there_before() {
-    let layers = [Layer::new().dir("x").file("x/first", b""), Layer::new().file("x", b""), Layer::new().file("x/third", b"")];
+    let layers =
+        [Layer::new().dir("x").file("x/first", b""), Layer::new().file("x", b""), Layer::new().file("x/third", b"")];
     assert_eq!(flattened(layers), ["directory 0755 x @0", "file 0644 x/third \"\""]);
 }
 
@@ -330,7 +395,11 @@ fn the_roots_entry_is_applied() {
 
 #[test]
 fn the_last_layer_that_describes_the_root_wins() {
-    let layers = [Layer::new().dir_with(".", &Meta::mode(0o700)), Layer::new().dir_with("/", &Meta::mode(0o750)), Layer::new().file("x", b"")];
+    let layers = [
+        Layer::new().dir_with(".", &Meta::mode(0o700)),
+        Layer::new().dir_with("/", &Meta::mode(0o750)),
+        Layer::new().file("x", b""),
+    ];
     assert_eq!(flattened(layers), ["directory 0750 /", "file 0644 x \"\""]);
 }
 
@@ -345,7 +414,8 @@ fn implied_parents_are_new_with_plain_metadata_or_stay_as_they_are() {
     let meta = Meta { uid: 5, gid: 6, mtime: 77, ..Meta::mode(0o700) }.xattr("user.kept", b"");
     let lower = Layer::new().dir_with("there", &meta);
     let upper = Layer::new().file("there/new/x", b"");
-    let want = ["directory 0700 there 5:6 @77 user.kept=\"\"", "directory 0755 there/new @0", "file 0644 there/new/x \"\""];
+    let want =
+        ["directory 0700 there 5:6 @77 user.kept=\"\"", "directory 0755 there/new @0", "file 0644 there/new/x \"\""];
     assert_eq!(flattened([lower, upper]), want);
 }
 
@@ -364,7 +434,8 @@ fn an_upper_directory_entry_replaces_the_metadata_and_keeps_the_entries() {
 
 #[test]
 fn a_directory_whose_child_changed_keeps_its_time() {
-    let lower = Layer::new().dir_with("d", &Meta { mtime: 44, ..Meta::mode(0o755) }).file("d/x", b"old").file("d/y", b"");
+    let lower =
+        Layer::new().dir_with("d", &Meta { mtime: 44, ..Meta::mode(0o755) }).file("d/x", b"old").file("d/y", b"");
     let upper = Layer::new().file("d/x", b"new").whiteout("d/y").file("d/z", b"");
     assert_eq!(flattened([lower, upper]), ["directory 0755 d @44", "file 0644 d/x \"new\"", "file 0644 d/z \"\""]);
 }
@@ -407,12 +478,402 @@ fn trusted_attributes_are_kept_but_not_those_of_an_overlay() {
         .xattr("trusted.overlay.opaque", b"y")
         .xattr("user.overlay.origin", b"")
         .xattr("trusted.overlayish", b"2");
-    let want = ["directory 0755 d trusted.kept=\"1\" trusted.overlayish=\"2\"", "file 0755 f trusted.kept=\"1\" trusted.overlayish=\"2\""];
-    assert_eq!(flattened([Layer::new().dir_with("d", &meta).file_with("f", b"", &meta).with_content("f", b"")]), want);
+    let want = [
+        "directory 0755 d trusted.kept=\"1\" trusted.overlayish=\"2\"",
+        "file 0755 f \"\" trusted.kept=\"1\" trusted.overlayish=\"2\"",
+    ];
+    assert_eq!(flattened([Layer::new().dir_with("d", &meta).file_with("f", b"", &meta)]), want);
 }
 
 #[test]
-fn an_overlays_opaque_attribute_hides_nothing() {
-    let upper = Layer::new().dir_with("d", &Meta::mode(0o755).xattr("trusted.overlay.opaque", b"y"));
-    assert_eq!(flattened([Layer::new().file("d/lower", b""), upper]), ["directory 0755 d", "file 0644 d/lower \"\""]);
+fn attributes_of_both_forms_are_stored() {
+    let mut meta = Meta::default().xattr("user.schily", b"one = two\n\0\xff");
+    meta.pax.push(("LIBARCHIVE.xattr.user.lib%20archive".to_owned(), b"AAEC/w==".to_vec()));
+    let want = ["file 0644 f \"\" user.lib archive=\"\\x00\\x01\\x02\\xff\" user.schily=\"one = two\\n\\x00\\xff\""];
+    assert_eq!(flattened([Layer::new().file_with("f", b"", &meta)]), want);
+}
+
+#[test]
+fn where_both_forms_name_one_attribute_schily_wins() {
+    let mut meta = Meta::default().xattr("user.x", b"schily");
+    meta.pax.push(("LIBARCHIVE.xattr.user.x".to_owned(), b"bGliYXJjaGl2ZQ".to_vec()));
+    assert_eq!(flattened([Layer::new().file_with("f", b"", &meta)]), ["file 0644 f \"\" user.x=\"schily\""]);
+}
+
+#[test]
+fn empty_attributes_are_stored() {
+    let meta = Meta::mode(0o755).xattr("user.empty", b"").xattr("user.full", b"x");
+    assert_eq!(flattened([Layer::new().dir_with("d", &meta)]), ["directory 0755 d user.empty=\"\" user.full=\"x\""]);
+}
+
+#[test]
+fn attributes_that_need_a_block_of_their_own_are_stored() {
+    let value = noise(3_000, 1);
+    let meta = Meta::default().xattr("user.large", &value).xattr("security.small", b"s");
+    let want = format!("file 0644 f \"\" security.small=\"s\" user.large={}", shown(&value));
+    assert_eq!(flattened([Layer::new().file_with("f", b"", &meta)]), [want]);
+}
+
+#[test]
+fn capabilities_and_access_lists_mean_to_the_kernel_what_the_tar_says() {
+    let capability = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    // user::rw-, user:5:r--, group::r--, mask::r--, other::r--
+    let list = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\x05\0\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    let meta = Meta::default().xattr("security.capability", capability).xattr("system.posix_acl_access", list);
+    let want =
+        format!("file 0644 f \"\" security.capability={} system.posix_acl_access={}", shown(capability), shown(list));
+    assert_eq!(flattened([Layer::new().file_with("f", b"", &meta)]), [want]);
+}
+
+// `..` and absolute names and link targets.
+
+#[test]
+fn names_and_hard_link_targets_are_clamped_to_the_root() {
+    let layer = Layer::new()
+        .file("../../up", b"1")
+        .file("/etc/absolute", b"2")
+        .file("d/../../e//./f", b"3")
+        .hardlink("link", "/../up");
+    let want = [
+        "directory 0755 e @0",
+        "file 0644 e/f \"3\"",
+        "directory 0755 etc @0",
+        "file 0644 etc/absolute \"2\"",
+        "file 0644 link \"1\" links 2",
+        "file 0644 up \"1\" links 2 same as link",
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn symlink_targets_are_text_and_stay_as_they_are() {
+    let layer =
+        Layer::new().symlink("a", "/../../etc//./passwd/").symlink("b", "../../x/..").symlink("c", &"t/".repeat(2_000));
+    let long = "t/".repeat(2_000);
+    let want = [
+        "symlink 0777 a -> /../../etc//./passwd/",
+        "symlink 0777 b -> ../../x/..",
+        &format!("symlink 0777 c -> {long}"),
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+// `.wh.`, `.wh..`, `.wh...` as whole names.
+
+#[test]
+fn whiteouts_of_no_name_are_refused() {
+    for name in [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."] {
+        refused([Layer::new().dir("d"), Layer::new().file(name, b"")], name, "a whiteout of no name");
+    }
+}
+
+#[test]
+fn a_whiteout_hides_names_that_begin_with_dots() {
+    let lower = Layer::new().file("...", b"").file(".hidden", b"").file("..data", b"");
+    let upper = Layer::new().whiteout("...").whiteout(".hidden").whiteout("..data");
+    assert_eq!(flattened([lower.file("x", b""), upper]), ["file 0644 x \"\""]);
+}
+
+#[test]
+fn a_whiteout_cannot_have_entries() {
+    refused([Layer::new().file("d/.wh.x/y", b"")], "d/.wh.x/y", "`.wh.x` is a whiteout");
+}
+
+// Names.
+
+#[test]
+fn names_are_bytes() {
+    let meta = Meta::default();
+    let layer = Layer::new()
+        .entry(b'0', b"caf\xe9", b"", b"by PAX", &meta, (0, 0))
+        .edited(b'0', b"raw\xff\xfe", b"by header", |_| ())
+        .entry(b'0', b"a\nb \\\x7f\"", b"", b"", &meta, (0, 0))
+        .entry(b'2', b"link", b"\xc3\x28", b"", &meta, (0, 0))
+        .entry(b'1', b"hard", b"caf\xe9", b"", &meta, (0, 0));
+    let upper = Layer::new().edited(b'0', b".wh.raw\xff\xfe", b"", |_| ()).edited(b'0', b"RAW\xff", b"other", |_| ());
+    let want = [
+        "file 0644 RAW\\xff \"other\"",
+        "file 0644 a\\nb \\\\\\x7f\\\" \"\"",
+        "file 0644 caf\\xe9 \"by PAX\" links 2",
+        "file 0644 hard \"by PAX\" links 2 same as caf\\xe9",
+        "symlink 0777 link -> \\xc3(",
+    ];
+    assert_eq!(flattened([layer, upper]), want);
+}
+
+#[test]
+fn a_refusal_shows_odd_bytes_escaped() {
+    refused(
+        [Layer::new().entry(b'1', b"caf\xe9", b"\x01", b"", &Meta::default(), (0, 0))],
+        "caf\\xe9",
+        "a hard link to `\\u{1}`",
+    );
+}
+
+#[test]
+fn long_pax_names_and_targets() {
+    let (name, target) = (format!("{}/{}", "d".repeat(255), "f".repeat(255)), "t".repeat(300));
+    let layer = Layer::new().file(&name, b"1").symlink("s", &target).hardlink("z", &name);
+    let want = [
+        format!("directory 0755 {} @0", "d".repeat(255)),
+        format!("file 0644 {name} \"1\" links 2"),
+        format!("symlink 0777 s -> {target}"),
+        format!("file 0644 z \"1\" links 2 same as {name}"),
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn long_gnu_names_and_targets() {
+    let (name, target) = (format!("{}/{}", "d".repeat(120), "f".repeat(120)), "t".repeat(300));
+    let long =
+        |layer: Layer, flag, text: &str| layer.edited(flag, b"././@LongLink", format!("{text}\0").as_bytes(), |_| ());
+    let layer = long(Layer::new(), b'L', &name).edited(b'0', b"cut", b"1", |_| ());
+    let layer = long(long(layer, b'K', &target), b'L', &format!("{name}2")).edited(b'2', b"cut", b"", |_| ());
+    let layer = long(layer, b'K', &name).edited(b'1', b"z", b"", |_| ());
+    let want = [
+        format!("directory 0755 {} @0", "d".repeat(120)),
+        format!("file 0644 {name} \"1\" links 2"),
+        format!("symlink 0777 {name}2 -> {target}"),
+        format!("file 0644 z \"1\" links 2 same as {name}"),
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn a_ustar_prefix_stands_before_the_name() {
+    let layer = Layer::new().edited(b'0', b"name", b"1", |block| block[345..352].copy_from_slice(b"pre/fix"));
+    assert_eq!(
+        flattened([layer]),
+        ["directory 0755 pre @0", "directory 0755 pre/fix @0", "file 0644 pre/fix/name \"1\""]
+    );
+}
+
+#[test]
+fn a_name_of_256_bytes_is_refused() {
+    let name = "n".repeat(256);
+    refused([Layer::new().dir("d").file(&format!("d/{name}"), b"")], "d", "a name of 256 bytes in it");
+}
+
+// Sparse files: three blocks of holes between "head" and "tail", the whole of 5 blocks and 4 bytes.
+
+const SPARSE_SIZE: u64 = 5 * 4_096 + 4;
+
+/// `layer` must give one file, `sparse`, with its content at the right places and two blocks of its own.
+fn is_sparse(layer: Layer) {
+    mounted([layer], |root| {
+        assert_eq!(listing(root), ["file 0644 sparse \"head\" + 20476 zeros + \"tail\""]);
+        let metadata = root.join("sparse").metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.blocks()), (SPARSE_SIZE, 16));
+    });
+}
+
+fn pax(records: &[(&str, &str)]) -> Meta {
+    Meta {
+        pax: records.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect(),
+        ..Meta::default()
+    }
+}
+
+#[test]
+fn sparse_files_of_the_old_gnu_form() {
+    is_sparse(Layer::new().edited(b'S', b"sparse", b"headtail", |block| {
+        block[257..265].copy_from_slice(b"ustar  \0");
+        block[329..345].fill(0);
+        put_octal(block, 386, &[0, 4, 5 * 4_096, 4]);
+        put_octal(block, 483, &[SPARSE_SIZE]);
+    }));
+}
+
+#[test]
+fn sparse_files_of_the_old_gnu_form_with_a_map_that_goes_on() {
+    let mut more = [0; 512];
+    let runs: Vec<[u64; 2]> = (4..30).map(|run| [run * 8_192, 1]).collect();
+    for (run, numbers) in runs[..21].iter().enumerate() {
+        put_octal(&mut more, run * 24, numbers);
+    }
+    let mut last = [0; 512];
+    for (run, numbers) in runs[21..].iter().enumerate() {
+        put_octal(&mut last, run * 24, numbers);
+    }
+    more[504] = 1;
+    let layer = Layer::new()
+        .edited(b'S', b"sparse", b"", |block| {
+            block[257..265].copy_from_slice(b"ustar  \0");
+            block[329..345].fill(0);
+            put_octal(block, 124, &[30]);
+            put_octal(block, 386, &[0, 1, 8_192, 1, 2 * 8_192, 1, 3 * 8_192, 1]);
+            block[482] = 1;
+            put_octal(block, 483, &[30 * 8_192]);
+        })
+        .raw(&more)
+        .raw(&last)
+        .raw(&{
+            let mut data = [0; 512];
+            data[..30].copy_from_slice(b"abcdefghijklmnopqrstuvwxyz0123");
+            data
+        })
+        .file("behind", b"");
+    mounted([layer], |root| {
+        let want: Vec<String> = b"abcdefghijklmnopqrstuvwxyz0123"
+            .iter()
+            .map(|byte| format!("\"{}\" + 8191 zeros", char::from(*byte)))
+            .collect();
+        assert_eq!(listing(root), ["file 0644 behind \"\"", &format!("file 0644 sparse {}", want.join(" + "))]);
+        assert_eq!(
+            root.join("sparse").metadata().unwrap().blocks(),
+            30 * 8 + 8,
+            "30 blocks of data and one of extents"
+        );
+    });
+}
+
+/// Numbers of eleven octal digits and a NUL, one behind the other.
+fn put_octal(block: &mut [u8; 512], at: usize, numbers: &[u64]) {
+    for (i, number) in numbers.iter().enumerate() {
+        block[at + i * 12..][..12].copy_from_slice(format!("{number:011o}\0").as_bytes());
+    }
+}
+
+#[test]
+fn sparse_files_of_pax_form_0_0() {
+    let meta = pax(&[
+        ("GNU.sparse.size", "20484"),
+        ("GNU.sparse.numblocks", "2"),
+        ("GNU.sparse.offset", "0"),
+        ("GNU.sparse.numbytes", "4"),
+        ("GNU.sparse.offset", "20480"),
+        ("GNU.sparse.numbytes", "4"),
+    ]);
+    is_sparse(Layer::new().file_with("sparse", b"headtail", &meta));
+}
+
+#[test]
+fn sparse_files_of_pax_form_0_1() {
+    let meta = pax(&[
+        ("GNU.sparse.size", "20484"),
+        ("GNU.sparse.numblocks", "2"),
+        ("GNU.sparse.map", "0,4,20480,4"),
+        ("GNU.sparse.name", "sparse"),
+    ]);
+    is_sparse(Layer::new().file_with("GNUSparseFile.0/sparse", b"headtail", &meta));
+}
+
+#[test]
+fn sparse_files_of_pax_form_1_0() {
+    let meta = pax(&[
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.name", "sparse"),
+        ("GNU.sparse.realsize", "20484"),
+    ]);
+    let mut data = b"2\n0\n4\n20480\n4\n".to_vec();
+    data.resize(512, 0);
+    data.extend_from_slice(b"headtail");
+    is_sparse(Layer::new().file_with("GNUSparseFile.0/sparse", &data, &meta));
+}
+
+#[test]
+fn a_sparse_file_may_be_one_hole() {
+    let layer =
+        Layer::new().file_with("hole", b"", &pax(&[("GNU.sparse.size", "1048576"), ("GNU.sparse.map", "1048576,0")]));
+    mounted([layer], |root| {
+        assert_eq!(listing(root), ["file 0644 hole 1048576 zeros"]);
+        assert_eq!(root.join("hole").metadata().unwrap().blocks(), 0);
+    });
+}
+
+#[test]
+fn a_sparse_map_that_lies_is_refused() {
+    for map in ["0,4,2,4", "0,4,20482,4", "0,8,20480,4", "0,4"] {
+        let meta = pax(&[("GNU.sparse.size", "20484"), ("GNU.sparse.map", map)]);
+        refused([Layer::new().file_with("sparse", b"headtail", &meta)], "sparse", "a sparse map that lies");
+    }
+}
+
+// Times and owners.
+
+#[test]
+fn times_have_nanoseconds() {
+    let layer = Layer::new()
+        .file_with("a", b"", &pax(&[("mtime", "1742472000.123456789")]))
+        .file_with("b", b"", &pax(&[("mtime", "1742472000.5")]))
+        .file_with("c", b"", &pax(&[("mtime", "0.0000000019")]))
+        .entry(b'2', b"d", b"a", b"", &pax(&[("mtime", "2.25")]), (0, 0))
+        .entry(b'5', b"e", b"", b"", &pax(&[("mtime", "3.75"), ("atime", "9.5"), ("ctime", "9.5")]), (0, 0));
+    let want = [
+        "file 0644 a @1742472000+123456789 \"\"",
+        "file 0644 b @1742472000+500000000 \"\"",
+        "file 0644 c @0+000000001 \"\"",
+        "symlink 0777 d @2+250000000 -> a",
+        "directory 0644 e @3+750000000",
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn times_before_1970_count_backwards() {
+    let layer = Layer::new()
+        .file_with("a", b"", &pax(&[("mtime", "-1")]))
+        .file_with("b", b"", &pax(&[("mtime", "-1.25")]))
+        .file_with("c", b"", &pax(&[("mtime", "-315619200.000000001")]))
+        .edited(b'0', b"d", b"", |block| block[136..148].copy_from_slice(&[0xFF; 12]));
+    let want = [
+        "file 0644 a @-1 \"\"",
+        "file 0644 b @-2+750000000 \"\"",
+        "file 0644 c @-315619201+999999999 \"\"",
+        "file 0644 d @-1 \"\"",
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn times_that_ext4_cannot_store_take_the_nearest() {
+    let layer = Layer::new()
+        .file_with("a", b"", &pax(&[("mtime", "-2147483648")]))
+        .file_with("b", b"", &pax(&[("mtime", "-2147483649.5")]))
+        .file_with("c", b"", &pax(&[("mtime", "15032385535.999999999")]))
+        .file_with("d", b"", &pax(&[("mtime", "15032385536.5")]));
+    let want = [
+        "file 0644 a @-2147483648 \"\"",
+        "file 0644 b @-2147483648 \"\"",
+        "file 0644 c @15032385535+999999999 \"\"",
+        "file 0644 d @15032385535 \"\"",
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn ids_past_21_bits() {
+    let owner = |uid, gid| Meta { uid, gid, ..Meta::default() };
+    let layer = Layer::new()
+        .file_with("a", b"", &owner(65_536, 2_097_151))
+        .file_with("b", b"", &owner(2_097_152, 1_000_000_000))
+        .file_with("c", b"", &owner(4_294_967_294, 4_294_967_294))
+        .edited(b'0', b"d", b"", |block| {
+            block[108..116].copy_from_slice(&[0x80, 0, 0, 0, 0xB2, 0xD0, 0x5E, 0]);
+            block[116..124].copy_from_slice(&[0x80, 0, 0, 0, 0, 0x20, 0, 0]);
+        });
+    let want = [
+        "file 0644 a 65536:2097151 \"\"",
+        "file 0644 b 2097152:1000000000 \"\"",
+        "file 0644 c 4294967294:4294967294 \"\"",
+        "file 0644 d 3000000000:2097152 \"\"",
+    ];
+    assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn ids_that_mean_none_are_refused() {
+    refused(
+        [Layer::new().file_with("f", b"", &Meta { uid: u32::MAX, ..Meta::default() })],
+        "f",
+        "an owner or group of 4294967295",
+    );
+    refused(
+        [Layer::new().file_with("f", b"", &Meta { gid: u32::MAX, ..Meta::default() })],
+        "f",
+        "an owner or group of 4294967295",
+    );
+    refused([Layer::new().file_with("f", b"", &pax(&[("uid", "4294967296")]))], "f", "an owner past 32 bits");
 }

@@ -28,6 +28,25 @@ pub(super) struct RawInode {
     pub(super) xattrs: Vec<u8>,
 }
 
+/// What nothing uses.
+impl Default for RawInode {
+    fn default() -> Self {
+        Self {
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime: Timestamp::default(),
+            links: 0,
+            sectors: 0,
+            flags: 0,
+            map: [0; 60],
+            xattr_block: 0,
+            xattrs: Vec::new(),
+        }
+    }
+}
+
 impl RawInode {
     /// The bytes of inode `ino`. All four times are its modification time: an image carries no other.
     pub(super) fn encode(&self, ino: InodeNumber) -> [u8; INODE] {

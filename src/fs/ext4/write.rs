@@ -82,36 +82,37 @@ impl Layout<'_> {
     }
 
     fn inode_table(&self, out: &mut Ascending<'_, '_>) -> Result<(), Error> {
+        // Reserved inodes that nothing uses carry a checksum, as mke2fs writes them: verifying readers ask for it.
+        for number in (1..FIRST_FREE_INODE).map(InodeNumber).filter(|number| *number != spec::ROOT_INODE) {
+            out.write(self.inode_offset(number), &RawInode::default().encode(number))?;
+        }
         let is_directory = |id: &InodeId| self.tree.directory(*id).is_some();
         let ids = || self.tree.iter().map(|(id, _)| id).filter(|id| self.is_visible(*id));
         for id in ids().filter(is_directory).chain(ids().filter(|id| !is_directory(id))) {
             let number = self.numbers[id.0 as usize];
-            let at = BlockAddr(self.geometry.inode_table).byte_offset() + u64::from(number.0 - 1) * u64::from(INODE_SIZE);
-            out.write(at, &self.raw_inode(id).encode(number))?;
+            out.write(self.inode_offset(number), &self.raw_inode(id).encode(number))?;
         }
         Ok(())
+    }
+
+    fn inode_offset(&self, number: InodeNumber) -> u64 {
+        BlockAddr(self.geometry.inode_table).byte_offset() + u64::from(number.0 - 1) * u64::from(INODE_SIZE)
     }
 
     fn raw_inode(&self, id: InodeId) -> RawInode {
         let inode = self.tree.inode(id);
         let metadata = &inode.metadata;
         let placed = xattr::place(&metadata.xattrs).expect("the layout checked the xattrs");
-        let (mut raw, extents) = (
-            RawInode {
-                mode: file_type(&inode.kind).0 | metadata.mode,
-                uid: metadata.uid,
-                gid: metadata.gid,
-                size: 0,
-                mtime: metadata.mtime,
-                links: lo16(self.names[id.0 as usize]),
-                sectors: 0,
-                flags: 0,
-                map: [0; 60],
-                xattr_block: 0,
-                xattrs: placed.encode_inode(),
-            },
-            self.extents(id),
-        );
+        let mut raw = RawInode {
+            mode: file_type(&inode.kind).0 | metadata.mode,
+            uid: metadata.uid,
+            gid: metadata.gid,
+            mtime: metadata.mtime,
+            links: lo16(self.names[id.0 as usize]),
+            xattrs: placed.encode_inode(),
+            ..RawInode::default()
+        };
+        let extents = self.extents(id);
         let mut blocks: u64 = extents.iter().flatten().map(|extent| u64::from(extent.length)).sum();
         let mut at = self.attributes.get(&id).copied().unwrap_or(BlockAddr(0));
         if placed.needs_block() {

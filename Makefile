@@ -1,0 +1,57 @@
+# coldpress: every command there is. `make` alone lists them.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+# Python's packages for tools/check_manifest.py.
+VENV := target/venv
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## The two programs, optimised, in target/release
+	$(CARGO) build --release --locked
+
+.PHONY: demo
+demo: build ## Convert a sample image that it makes, verify it, and read a file back (no root; everything under target/demo)
+	tools/demo.sh target/release target/demo
+
+.PHONY: test-tools
+test-tools: ## Install what the tests need (Debian packages, cargo-nextest, Python packages; needs root for the first)
+	tools/test-tools.sh $(VENV)
+
+.PHONY: test
+test: test-tools ## All tests; installs what it needs, and needs root for mounts
+	@[ "$$(id -u)" = 0 ] || { echo "make test mounts block images: run it as root"; exit 1; }
+	$(CARGO) nextest run --locked --no-fail-fast
+	$(VENV)/bin/python tools/check_manifest.py --vectors testdata/vectors
+
+.PHONY: check
+check: ## Format, lints, documentation, licences and advisories
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check licenses bans sources; else echo "cargo-deny is missing: cargo install cargo-deny"; exit 1; fi
+
+.PHONY: sharing
+sharing: build ## What seven related images put into one store (needs COLDPRESS_CORPUS)
+	tools/sharing.sh
+
+.PHONY: compression
+compression: build ## Stored bytes and time of each codec (needs COLDPRESS_CORPUS)
+	tools/compression.sh
+
+.PHONY: bench
+bench: ## The parts of a conversion, timed: packing, keys, sealing, ext4
+	$(CARGO) bench --locked --bench parts
+
+.PHONY: test-corpus
+test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view (needs COLDPRESS_CORPUS and root; 15 minutes)
+	tools/test-corpus.sh
+
+.PHONY: fuzz
+fuzz: ## Fuzz each decoder for FUZZ_SECONDS (default 60) a target (needs cargo-fuzz)
+	for target in $$(cd fuzz && ls fuzz_targets | sed 's/\.rs$$//'); do \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=65536 || exit 1; done
