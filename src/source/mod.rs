@@ -39,13 +39,15 @@ pub struct Image {
 /// # Errors
 /// `NotFound`, `Input`, `Unsupported` or `Corrupt`, naming the file or the blob.
 pub fn open(reference: &ImageRef, platform: Option<&Platform>, temp: &Path) -> Result<Image> {
+    let archive = |file: &Path| archive::Container::archive(file, temp);
     let image = match reference {
-        ImageRef::OciLayout { directory, tag } => {
-            oci_layout::open(&archive::Container::directory(directory)?, tag.as_deref(), platform)
+        ImageRef::OciLayout { directory, tag } => archive::Container::directory(directory)
+            .and_then(|container| oci_layout::open(&container, tag.as_deref(), platform)),
+        ImageRef::OciArchive { file, tag } => {
+            archive(file).and_then(|container| oci_layout::open(&container, tag.as_deref(), platform))
         }
-        ImageRef::OciArchive { file, tag } => oci_layout::open(&archive::Container::archive(file, temp)?, tag.as_deref(), platform),
         ImageRef::DockerArchive { file, reference } => {
-            docker_archive::open(&archive::Container::archive(file, temp)?, reference.as_deref(), platform)
+            archive(file).and_then(|container| docker_archive::open(&container, reference.as_deref(), platform))
         }
         ImageRef::Tar { file } => open_tar(file, platform),
     };

@@ -91,20 +91,35 @@ fn a_followed_symlink_never_leaves_the_root() {
         .symlink("absolute", "/etc")
         .file("absolute/b", b"2")
         .symlink("deep/out", "/../../tmp/../var")
-        .file("deep/out/c", b"3");
+        .file("deep/out/c", b"3")
+        .symlink("deep/absolute", "/opt")
+        .file("deep/absolute/d", b"4");
     let want = [
         "file 0644 a \"1\"",
         "symlink 0777 absolute -> /etc",
         "directory 0755 deep @0",
+        "symlink 0777 deep/absolute -> /opt",
         "symlink 0777 deep/out -> /../../tmp/../var",
         "directory 0755 etc @0",
         "file 0644 etc/b \"2\"",
+        "directory 0755 opt @0",
+        "file 0644 opt/d \"4\"",
         "directory 0755 tmp @0",
         "symlink 0777 up -> ../../..",
         "directory 0755 var @0",
         "file 0644 var/c \"3\"",
     ];
     assert_eq!(flattened([layer]), want);
+}
+
+#[test]
+fn forty_symlinks_are_followed_and_no_more() {
+    let chain = |links: usize| {
+        (1..links).fold(Layer::new().symlink("0", "d"), |layer, i| layer.symlink(&i.to_string(), &(i - 1).to_string()))
+    };
+    let lines = flattened([chain(40).file("39/x", b"")]);
+    assert_eq!(lines[40..], ["directory 0755 d @0", "file 0644 d/x \"\""]);
+    refused([chain(41).file("40/x", b"")], "40/x", "more than 40 symlinks");
 }
 
 #[test]
@@ -236,11 +251,15 @@ fn hard_links_to_symlinks_devices_and_fifos_share_the_inode() {
 
 #[test]
 fn a_hard_links_target_may_lead_through_symlinks() {
-    let lower = Layer::new().symlink("lower", "d").file("d/old", b"1");
-    let upper =
-        Layer::new().symlink("own", "/e").file("e/new", b"2").hardlink("x", "lower/old").hardlink("y", "own/new");
+    let lower = Layer::new().symlink("lower", "d").symlink("d/absolute", "/d/../d").file("d/old", b"1");
+    let upper = Layer::new()
+        .symlink("own", "/e")
+        .file("e/new", b"2")
+        .hardlink("x", "lower/absolute/old")
+        .hardlink("y", "own/new");
     let want = [
         "directory 0755 d @0",
+        "symlink 0777 d/absolute -> /d/../d",
         "file 0644 d/old \"1\" links 2",
         "directory 0755 e @0",
         "file 0644 e/new \"2\" links 2",

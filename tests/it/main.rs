@@ -9,3 +9,5 @@ mod readers;
 mod kernel;
 mod determinism;
 mod sharing;
+mod faults;
+mod cli;

@@ -405,7 +405,7 @@ fn lines(tree: &Overlay) -> Vec<String> {
         let name = if path.is_empty() { "/".to_owned() } else { path.join("/") };
         match entry {
             Entry::Directory(Stat { mode, time }) => {
-                lines.push(format!("directory {mode:04o} {name}{}", shown_time(time.0, time.1.into())))
+                lines.push(format!("directory {mode:04o} {name}{}", shown_time(time.0, time.1.into())));
             }
             Entry::Other(inode) => {
                 let links = tree

@@ -31,17 +31,13 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Each variant's text is that of its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a key file: a wrapping key, and the salt of a dedup scope
     Keygen(KeygenArgs),
-    /// Convert an image: put its chunks in a store and write its block manifest
     Convert(ConvertArgs),
-    /// Prove that a store holds the image whole, or that a source image gives the same manifest
     Verify(VerifyArgs),
-    /// Show what a block manifest says
     Inspect(InspectArgs),
-    /// Write the block image as a sparse file
     Export(ExportArgs),
 }
 
@@ -100,8 +96,11 @@ pub struct ConvertArgs {
     #[arg(value_name = "IMAGE")]
     pub image: ImageRef,
 
-    #[command(flatten)]
-    pub store: StoreArgs,
+    /// The directory to put chunks into; it is made where it is not there
+    ///
+    /// Without this option: $COLDPRESS_STORE.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
 
     #[command(flatten)]
     pub key: KeyArgs,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use coldpress::Error;
+use coldpress::{Error, ErrorKind};
 use coldpress::progress::{Progress, Silent, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -111,10 +111,23 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// A file beside `path` that is gone unless it is put [`into_place`].
 pub fn aside(path: &Path) -> Result<tempfile::NamedTempFile, Error> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    let file = tempfile::Builder::new().prefix(".coldpress-").permissions(permissions).tempfile_in(directory);
-    file.map_err(|error| Error::file(path, error))
+    let file = tempfile::Builder::new().prefix(".coldpress-").permissions(permissions).tempfile_in(directory_of(path));
+    // The kind alone: the name aside means nothing to anyone.
+    file.map_err(|error| Error::file(path, error.kind().into()))
+}
+
+/// Refuses at the start what could not be written at the end.
+pub fn check_directory_of(path: &Path) -> Result<(), Error> {
+    let directory = directory_of(path);
+    if directory.is_dir() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NotFound, format!("{}: no such directory to write {} into", directory.display(), path.display())))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Renames `file` to `path`.

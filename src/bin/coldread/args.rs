@@ -24,17 +24,13 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Each variant's text is that of its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List directories of the image
     Ls(LsArgs),
-    /// Write files of the image to standard output
     Cat(CatArgs),
-    /// Show what an inode of the image says
     Stat(StatArgs),
-    /// Copy a file, or with --recursive a directory, out of the image
     Cp(CpArgs),
-    /// Mount the image read-only, until it is unmounted or Ctrl-C (needs root, FUSE and a loop device)
     Mount(MountArgs),
 }
 
@@ -51,6 +47,9 @@ pub struct Source {
     pub key: KeyArgs,
 }
 
+/// List directories of the image
+///
+/// Names are printed as they are, one a line; with --long, bytes that are no text are escaped.
 #[derive(Debug, Args)]
 pub struct LsArgs {
     #[command(flatten)]
@@ -73,6 +72,9 @@ pub struct LsArgs {
     pub json: bool,
 }
 
+/// Write files of the image to standard output
+///
+/// Only the chunks of the files, and of the directories on the way, are fetched.
 #[derive(Debug, Args)]
 pub struct CatArgs {
     #[command(flatten)]
@@ -83,6 +85,9 @@ pub struct CatArgs {
     pub paths: Vec<OsString>,
 }
 
+/// Show what an inode of the image says
+///
+/// Type, mode, owner, size, times to the nanosecond, link target, device, and extended attributes.
 #[derive(Debug, Args)]
 pub struct StatArgs {
     #[command(flatten)]
@@ -97,6 +102,10 @@ pub struct StatArgs {
     pub json: bool,
 }
 
+/// Copy a file, or with --recursive a directory, out of the image
+///
+/// Nothing on the host is overwritten or followed: what the image names is made new. Files keep mode and time, and their
+/// holes; set-id bits and owners are left out.
 #[derive(Debug, Args)]
 pub struct CpArgs {
     #[command(flatten)]
@@ -115,6 +124,10 @@ pub struct CpArgs {
     pub recursive: bool,
 }
 
+/// Mount the image read-only, until it is unmounted or Ctrl-C is pressed
+///
+/// A FUSE file, a loop device on it with direct I/O, and the kernel's ext4, in one step; needs root, FUSE and util-linux. It
+/// stays in the foreground. `umount DIR` ends it, and so do Ctrl-C and SIGTERM; then nothing is left behind.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     #[command(flatten)]

@@ -76,14 +76,9 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The directory that was named.
-    pub fn named(&self) -> Result<Option<PathBuf>, Failure> {
-        Ok(self.store.clone().or(environment("COLDPRESS_STORE")?.map(PathBuf::from)))
-    }
-
     /// The store of an open manifest.
     pub fn open(&self, manifest: &OpenManifest) -> Result<LocalGet, Failure> {
-        let directory = match self.named()? {
+        let directory = match named_store(self.store.as_deref())? {
             Some(directory) => directory,
             None if manifest.sealed.store.is_empty() => {
                 return Err(Failure::Usage("no store: give --store DIR or set COLDPRESS_STORE; the manifest names none".to_owned()));
@@ -92,6 +87,11 @@ impl StoreArgs {
         };
         Ok(LocalGet::open(&directory)?)
     }
+}
+
+/// The directory that an option or the environment names.
+pub fn named_store(option: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    Ok(option.map(Path::to_owned).or(environment("COLDPRESS_STORE")?.map(PathBuf::from)))
 }
 
 /// Which block manifest.

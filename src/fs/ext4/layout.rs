@@ -205,6 +205,12 @@ impl<'t> Layout<'t> {
         &self.with_data[from..to.max(from)]
     }
 
+    /// Whether a chunk holds files' bytes and not metadata.
+    #[must_use]
+    pub fn is_data(&self, chunk: crate::ChunkIndex) -> bool {
+        chunk.0 >= self.geometry.data / CHUNK_BLOCKS
+    }
+
     /// What a chunk holds, for a person: the paths of the files in it, or the name of the metadata.
     #[must_use]
     pub fn contents_of(&self, chunk: crate::ChunkIndex) -> Vec<String> {

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::args::{Cli, ConvertArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure};
-use crate::shared::keys::read_manifest;
+use crate::shared::keys::{named_store, read_manifest};
 use crate::shared::size::show;
 
 /// The longest application name; it is in every manifest and every request to a key service.
@@ -26,6 +26,9 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     let salt = salt_of(&key)?;
     if args.application.len() > MAX_APPLICATION {
         return Err(Failure::Usage(format!("--application: longer than {MAX_APPLICATION} bytes")));
+    }
+    if let Some(path) = &args.output {
+        output::check_directory_of(path)?;
     }
     let known = args.against.as_deref().map(|path| read_manifest(path, None)).transpose()?;
     let known = known.map(|manifest| manifest.clear.names.into_iter().collect::<BTreeSet<_>>());
@@ -61,7 +64,7 @@ pub fn salt_of(key: &KeyFile) -> Result<Salt, Failure> {
 /// The putting half of the store, and how a reader on this host finds it.
 fn open_store(args: &ConvertArgs) -> Result<(LocalPut, String), Failure> {
     let message = "no store: give --store DIR or set COLDPRESS_STORE (or count only, with --dry-run)";
-    let directory = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
+    let directory = named_store(args.store.as_deref())?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
     let store = LocalPut::open(&directory)?;
     let hint = directory.canonicalize().ok().and_then(|path: PathBuf| path.into_os_string().into_string().ok());
     Ok((store, hint.filter(|hint| hint.len() <= usize::from(u16::MAX)).unwrap_or_default()))

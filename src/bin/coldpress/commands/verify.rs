@@ -1,5 +1,7 @@
 //! `coldpress verify`.
 
+use std::collections::BTreeSet;
+
 use coldpress::convert::ingest::ingest;
 use coldpress::convert::{Converted, Options, convert_layout};
 use coldpress::crypto::KeyFile;
@@ -114,16 +116,21 @@ fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, refe
     json["differences"] = json!(parts);
     if same_image {
         text.push_str("  the image digests are equal: the same plaintext, sealed in another way\n");
-    } else if let Some((first, count)) = first_difference(&manifest.sealed.chunks, &again.manifest.sealed.chunks) {
-        let files = layout.contents_of(first);
-        text.push_str(&format!("  {count} chunks differ; the first is chunk {}, in which the source has:\n", first.0));
-        text.extend(files.iter().take(NAMED).map(|file| format!("    {file}\n")));
-        if files.len() > NAMED {
-            text.push_str(&format!("    and {} more\n", files.len() - NAMED));
+    } else {
+        let places = differing(&manifest.sealed.chunks, &again.manifest.sealed.chunks);
+        let data = places.iter().find(|index| layout.is_data(**index)).or(places.first());
+        if let Some(shown) = data {
+            let files = layout.contents_of(*shown);
+            text.push_str(&format!("  {} chunks differ; in the first with data, chunk {}, the source has:\n", places.len(), shown.0));
+            text.extend(files.iter().take(NAMED).map(|file| format!("    {file}\n")));
+            if files.len() > NAMED {
+                text.push_str(&format!("    and {} more\n", files.len() - NAMED));
+            }
+            json["differing_chunks"] = json!(places.len());
+            json["first_differing_chunk"] = json!(places[0]);
+            json["first_differing_data_chunk"] = json!(places.iter().find(|index| layout.is_data(**index)));
+            json["files"] = json!(files);
         }
-        json["first_differing_chunk"] = json!(first.0);
-        json["differing_chunks"] = json!(count);
-        json["files"] = json!(files);
     }
     Finding { good: false, text, json }
 }
@@ -153,10 +160,10 @@ fn differences(manifest: &OpenManifest, again: &Converted) -> Vec<String> {
     parts
 }
 
-/// The first data chunk that differs, or the first of all; and how many do. Metadata is named only where no data differs.
-fn first_difference(a: &[ChunkRef], b: &[ChunkRef]) -> Option<(ChunkIndex, usize)> {
-    let list = |chunks: &[ChunkRef]| chunks.iter().map(|chunk| (chunk.index, chunk.name)).collect::<std::collections::BTreeSet<_>>();
-    let (a, b) = (list(a), list(b));
-    let places: std::collections::BTreeSet<ChunkIndex> = a.symmetric_difference(&b).map(|(index, _)| *index).collect();
-    Some((*places.first()?, places.len()))
+/// The places on the device where one has another chunk than the other, ascending.
+fn differing(a: &[ChunkRef], b: &[ChunkRef]) -> Vec<ChunkIndex> {
+    let list = |chunks: &[ChunkRef]| chunks.iter().map(|chunk| (chunk.index, chunk.name)).collect::<BTreeSet<_>>();
+    let mut places: Vec<_> = list(a).symmetric_difference(&list(b)).map(|(index, _)| *index).collect();
+    places.dedup();
+    places
 }

@@ -1,0 +1,165 @@
+//! What a person meets at the terminal: the README's session, every page of help, usage errors, figures.
+
+use serde_json::Value;
+
+use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::determinism::sample;
+
+/// The five commands that the README shows, as they stand there.
+#[test]
+fn the_session_of_the_readme() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let block = readme.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a console block");
+    let commands: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    let bench = Bench::new();
+    std::fs::remove_file(bench.path("coldpress.key")).unwrap();
+    let image = Image::new([Layer::new().dir("usr").dir("usr/bin").file("usr/bin/app", &noise(9000, 1)).file("etc/motd", b"hello\n")]);
+    image.docker_archive(&bench.path("app.tar"), false);
+    for command in commands {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let output = match words[0] {
+            "coldpress" => bench.coldpress(&words[1..]),
+            "coldread" if words[1] == "mount" => continue, // kernel.rs mounts
+            "coldread" => bench.coldread(&words[1..]),
+            "docker" => continue, // made above, in its form
+            other => panic!("the README's session runs {other}"),
+        };
+        stdout(&output);
+    }
+}
+
+/// `insta` keeps the pages in tests/it/snapshots; `INSTA_UPDATE=always` writes them anew.
+#[test]
+fn every_page_of_help_is_as_it_was_read_last() {
+    let bench = Bench::new();
+    let mut pages = String::new();
+    for command in ["", "keygen", "convert", "verify", "inspect", "export"] {
+        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        pages.push_str(&format!("$ coldpress {}\n{}\n", args.join(" "), String::from_utf8(stdout(&bench.coldpress(&args))).unwrap()));
+    }
+    for command in ["", "ls", "cat", "stat", "cp", "mount"] {
+        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        pages.push_str(&format!("$ coldread {}\n{}\n", args.join(" "), String::from_utf8(stdout(&bench.coldread(&args))).unwrap()));
+    }
+    insta::assert_snapshot!("help", pages);
+}
+
+/// Every message here is one that a person can cause; paths and digests are made equal.
+#[test]
+fn messages_are_as_they_were_read_last() {
+    let bench = Bench::new();
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    bench.convert_from("oci:image", "app", &[]);
+    std::fs::write(bench.path("text"), "not an image\n").unwrap();
+    std::fs::write(bench.path("bad.key"), "wrapping-key = 1\n").unwrap();
+    std::fs::set_permissions(bench.path("bad.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let press: [&[&str]; 14] = [
+        &["convert", "app", "--store", "s", "-o", "x"],
+        &["convert", "oci:nowhere", "--store", "s", "-o", "x"],
+        &["convert", "oci:text", "--store", "s", "-o", "x"],
+        &["convert", "oci-archive:text", "--store", "s", "-o", "x"],
+        &["convert", "docker-archive:text", "--store", "s", "-o", "x"],
+        &["convert", "tar:text", "--store", "s", "-o", "x"],
+        &["convert", "oci:image", "-o", "x"],
+        &["convert", "oci:image", "--store", "s"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--compression", "gzip"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--free", "12MB"],
+        &["convert", "oci:image", "--store", "s", "-o", "nowhere/x"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "file:bad.key"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "aws-kms://k"],
+        &["verify", "text"],
+    ];
+    let read: [&[&str]; 6] = [
+        &["ls", "app.cpm", "/nowhere"],
+        &["cat", "app.cpm", "/etc"],
+        &["cat", "app.cpm", "/etc/capable/x"],
+        &["cp", "app.cpm", "/etc", "out"],
+        &["ls", "app.cpm", "--store", "nowhere"],
+        &["mount", "app.cpm", "nowhere"],
+    ];
+    let mut said = String::new();
+    let runs = press.iter().map(|args| ("coldpress", args, bench.coldpress(args))).chain(read.iter().map(|args| ("coldread", args, bench.coldread(args))));
+    for (program, args, output) in runs {
+        let error = String::from_utf8(output.stderr).unwrap().replace(bench.dir.path().to_str().unwrap(), "DIR");
+        said.push_str(&format!("$ {program} {}\n{error}[exit {}]\n\n", args.join(" "), output.status.code().unwrap()));
+    }
+    insta::assert_snapshot!("messages", said);
+}
+
+#[test]
+fn no_key_and_no_store_are_usage_errors() {
+    let bench = Bench::new();
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    let output = bench.coldpress(&["convert", "oci:image", "-o", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    std::fs::remove_file(bench.path("coldpress.key")).unwrap();
+    let output = bench.coldpress(&["convert", "oci:image", "--store", "s", "-o", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("coldpress keygen"));
+}
+
+/// All figures, and nothing written.
+#[test]
+fn a_dry_run_tells_what_a_run_then_does() {
+    let bench = Bench::new();
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    let dry: Value = serde_json::from_slice(&stdout(&bench.coldpress(&["convert", "oci:image", "--dry-run", "--json"]))).unwrap();
+    assert_eq!(std::fs::read_dir(bench.dir.path()).unwrap().count(), 2, "the key and the image");
+    assert_eq!(dry["new_chunks"], Value::Null, "a converter cannot ask");
+    let real = bench.convert_from("oci:image", "app", &[]);
+    for figure in ["root_digest", "image_digest", "chunks", "zero_chunks", "unique_chunks", "stored_bytes", "device_bytes", "layers"] {
+        assert_eq!(dry[figure], real[figure], "{figure}");
+    }
+    let mut changed = sample();
+    changed.layers.push(Layer::new().file("more", &noise(10_000, 3)));
+    changed.oci_layout(&bench.path("changed"), Packing::Gzip);
+    let args = ["convert", "oci:changed", "--dry-run", "--against", "app.cpm", "--json"];
+    let dry: Value = serde_json::from_slice(&stdout(&bench.coldpress(&args))).unwrap();
+    let real = bench.convert_from("oci:changed", "changed", &[]);
+    assert_eq!((&dry["new_chunks"], &dry["new_bytes"]), (&real["new_chunks"], &real["new_bytes"]));
+    assert!(real["claimed_chunks"].as_u64() > Some(0));
+}
+
+#[test]
+fn verify_names_the_file_in_the_first_chunk_that_differs() {
+    let bench = Bench::new();
+    bench.convert(&sample(), "app", &[]);
+    let mut other = sample();
+    other.layers[1] = Layer::new().whiteout("etc/hosts").dir("srv").file("srv/data", &noise(20_000, 99)).file("etc/motd", b"hello\n");
+    other.oci_layout(&bench.path("other"), Packing::Gzip);
+    let output = bench.coldpress(&["verify", "app.cpm", "--source", "oci:other", "--json"]);
+    assert_eq!(output.status.code(), Some(3));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let files: Vec<&str> = json["source"]["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    assert!(files.contains(&"srv/data"), "{json:#}");
+    assert_eq!(json["source"]["differences"][0], "layers: they differ from layer 2 on");
+    let text = bench.coldpress(&["verify", "app.cpm", "--source", "oci:other"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("    srv/data\n"), "{text:?}");
+}
+
+#[test]
+fn inspect_shows_the_clear_part_without_a_key_and_all_with_it() {
+    let bench = Bench::new();
+    let made = bench.convert(&sample(), "app", &[]);
+    let full: Value = serde_json::from_slice(&stdout(&bench.coldpress(&["inspect", "app.cpm", "--json"]))).unwrap();
+    assert_eq!(full["image_digest"], made["image_digest"]);
+    assert_eq!(full["config"]["config"]["Cmd"][0], "/bin/app");
+    assert_eq!(full["layers"].as_array().unwrap().len(), 2);
+    std::fs::remove_file(bench.path("coldpress.key")).unwrap();
+    let clear: Value = serde_json::from_slice(&stdout(&bench.coldpress(&["inspect", "app.cpm", "--json"]))).unwrap();
+    assert_eq!(clear["root_digest"], made["root_digest"]);
+    assert_eq!(clear.get("config"), None);
+}
+
+#[test]
+fn reading_one_file_fetches_few_chunks() {
+    let bench = Bench::new();
+    bench.convert(&sample(), "app", &[]);
+    let output = bench.coldread(&["cat", "-v", "app.cpm", "/etc/motd"]);
+    assert_eq!(output.stdout, b"hello\n");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // The first chunk, inodes of directories and of files, directory blocks of one or two layers, the data.
+    let fetched: u64 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!(fetched <= 6, "{said}");
+}
