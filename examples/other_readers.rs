@@ -69,7 +69,16 @@ fn kernel(top: &Path) -> Result<(Listing, Vec<Vec<u8>>), AnyError> {
         } else if kind.is_file() {
             ('f', Some(Sha256::of(&std::fs::read(&path)?)))
         } else {
-            (if kind.is_char_device() { 'c' } else if kind.is_block_device() { 'b' } else { 'p' }, None)
+            (
+                if kind.is_char_device() {
+                    'c'
+                } else if kind.is_block_device() {
+                    'b'
+                } else {
+                    'p'
+                },
+                None,
+            )
         };
         if meta.mtime() < 0 || (0x8000_0000..0x1_0000_0000).contains(&meta.mtime()) {
             refused.push(rel.clone());
@@ -110,7 +119,8 @@ fn own(image: &Path) -> Result<Listing, AnyError> {
 fn mkext4_reader(image: &Path) -> Result<Listing, AnyError> {
     use mkext4::spec::inode::FileType;
     let fs = mkext4::reader::Fs::open(File::open(image)?).map_err(|error| format!("mkext4: {error}"))?;
-    let issues: Vec<_> = fs.verify().map_err(|error| format!("mkext4: {error}"))?.into_iter().map(|issue| issue.what).collect();
+    let issues: Vec<_> =
+        fs.verify().map_err(|error| format!("mkext4: {error}"))?.into_iter().map(|issue| issue.what).collect();
     if !issues.is_empty() {
         return Err(format!("mkext4 finds: {issues:?}").into());
     }
@@ -120,7 +130,12 @@ fn mkext4_reader(image: &Path) -> Result<Listing, AnyError> {
         let inode = fs.inode(ino).map_err(fail)?;
         let (letter, digest) = match inode.file_type() {
             FileType::Dir => {
-                for entry in fs.read_dir(ino).map_err(fail)?.into_iter().filter(|entry| entry.name != b"." && entry.name != b"..") {
+                for entry in fs
+                    .read_dir(ino)
+                    .map_err(fail)?
+                    .into_iter()
+                    .filter(|entry| entry.name != b"." && entry.name != b"..")
+                {
                     todo.push((join(&path, &entry.name), entry.inode));
                 }
                 ('d', None)
@@ -169,7 +184,10 @@ fn compare(reader: &str, found: &Listing, wanted: &Listing) -> Result<(), AnyErr
     let differs = |path: &&Vec<u8>| found.get(*path) != wanted.get(*path);
     match found.keys().chain(wanted.keys()).find(differs) {
         None => Ok(()),
-        Some(path) => Err(format!("{reader}: {}: {:?}, the kernel {:?}", path.escape_ascii(), found.get(path), wanted.get(path)).into()),
+        Some(path) => {
+            Err(format!("{reader}: {}: {:?}, the kernel {:?}", path.escape_ascii(), found.get(path), wanted.get(path))
+                .into())
+        }
     }
 }
 
@@ -180,9 +198,14 @@ fn run() -> Result<String, AnyError> {
     let (wanted, refused) = kernel(Path::new(mounted))?;
     compare("own reader", &own(image)?, &wanted)?;
     compare("mkext4", &mkext4_reader(image)?, &wanted)?;
-    let without = wanted.iter().filter(|(path, _)| !refused.contains(path)).map(|(path, seen)| (path.clone(), *seen)).collect();
+    let without =
+        wanted.iter().filter(|(path, _)| !refused.contains(path)).map(|(path, seen)| (path.clone(), *seen)).collect();
     compare("ext4-view", &view(image, &refused)?, &without)?;
-    Ok(format!("  {} entries: mkext4, ext4-view ({} that it refuses aside) and the own reader agree with the kernel", wanted.len(), refused.len()))
+    Ok(format!(
+        "  {} entries: mkext4, ext4-view ({} that it refuses aside) and the own reader agree with the kernel",
+        wanted.len(),
+        refused.len()
+    ))
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a program")]

@@ -204,7 +204,12 @@ mod tests {
     #[test]
     fn only_the_exact_form_is_a_digest() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        for bad in [hex.to_owned(), format!("sha512:{hex}"), format!("sha256:{}", hex.to_uppercase()), format!("sha256:{}", &hex[1..])] {
+        for bad in [
+            hex.to_owned(),
+            format!("sha512:{hex}"),
+            format!("sha256:{}", hex.to_uppercase()),
+            format!("sha256:{}", &hex[1..]),
+        ] {
             assert!(bad.parse::<Sha256>().is_err(), "{bad}");
         }
     }

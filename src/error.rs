@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Denied,
     /// A service or the disk cannot do it now; nothing is damaged, try again.
     Unavailable,
+    /// What was to be verified is not the same; what differs was told.
+    Difference,
     /// Bytes are not what a digest, a name or a key promises.
     Corrupt,
     /// A defect of coldpress.

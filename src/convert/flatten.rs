@@ -118,7 +118,9 @@ impl LayerTree {
             EntryKind::HardLink(target) => self.hard_link(&path, target)?,
             EntryKind::File(content) => self.add(Node::Other(storable(metadata), Kind::File(content))),
             // Linux gives every symlink this mode, whatever the tar says.
-            EntryKind::Symlink(target) => self.add(Node::Other(Metadata { mode: 0o777, ..storable(metadata) }, Kind::Symlink(target.into()))),
+            EntryKind::Symlink(target) => {
+                self.add(Node::Other(Metadata { mode: 0o777, ..storable(metadata) }, Kind::Symlink(target.into())))
+            }
             EntryKind::CharDevice(device) => self.add(Node::Other(storable(metadata), Kind::CharDevice(device))),
             EntryKind::BlockDevice(device) => self.add(Node::Other(storable(metadata), Kind::BlockDevice(device))),
             EntryKind::Fifo => self.add(Node::Other(storable(metadata), Kind::Fifo)),
@@ -225,7 +227,9 @@ impl LayerTree {
                         }
                         todo.extend(raw_components(target).rev());
                     }
-                    Node::Other(..) => return Err(format!("`{}` above it is not a directory in its own layer", Display(name))),
+                    Node::Other(..) => {
+                        return Err(format!("`{}` above it is not a directory in its own layer", Display(name)));
+                    }
                 },
                 Child::LowerLink(_) => return Err(format!("`{}` above it is a hard link", Display(name))),
             }
@@ -313,7 +317,8 @@ pub fn empty() -> Tree {
 /// `Input` where a hard link has no target below, `Unsupported` where the image is past a limit.
 pub fn merge(tree: &mut Tree, layer: &LayerTree) -> Result<(), Error> {
     let index = LayerIndex(tree.layers);
-    tree.layers = tree.layers.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Unsupported, "more than 65,535 layers"))?;
+    tree.layers =
+        tree.layers.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Unsupported, "more than 65,535 layers"))?;
     let links = layer.lower_links.iter().map(|link| lower_target(tree, link)).collect::<Result<Vec<_>, _>>()?;
     let first_new = if index.0 == 0 { 0 } else { tree.inodes.len() };
     Merge { tree, layer, index, links, placed: vec![None; layer.nodes.len()] }.run()?;
@@ -415,7 +420,9 @@ impl Merge<'_> {
         if let Some(metadata) = &from.metadata {
             inode.metadata = metadata.clone();
         }
-        let Kind::Directory(directory) = &mut inode.kind else { unreachable!("directories are merged with directories") };
+        let Kind::Directory(directory) = &mut inode.kind else {
+            unreachable!("directories are merged with directories")
+        };
         if from.opaque {
             directory.entries.clear();
         }
@@ -437,7 +444,8 @@ impl Merge<'_> {
     }
 
     fn introduce(&mut self, metadata: Metadata, kind: Kind) -> Result<InodeId, Error> {
-        let id = u32::try_from(self.tree.inodes.len()).map_err(|_| Error::new(ErrorKind::Unsupported, "more than 2^32 inodes"))?;
+        let id = u32::try_from(self.tree.inodes.len())
+            .map_err(|_| Error::new(ErrorKind::Unsupported, "more than 2^32 inodes"))?;
         self.tree.inodes.push(Inode { layer: self.index, metadata, kind });
         Ok(InodeId(id))
     }

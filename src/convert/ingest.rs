@@ -96,7 +96,8 @@ fn read_all(image: &Image, threads: usize, temp: &Path, progress: &dyn Progress)
         for _ in 0..threads.clamp(1, order.len().max(1)) {
             scope.spawn(|| {
                 while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let layer = read_one(&image.layers[index], temp, progress).map_err(|error| error.within(layer_name(image, index)));
+                    let layer = read_one(&image.layers[index], temp, progress)
+                        .map_err(|error| error.within(layer_name(image, index)));
                     if layer.is_err() {
                         // The others need not start.
                         next.store(order.len(), Ordering::Relaxed);
@@ -106,7 +107,8 @@ fn read_all(image: &Image, threads: usize, temp: &Path, progress: &dyn Progress)
             });
         }
     });
-    let mut results: Vec<_> = done.into_iter().map(|slot| slot.into_inner().expect("no thread panics with it")).collect();
+    let mut results: Vec<_> =
+        done.into_iter().map(|slot| slot.into_inner().expect("no thread panics with it")).collect();
     if let Some(failed) = results.iter_mut().find_map(|slot| slot.take_if(|layer| layer.is_err())) {
         failed?;
     }
@@ -117,9 +119,14 @@ fn read_one(source: &LayerSource, temp: &Path, progress: &dyn Progress) -> Resul
     let mut reader = source.read()?;
     let mut tree = LayerTree::default();
     let plain = source.is_plain()?;
-    let mut file = if plain { None } else { Some(tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?) };
+    let mut file =
+        if plain { None } else { Some(tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?) };
     {
-        let mut copy = Copy { from: &mut reader, to: file.as_mut().map(|file| BufWriter::with_capacity(1 << 20, file)), failed: None };
+        let mut copy = Copy {
+            from: &mut reader,
+            to: file.as_mut().map(|file| BufWriter::with_capacity(1 << 20, file)),
+            failed: None,
+        };
         let walked = walk(&mut copy, &mut tree);
         let copied = copy.finish();
         // A full disk is not the stream's fault.
@@ -162,12 +169,12 @@ struct Copy<'a, R, W: Write> {
 impl<R: Read, W: Write> Read for Copy<'_, R, W> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buf)?;
-        if let Some(to) = &mut self.to {
-            if let Err(error) = to.write_all(&buf[..n]) {
-                self.failed = Some(error);
-                self.to = None;
-                return Err(io::Error::other("cannot be kept"));
-            }
+        if let Some(to) = &mut self.to
+            && let Err(error) = to.write_all(&buf[..n])
+        {
+            self.failed = Some(error);
+            self.to = None;
+            return Err(io::Error::other("cannot be kept"));
         }
         Ok(n)
     }

@@ -97,7 +97,8 @@ pub fn convert_layout(
     let sealer = Sealer { salt, codec: options.codec, store: store.map(|store| (store, &options.root)) };
     let device = seal::seal(layout, &flattened.bytes, &sealer, options.threads, progress)?;
     let SealedDevice { chunks, leaves, counts } = device;
-    let device_chunks = u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
+    let device_chunks =
+        u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
     let config = image.config.normal.clone();
     let recipe = Recipe {
         epoch: EPOCH,

@@ -78,11 +78,15 @@ pub fn seal(
     let receive = Mutex::new(receive);
     let first = std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(|| Worker { layout, bytes, sealer, done: &done, progress, packer: Packer::new(sealer.codec) }.run(&receive));
+            scope.spawn(|| {
+                Worker { layout, bytes, sealer, done: &done, progress, packer: Packer::new(sealer.codec) }
+                    .run(&receive);
+            });
         }
         // A worker that failed stops taking, and what is then left in the channel is dropped with it.
         let stopped = || done.lock().expect("no thread panics with it").failed.is_some();
-        let data = layout.segments().iter().flat_map(|segment| segment.first_chunk..segment.first_chunk + segment.chunks);
+        let data =
+            layout.segments().iter().flat_map(|segment| segment.first_chunk..segment.first_chunk + segment.chunks);
         for index in data {
             if stopped() || send.send(Job::Data(ChunkIndex(index))).is_err() {
                 break;
@@ -118,7 +122,8 @@ fn complete_first(layout: &Layout<'_>, done: &Mutex<Done>, first: &mut [u8]) {
     let mut leaves: Vec<Leaf> = done.chunks.iter().map(|(chunk, leaf)| (chunk.index, *leaf)).collect();
     leaves.push((ChunkIndex(0), Blake3::of(trimmed(first))));
     leaves.sort_unstable_by_key(|(index, _)| *index);
-    let device_chunks = u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
+    let device_chunks =
+        u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
     set_uuid(first, uuid(device_chunks, &leaves));
 }
 
@@ -171,7 +176,9 @@ impl Worker<'_> {
         };
         if fresh {
             let outcome = match self.sealer.store {
-                Some((store, root)) => Some(store.put_if_absent(&ObjectName::chunk(root, name), std::mem::take(packed))?),
+                Some((store, root)) => {
+                    Some(store.put_if_absent(&ObjectName::chunk(root, name), std::mem::take(packed))?)
+                }
                 None => None,
             };
             let counts = &mut self.done.lock().expect("no thread panics with it").counts;

@@ -101,7 +101,12 @@ struct Extended {
 impl Extended {
     /// The last value of a PAX record.
     fn get(&self, key: &str) -> Option<&[u8]> {
-        self.pax.iter().rev().find(|(k, _)| k == key.as_bytes()).map(|(_, value)| &**value).filter(|value| !value.is_empty())
+        self.pax
+            .iter()
+            .rev()
+            .find(|(k, _)| k == key.as_bytes())
+            .map(|(_, value)| &**value)
+            .filter(|value| !value.is_empty())
     }
 }
 
@@ -120,11 +125,12 @@ impl<R: Read> TarReader<R> {
         while let Some((at, block)) = self.next_header()? {
             let header = Header::from_byte_slice(&block);
             let size = match extended.get("size") {
-                Some(text) => decimal(text).ok_or(TarError::Header { offset: at, reason: "its PAX size is no number" })?,
-                None => number(&header.as_old().size).and_then(|n| u64::try_from(n).ok()).ok_or(TarError::Header {
-                    offset: at,
-                    reason: "its size is no number",
-                })?,
+                Some(text) => {
+                    decimal(text).ok_or(TarError::Header { offset: at, reason: "its PAX size is no number" })?
+                }
+                None => number(&header.as_old().size)
+                    .and_then(|n| u64::try_from(n).ok())
+                    .ok_or(TarError::Header { offset: at, reason: "its size is no number" })?,
             };
             match block[156] {
                 flag @ (b'x' | b'L' | b'K') => {
@@ -239,7 +245,8 @@ impl<R: Read> TarReader<R> {
                 (_, Some(gnu)) => (number(&gnu.dev_major), number(&gnu.dev_minor)),
                 _ => (Some(0), Some(0)),
             };
-            let part = |value: Option<i64>| value.and_then(|v| u32::try_from(v).ok()).ok_or_else(|| fail("no device number"));
+            let part =
+                |value: Option<i64>| value.and_then(|v| u32::try_from(v).ok()).ok_or_else(|| fail("no device number"));
             Ok(Device { major: part(major)?, minor: part(minor)? })
         };
         let kind = match block[156] {
@@ -269,8 +276,12 @@ impl<R: Read> TarReader<R> {
     ) -> Result<Content, TarError> {
         let past = || fail("its size is past every end");
         let mut end = self.offset.checked_add(size).ok_or_else(past)?;
-        let decimal_of =
-            |key: &str| extended.get(key).map(|text| decimal(text).ok_or_else(|| fail("a sparse map that is no number"))).transpose();
+        let decimal_of = |key: &str| {
+            extended
+                .get(key)
+                .map(|text| decimal(text).ok_or_else(|| fail("a sparse map that is no number")))
+                .transpose()
+        };
         let real_1 = decimal_of("GNU.sparse.realsize")?;
         let real_0 = decimal_of("GNU.sparse.size")?;
         let map = if block[156] == b'S' {
@@ -301,7 +312,9 @@ impl<R: Read> TarReader<R> {
         fail: &dyn Fn(&str) -> TarError,
     ) -> Result<(Vec<(u64, u64)>, u64), TarError> {
         let mut map = Vec::new();
-        let field = |bytes: &[u8]| number(bytes).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| fail("a sparse map that is no number"));
+        let field = |bytes: &[u8]| {
+            number(bytes).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| fail("a sparse map that is no number"))
+        };
         let mut take = |entries: &[u8]| {
             for entry in entries.chunks_exact(24).take_while(|entry| entry[0] != 0) {
                 map.push((field(&entry[..12])?, field(&entry[12..])?));
@@ -337,7 +350,9 @@ impl<R: Read> TarReader<R> {
             }
             text.extend_from_slice(&self.block()?.ok_or(TarError::Truncated(at))?);
             let complete = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-            for line in text.drain(..complete).collect::<Vec<_>>().split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            for line in
+                text.drain(..complete).collect::<Vec<_>>().split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+            {
                 let wanted = numbers.first().is_none_or(|count| numbers.len() as u64 <= count.saturating_mul(2));
                 if wanted {
                     numbers.push(decimal(line).ok_or_else(|| fail("a sparse map that is no number"))?);
@@ -395,7 +410,10 @@ fn metadata(header: &Header, extended: &Extended, fail: &dyn Fn(&str) -> TarErro
         mode: u16::try_from(mode & 0o7777).expect("twelve bits"),
         uid: id("uid", &old.uid, "an owner past 32 bits")?,
         gid: id("gid", &old.gid, "a group past 32 bits")?,
-        mtime: Timestamp { secs: clamp_seconds(mtime.secs), nanos: if mtime.secs == clamp_seconds(mtime.secs) { mtime.nanos } else { 0 } },
+        mtime: Timestamp {
+            secs: clamp_seconds(mtime.secs),
+            nanos: if mtime.secs == clamp_seconds(mtime.secs) { mtime.nanos } else { 0 },
+        },
         xattrs: xattrs(extended).ok_or_else(|| fail("an extended attribute that is not of the form"))?,
     })
 }
@@ -440,7 +458,9 @@ fn number(field: &[u8]) -> Option<i64> {
     let negative = field[0] & 0x40 != 0;
     let first = if negative { field[0] } else { field[0] & 0x7F };
     let start = if negative { -1i128 } else { 0 };
-    let value = std::iter::once(first).chain(field[1..].iter().copied()).fold(start, |value, byte| value << 8 | i128::from(byte));
+    let value = std::iter::once(first)
+        .chain(field[1..].iter().copied())
+        .fold(start, |value, byte| value << 8 | i128::from(byte));
     i64::try_from(value).ok()
 }
 

@@ -180,8 +180,8 @@ pub fn open(codec: Codec, name: Sha256, key: &ChunkKey, stored: &mut [u8], chunk
 mod tests {
     use super::super::packed::Packer;
     use super::*;
-    use aes_gcm::aead::{Aead, KeyInit};
     use ::hmac::Mac;
+    use aes_gcm::aead::{Aead, KeyInit};
     use sha2::Digest;
 
     const CHUNK: usize = crate::CHUNK_SIZE as usize;
@@ -272,7 +272,8 @@ mod tests {
         // GHASH is linear: adding d to a block and d·H to the next one leaves the sum as it was.
         let mut forged = stored.clone();
         let difference = 0x0123_4567_89AB_CDEF_u128;
-        let add = |bytes: &mut [u8], value: u128| bytes.iter_mut().zip(value.to_be_bytes()).for_each(|(byte, v)| *byte ^= v);
+        let add =
+            |bytes: &mut [u8], value: u128| bytes.iter_mut().zip(value.to_be_bytes()).for_each(|(byte, v)| *byte ^= v);
         add(&mut forged[..16], difference);
         add(&mut forged[16..32], gf_mul(difference, h));
         assert_eq!(forged[forged.len() - TAG..], stored[stored.len() - TAG..]);

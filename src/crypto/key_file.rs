@@ -67,9 +67,14 @@ impl KeyFile {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (name, value) = line.split_once('=').ok_or_else(|| broken(format!("line {number}: no `name = value`")))?;
+            let (name, value) =
+                line.split_once('=').ok_or_else(|| broken(format!("line {number}: no `name = value`")))?;
             let (name, value) = (name.trim(), value.trim());
-            let secret = || from_hex(value).map(Secret::from_bytes).ok_or_else(|| broken(format!("line {number}: `{name}` is not 64 hexadecimal digits")));
+            let secret = || {
+                from_hex(value)
+                    .map(Secret::from_bytes)
+                    .ok_or_else(|| broken(format!("line {number}: `{name}` is not 64 hexadecimal digits")))
+            };
             match name {
                 "wrapping-key" => key = Some(WrappingKey::new(secret()?)),
                 "salt" => salt = Some(Salt::new(secret()?)),
@@ -79,9 +84,15 @@ impl KeyFile {
         }
         let wrapping_key = key.ok_or_else(|| broken("no line `wrapping-key`".to_owned()))?;
         for (number, name, value) in ids {
-            let found = if name == "scope-id" { salt.as_ref().map(|salt| salt.scope().to_string()) } else { Some(wrapping_key.id_text()) };
+            let found = if name == "scope-id" {
+                salt.as_ref().map(|salt| salt.scope().to_string())
+            } else {
+                Some(wrapping_key.id_text())
+            };
             if found.as_deref() != Some(value) {
-                return Err(broken(format!("line {number}: `{name}` is not that of the key in the file; it was altered")));
+                return Err(broken(format!(
+                    "line {number}: `{name}` is not that of the key in the file; it was altered"
+                )));
             }
         }
         Ok(Self { wrapping_key, salt })
@@ -96,7 +107,11 @@ impl KeyFile {
         let file = std::fs::File::open(path).map_err(fail)?;
         let mode = file.metadata().map_err(fail)?.permissions().mode();
         if mode & 0o077 != 0 {
-            let message = format!("{}: others can read this key file (mode {:04o}); run: chmod 600 {0}", path.display(), mode & 0o7777);
+            let message = format!(
+                "{}: others can read this key file (mode {:04o}); run: chmod 600 {0}",
+                path.display(),
+                mode & 0o7777
+            );
             return Err(Error::new(ErrorKind::Denied, message));
         }
         let mut text = Zeroizing::new(String::new());
@@ -140,7 +155,9 @@ mod tests {
         let text = KeyFile::generate().unwrap().encode();
         let secret = text.lines().find_map(|line| line.strip_prefix("wrapping-key = ")).unwrap().to_owned();
         let altered = text.replace(&secret[..2], if &secret[..2] == "00" { "11" } else { "00" });
-        for bad in ["", "x", &text[1..], &text.replace("salt =", "salz ="), &text.replace(&secret, &secret[1..]), &altered] {
+        for bad in
+            ["", "x", &text[1..], &text.replace("salt =", "salz ="), &text.replace(&secret, &secret[1..]), &altered]
+        {
             let error = KeyFile::decode(bad).err().expect("refused");
             assert_eq!(error.kind(), ErrorKind::Input);
             assert!(!error.to_string().contains(&secret[1..]), "{error}");

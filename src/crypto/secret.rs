@@ -18,7 +18,8 @@ impl Secret {
     /// `Internal` where it gives none.
     pub fn random() -> Result<Self> {
         let mut bytes = [0; 32];
-        rand::fill(&mut bytes).map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
+        rand::fill(&mut bytes)
+            .map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
         Ok(Self(bytes))
     }
 

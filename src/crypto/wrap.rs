@@ -55,7 +55,8 @@ impl DataKey {
     /// Seals `sealed` in place, bound to `clear`. Consumes the key: it seals once.
     pub fn seal(self, clear: &[u8], sealed: &mut Vec<u8>) {
         let (aead, nonce) = single_use_key(self.0.expose());
-        aead.seal_in_place_append_tag(nonce, Aad::from(clear), sealed).expect("a manifest is far below GCM's longest text");
+        aead.seal_in_place_append_tag(nonce, Aad::from(clear), sealed)
+            .expect("a manifest is far below GCM's longest text");
     }
 
     /// Opens what [`DataKey::seal`] made.
@@ -108,7 +109,8 @@ impl WrappingKey {
     /// `Internal` where the operating system gives no random bytes.
     pub fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
-        rand::fill(&mut nonce).map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
+        rand::fill(&mut nonce)
+            .map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
         let mut key = *data_key.0.expose();
         let sealed = self.aead().seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
@@ -124,10 +126,12 @@ impl WrappingKey {
     /// # Errors
     /// [`UnwrapError`].
     pub fn unwrap(&self, wrapped: &[u8], context: &EncryptionContext) -> Result<DataKey, UnwrapError> {
-        let (nonce, sealed) = wrapped.split_at_checked(NONCE_LEN).filter(|_| wrapped.len() == Self::WRAPPED).ok_or(UnwrapError)?;
+        let (nonce, sealed) =
+            wrapped.split_at_checked(NONCE_LEN).filter(|_| wrapped.len() == Self::WRAPPED).ok_or(UnwrapError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| UnwrapError)?;
         let mut sealed = zeroize::Zeroizing::new(sealed.to_vec());
-        let key = self.aead().open_in_place(nonce, Aad::from(context.encode()), &mut sealed).map_err(|_| UnwrapError)?;
+        let key =
+            self.aead().open_in_place(nonce, Aad::from(context.encode()), &mut sealed).map_err(|_| UnwrapError)?;
         let mut bytes = [0; 32];
         bytes.copy_from_slice(key);
         Ok(DataKey(Secret::from_bytes(bytes)))

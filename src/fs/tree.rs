@@ -39,7 +39,9 @@ pub struct Metadata {
 
 /// Extended attributes; absent for nearly all inodes, so the map is behind a pointer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Xattrs(Option<Box<BTreeMap<Box<[u8]>, Box<[u8]>>>>);
+pub struct Xattrs(Option<Box<ByName>>);
+
+type ByName = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 impl Xattrs {
     /// Sets one; the last value of a name stays.

@@ -95,7 +95,11 @@ impl<'a> Decoder<'a> {
         let length = self.u16()?.into();
         let text = std::str::from_utf8(self.raw(length)?).map_err(|_| DecodeError("has a text that is not UTF-8"))?;
         // Texts are shown to people, some before anything is authenticated.
-        if text.chars().any(char::is_control) { Err(DecodeError("has a text with control characters")) } else { Ok(text.to_owned()) }
+        if text.chars().any(char::is_control) {
+            Err(DecodeError("has a text with control characters"))
+        } else {
+            Ok(text.to_owned())
+        }
     }
 
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {

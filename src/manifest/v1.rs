@@ -249,7 +249,10 @@ impl BlockManifest {
             sealed.image_digest,
         );
         if found != self.clear.root_digest {
-            return Err(Error::new(ErrorKind::Corrupt, "the manifest's root digest is not that of its chunks and config"));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "the manifest's root digest is not that of its chunks and config",
+            ));
         }
         Ok(OpenManifest { clear: self.clear, sealed })
     }
@@ -375,7 +378,8 @@ impl Sealed {
         let mut from = Decoder(bytes);
         let device_chunks = from.u32()?;
         let image_digest = Blake3::from_bytes(from.array()?);
-        let config = std::str::from_utf8(from.bytes()?).map_err(|_| DecodeError("has a config that is not UTF-8"))?.to_owned();
+        let config =
+            std::str::from_utf8(from.bytes()?).map_err(|_| DecodeError("has a config that is not UTF-8"))?.to_owned();
         let config_key = Secret::from_bytes(from.array()?);
         let source = match (from.u8()?, from.sha256()?) {
             (0, zero) if *zero.as_bytes() == [0; 32] => None,

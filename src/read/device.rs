@@ -24,7 +24,9 @@ pub fn fetch(manifest: &OpenManifest, store: &dyn Get, wanted: &ChunkRef, chunk:
     let name = ObjectName::chunk(&manifest.clear.root, wanted.name);
     let mut stored = store.get(&name, wanted.stored.into()).map_err(|error| match error.kind() {
         // Without the right to list, a store answers both alike.
-        ErrorKind::NotFound | ErrorKind::Denied => Error::caused(error.kind(), format!("chunk {}: missing or refused", wanted.index.0), error),
+        ErrorKind::NotFound | ErrorKind::Denied => {
+            Error::caused(error.kind(), format!("chunk {}: missing or refused", wanted.index.0), error)
+        }
         _ => error.within(format!("chunk {}", wanted.index.0)),
     })?;
     if stored.len() as u64 != u64::from(wanted.stored) {

@@ -28,7 +28,12 @@ pub struct StoreReport {
 ///
 /// # Errors
 /// `Unavailable` where the store cannot be asked; a chunk that is missing or wrong is no error, but in the report.
-pub fn verify_store(manifest: &OpenManifest, store: &dyn Get, threads: usize, progress: &dyn Progress) -> Result<StoreReport> {
+pub fn verify_store(
+    manifest: &OpenManifest,
+    store: &dyn Get,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<StoreReport> {
     let chunks = &manifest.sealed.chunks;
     progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -37,7 +42,9 @@ pub fn verify_store(manifest: &OpenManifest, store: &dyn Get, threads: usize, pr
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 let mut buf = vec![0; CHUNK_SIZE as usize];
-                while let Some((at, wanted)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, chunks.get(at)?))) {
+                while let Some((at, wanted)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, chunks.get(at)?)))
+                {
                     let leaf = fetch(manifest, store, wanted, &mut buf).map(|()| Blake3::of(trimmed(&buf)));
                     if leaf.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
                         stop.store(true, Ordering::Relaxed);

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, Request,
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, Request,
 };
 
 use crate::fs::BlockDevice;
@@ -43,7 +44,8 @@ impl Door {
     /// Those of mounting.
     pub fn open(device: Arc<dyn BlockDevice>, directory: &Path, threads: usize, watch: Arc<dyn Watch>) -> Result<Self> {
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::RO, MountOption::FSName("coldread".to_owned()), MountOption::DefaultPermissions];
+        config.mount_options =
+            vec![MountOption::RO, MountOption::FSName("coldread".to_owned()), MountOption::DefaultPermissions];
         config.n_threads = Some(threads.max(1));
         let files = OneFile { device, watch, open: AtomicUsize::new(0) };
         let session = fuser::spawn_mount(files, directory, &config);
@@ -101,7 +103,9 @@ impl Filesystem for OneFile {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.attributes(FILE_INODE) {
-            Some(attributes) if parent == INodeNo::ROOT && name == FILE => reply.entry(&TTL, &attributes, Generation(0)),
+            Some(attributes) if parent == INodeNo::ROOT && name == FILE => {
+                reply.entry(&TTL, &attributes, Generation(0));
+            }
             _ => reply.error(Errno::ENOENT),
         }
     }
@@ -114,7 +118,11 @@ impl Filesystem for OneFile {
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let entries = [(INodeNo::ROOT, FileType::Directory, "."), (INodeNo::ROOT, FileType::Directory, ".."), (FILE_INODE, FileType::RegularFile, FILE)];
+        let entries = [
+            (INodeNo::ROOT, FileType::Directory, "."),
+            (INodeNo::ROOT, FileType::Directory, ".."),
+            (FILE_INODE, FileType::RegularFile, FILE),
+        ];
         for (next, (ino, kind, name)) in (1..).zip(entries).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
             if reply.add(ino, next, kind, name) {
                 break;
@@ -156,7 +164,16 @@ impl Filesystem for OneFile {
         }
     }
 
-    fn release(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, _: Option<LockOwner>, _: bool, reply: ReplyEmpty) {
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
         reply.ok();
         if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.watch.closed();

@@ -21,7 +21,10 @@ pub(super) enum Container {
 
 #[derive(Debug)]
 pub(super) enum Member {
-    File { offset: u64, length: u64 },
+    File {
+        offset: u64,
+        length: u64,
+    },
     /// The clean name of another member.
     Link(Vec<u8>),
 }
@@ -42,9 +45,14 @@ impl Container {
             Compression::None => stored,
             _ => inflate(stored, temp)?,
         };
-        let members = list(&blob).map_err(|error| Error::caused(ErrorKind::Corrupt, format!("{}: not a tar archive", path.display()), error))?;
+        let members = list(&blob).map_err(|error| {
+            Error::caused(ErrorKind::Corrupt, format!("{}: not a tar archive", path.display()), error)
+        })?;
         if members.is_empty() {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{}: not a tar archive, or an empty one", path.display())));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{}: not a tar archive, or an empty one", path.display()),
+            ));
         }
         Ok(Self::Archive { blob, members })
     }

@@ -78,7 +78,10 @@ impl Blob {
     /// The bytes of a JSON document, which must be those of `digest` where there is one.
     pub(super) fn document(&self, digest: Option<Sha256>) -> Result<Vec<u8>> {
         if self.length > MAX_DOCUMENT {
-            return Err(Error::new(ErrorKind::Input, format!("{}: {} bytes are too many for a JSON document", self.name, self.length)));
+            return Err(Error::new(
+                ErrorKind::Input,
+                format!("{}: {} bytes are too many for a JSON document", self.name, self.length),
+            ));
         }
         let mut bytes = Vec::new();
         self.reader().read_to_end(&mut bytes).map_err(|error| Error::io(&self.name, error))?;

@@ -11,8 +11,18 @@ use crate::{Error, ErrorKind, Result};
 
 /// The fields of `config` that are kept: those of the OCI image specification, and docker's `Healthcheck` and `Shell`.
 const KEPT: [&str; 12] = [
-    "ArgsEscaped", "Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "Shell", "StopSignal", "User",
-    "Volumes", "WorkingDir",
+    "ArgsEscaped",
+    "Cmd",
+    "Entrypoint",
+    "Env",
+    "ExposedPorts",
+    "Healthcheck",
+    "Labels",
+    "Shell",
+    "StopSignal",
+    "User",
+    "Volumes",
+    "WorkingDir",
 ];
 
 /// What an image says of itself.
@@ -33,12 +43,17 @@ impl ImageConfig {
     /// `Input` where they are no config.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let broken = |reason: &str| Error::new(ErrorKind::Input, format!("image config: {reason}"));
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| Error::caused(ErrorKind::Input, "image config: not JSON", error))?;
-        let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-        let diff_ids = value.pointer("/rootfs/diff_ids").and_then(Value::as_array).ok_or_else(|| broken("no rootfs.diff_ids"))?;
+        let value: Value = serde_json::from_slice(bytes)
+            .map_err(|error| Error::caused(ErrorKind::Input, "image config: not JSON", error))?;
+        let text =
+            |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let diff_ids =
+            value.pointer("/rootfs/diff_ids").and_then(Value::as_array).ok_or_else(|| broken("no rootfs.diff_ids"))?;
         let diff_ids = diff_ids
             .iter()
-            .map(|id| id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| broken("a DiffID that is no sha256 digest")))
+            .map(|id| {
+                id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| broken("a DiffID that is no sha256 digest"))
+            })
             .collect::<Result<_>>()?;
         let platform = match (text("os"), text("architecture")) {
             (Some(os), Some(architecture)) => Some(Platform { os, architecture, variant: text("variant") }),
@@ -47,7 +62,8 @@ impl ImageConfig {
         let mut normal = platform.as_ref().map(platform_fields).unwrap_or_default();
         if let Some(config) = value.get("config").and_then(Value::as_object) {
             let kept = config.iter().filter(|(key, _)| KEPT.contains(&key.as_str()));
-            let kept: Map<String, Value> = kept.filter_map(|(key, value)| Some((key.clone(), normal_value(value)?))).collect();
+            let kept: Map<String, Value> =
+                kept.filter_map(|(key, value)| Some((key.clone(), normal_value(value)?))).collect();
             if !kept.is_empty() {
                 normal.insert("config".to_owned(), Value::Object(kept));
             }
@@ -98,15 +114,23 @@ mod tests {
             "config":{{"Hostname":"c0ffee","Cmd":["sh"],"Env":["A=1"],"WorkingDir":"/","Entrypoint":null,"Labels":{{}},"Image":"sha256:x"}},
             "rootfs":{{"diff_ids":["{diff}"],"type":"layers"}}}}"#
         );
-        let (oci, docker) = (ImageConfig::parse(oci.as_bytes()).unwrap(), ImageConfig::parse(docker.as_bytes()).unwrap());
+        let (oci, docker) =
+            (ImageConfig::parse(oci.as_bytes()).unwrap(), ImageConfig::parse(docker.as_bytes()).unwrap());
         assert_eq!(oci, docker);
-        assert_eq!(oci.normal, r#"{"architecture":"amd64","config":{"Cmd":["sh"],"Env":["A=1"],"WorkingDir":"/"},"os":"linux"}"#);
+        assert_eq!(
+            oci.normal,
+            r#"{"architecture":"amd64","config":{"Cmd":["sh"],"Env":["A=1"],"WorkingDir":"/"},"os":"linux"}"#
+        );
     }
 
     #[test]
     fn what_is_no_config_is_refused() {
         for bad in ["", "[]", "{}", r#"{"rootfs":{"diff_ids":["md5:1"]}}"#] {
-            assert_eq!(ImageConfig::parse(bad.as_bytes()).map_err(|error| error.kind()), Err(ErrorKind::Input), "{bad}");
+            assert_eq!(
+                ImageConfig::parse(bad.as_bytes()).map_err(|error| error.kind()),
+                Err(ErrorKind::Input),
+                "{bad}"
+            );
         }
     }
 }

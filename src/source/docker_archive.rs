@@ -28,7 +28,8 @@ pub(super) fn open(container: &Container, reference: Option<&str>, platform: Opt
     let config = ImageConfig::parse(&container.open(&item.config)?.document(digest_in_name(&item.config))?)?;
     oci_layout::check_platform(&config, platform)?;
     if item.layers.len() != config.diff_ids.len() {
-        let message = format!("manifest.json names {} layers, the config {} DiffIDs", item.layers.len(), config.diff_ids.len());
+        let message =
+            format!("manifest.json names {} layers, the config {} DiffIDs", item.layers.len(), config.diff_ids.len());
         return Err(Error::new(ErrorKind::Input, message));
     }
     let layer = |(name, diff_id): (&String, &Sha256)| {
@@ -53,12 +54,17 @@ fn choose<'a>(items: &'a [Item], reference: Option<&str>) -> Result<&'a Item> {
     match (reference, items) {
         (None, [item]) => Ok(item),
         (None, []) => Err(Error::new(ErrorKind::Input, "manifest.json names no image")),
-        (None, _) => Err(Error::new(ErrorKind::Input, format!("several images are in it; add :REF with one of: {}", list()))),
+        (None, _) => {
+            Err(Error::new(ErrorKind::Input, format!("several images are in it; add :REF with one of: {}", list())))
+        }
         (Some(reference), _) => {
             let wanted = canonical(reference);
             let found = items.iter().find(|item| tags(item).any(|tag| canonical(tag) == wanted));
             found.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format!("no image `{reference}` in it; the names there are: {}", list()))
+                Error::new(
+                    ErrorKind::NotFound,
+                    format!("no image `{reference}` in it; the names there are: {}", list()),
+                )
             })
         }
     }

@@ -51,8 +51,8 @@ type Stored = BufReader<HashingReader<BlobReader>>;
 
 enum Decoder {
     Plain(BlobReader),
-    Gzip(MultiGzDecoder<Stored>),
-    Zstd(zstd::Decoder<'static, Stored>),
+    Gzip(Box<MultiGzDecoder<Stored>>),
+    Zstd(Box<zstd::Decoder<'static, Stored>>),
 }
 
 impl Read for Decoder {
@@ -87,15 +87,19 @@ impl LayerSource {
     pub fn read(&self) -> Result<LayerReader<'_>> {
         if let Some(size) = self.size.filter(|size| *size != self.blob.length()) {
             let found = self.blob.length();
-            return Err(Error::new(ErrorKind::Corrupt, format!("{}: {found} bytes, its descriptor says {size}", self.blob.name())));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{}: {found} bytes, its descriptor says {size}", self.blob.name()),
+            ));
         }
         let stored = || BufReader::with_capacity(128 * 1024, HashingReader::new(self.blob.reader()));
         let decoder = match Compression::detect(&self.blob)? {
             Compression::None => Decoder::Plain(self.blob.reader()),
-            Compression::Gzip => Decoder::Gzip(MultiGzDecoder::new(stored())),
+            Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(stored()))),
             Compression::Zstd => {
-                let decoder = zstd::Decoder::with_buffer(stored()).map_err(|error| Error::io(self.blob.name(), error))?;
-                Decoder::Zstd(decoder)
+                let decoder =
+                    zstd::Decoder::with_buffer(stored()).map_err(|error| Error::io(self.blob.name(), error))?;
+                Decoder::Zstd(Box::new(decoder))
             }
         };
         Ok(LayerReader { source: self, decoder: HashingReader::new(decoder) })

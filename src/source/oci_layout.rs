@@ -24,18 +24,22 @@ pub(super) fn open(container: &Container, tag: Option<&str>, platform: Option<&P
 }
 
 fn parse_index(name: &str, bytes: &[u8]) -> Result<ImageIndex> {
-    ImageIndex::from_reader(bytes).map_err(|error| Error::caused(ErrorKind::Input, format!("{name}: not an OCI image index"), error))
+    ImageIndex::from_reader(bytes)
+        .map_err(|error| Error::caused(ErrorKind::Input, format!("{name}: not an OCI image index"), error))
 }
 
 fn manifest(container: &Container, descriptor: &Descriptor) -> Result<ImageManifest> {
     let bytes = blob(container, descriptor)?.document(Some(sha256(descriptor)?))?;
-    ImageManifest::from_reader(&bytes[..])
-        .map_err(|error| Error::caused(ErrorKind::Input, format!("{}: not an image manifest", descriptor.digest()), error))
+    ImageManifest::from_reader(&bytes[..]).map_err(|error| {
+        Error::caused(ErrorKind::Input, format!("{}: not an image manifest", descriptor.digest()), error)
+    })
 }
 
 fn sha256(descriptor: &Descriptor) -> Result<Sha256> {
     let digest = descriptor.digest().to_string();
-    digest.parse().map_err(|_| Error::new(ErrorKind::Unsupported, format!("{digest}: only sha256 digests are supported")))
+    digest
+        .parse()
+        .map_err(|_| Error::new(ErrorKind::Unsupported, format!("{digest}: only sha256 digests are supported")))
 }
 
 /// The descriptor's blob, of the size that it says.
@@ -90,7 +94,8 @@ fn choose(container: &Container, descriptors: Vec<Descriptor>, asked: Option<&Pl
     if let Some(at) = candidates.iter().position(fits) {
         return Ok(candidates.swap_remove(at).descriptor);
     }
-    let mut offered: Vec<_> = candidates.iter().filter_map(|candidate| candidate.platform.as_ref().map(ToString::to_string)).collect();
+    let mut offered: Vec<_> =
+        candidates.iter().filter_map(|candidate| candidate.platform.as_ref().map(ToString::to_string)).collect();
     offered.dedup();
     let list = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
     Err(Error::new(ErrorKind::NotFound, format!("no image for {wanted} in it; --platform can be one of: {list}")))
@@ -101,10 +106,13 @@ fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, ou
         let media_type = descriptor.media_type().to_string();
         if media_type.ends_with("index.v1+json") || media_type.ends_with("manifest.list.v2+json") {
             if depth == 0 {
-                return Err(Error::new(ErrorKind::Input, format!("{}: indexes nested too deeply", descriptor.digest())));
+                return Err(Error::new(
+                    ErrorKind::Input,
+                    format!("{}: indexes nested too deeply", descriptor.digest()),
+                ));
             }
             let bytes = blob(container, &descriptor)?.document(Some(sha256(&descriptor)?))?;
-            let index = parse_index(&descriptor.digest().to_string(), &bytes)?;
+            let index = parse_index(descriptor.digest().as_ref(), &bytes)?;
             collect(container, index.manifests().clone(), depth - 1, out)?;
             continue;
         }
@@ -135,13 +143,19 @@ pub(super) fn check_platform(config: &ImageConfig, asked: Option<&Platform>) -> 
 fn layers(container: &Container, manifest: &ImageManifest, config: &ImageConfig) -> Result<Vec<LayerSource>> {
     let descriptors = manifest.layers();
     if descriptors.len() != config.diff_ids.len() {
-        let message = format!("the manifest has {} layers, the config {} DiffIDs", descriptors.len(), config.diff_ids.len());
+        let message =
+            format!("the manifest has {} layers, the config {} DiffIDs", descriptors.len(), config.diff_ids.len());
         return Err(Error::new(ErrorKind::Input, message));
     }
     let layer = |(descriptor, diff_id): (&Descriptor, &Sha256)| {
         check_layer_type(descriptor)?;
         let digest = Some(sha256(descriptor)?);
-        Ok(LayerSource { blob: blob(container, descriptor)?, digest, size: Some(descriptor.size()), diff_id: Some(*diff_id) })
+        Ok(LayerSource {
+            blob: blob(container, descriptor)?,
+            digest,
+            size: Some(descriptor.size()),
+            diff_id: Some(*diff_id),
+        })
     };
     descriptors.iter().zip(&config.diff_ids).map(layer).collect()
 }
@@ -149,7 +163,8 @@ fn layers(container: &Container, manifest: &ImageManifest, config: &ImageConfig)
 /// Layers are tars, plain, gzip or zstd; foreign, encrypted and unknown ones are refused by name.
 fn check_layer_type(descriptor: &Descriptor) -> Result<()> {
     let (media_type, digest) = (descriptor.media_type().to_string(), descriptor.digest());
-    let refuse = |what: &str| Err(Error::new(ErrorKind::Unsupported, format!("layer {digest} is {what} (`{media_type}`)")));
+    let refuse =
+        |what: &str| Err(Error::new(ErrorKind::Unsupported, format!("layer {digest} is {what} (`{media_type}`)")));
     if media_type.contains("nondistributable") || media_type.contains(".foreign.") {
         return refuse("foreign: its bytes are not in the image");
     }

@@ -73,7 +73,9 @@ mod tests {
     #[test]
     fn a_variant_counts_only_where_it_is_asked_for() {
         let offered: Platform = "linux/arm/v7".parse().unwrap();
-        for (asked, accepted) in [("linux/arm", true), ("linux/arm/v7", true), ("linux/arm/v6", false), ("linux/arm64", false)] {
+        for (asked, accepted) in
+            [("linux/arm", true), ("linux/arm/v7", true), ("linux/arm/v6", false), ("linux/arm64", false)]
+        {
             assert_eq!(asked.parse::<Platform>().unwrap().accepts(&offered), accepted, "{asked}");
         }
         assert!("linux".parse::<Platform>().is_err());

@@ -37,7 +37,9 @@ pub enum ImageRef {
 
 /// A text that names no image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an image reference; use oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or tar:FILE")]
+#[error(
+    "`{0}` is not an image reference; use oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or tar:FILE"
+)]
 pub struct ParseImageRefError(String);
 
 impl FromStr for ImageRef {
@@ -85,7 +87,10 @@ mod tests {
             assert_eq!(text.parse::<ImageRef>().unwrap().to_string(), text);
         }
         let parsed = "docker-archive:a.tar:corpus/app:latest".parse();
-        assert_eq!(parsed, Ok(ImageRef::DockerArchive { file: "a.tar".into(), reference: Some("corpus/app:latest".into()) }));
+        assert_eq!(
+            parsed,
+            Ok(ImageRef::DockerArchive { file: "a.tar".into(), reference: Some("corpus/app:latest".into()) })
+        );
     }
 
     #[test]

@@ -11,7 +11,9 @@ pub struct RootId(String);
 
 /// A text that names no root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a root: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit, and not `manifests`")]
+#[error(
+    "`{0}` is not a root: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit, and not `manifests`"
+)]
 pub struct ParseRootIdError(String);
 
 impl RootId {

@@ -14,7 +14,11 @@ fn the_session_of_the_readme() {
     assert!(commands.len() >= 5, "{commands:?}");
     let bench = Bench::new();
     std::fs::remove_file(bench.path("coldpress.key")).unwrap();
-    let image = Image::new([Layer::new().dir("usr").dir("usr/bin").file("usr/bin/app", &noise(9000, 1)).file("etc/motd", b"hello\n")]);
+    let image = Image::new([Layer::new()
+        .dir("usr")
+        .dir("usr/bin")
+        .file("usr/bin/app", &noise(9000, 1))
+        .file("etc/motd", b"hello\n")]);
     image.docker_archive(&bench.path("app.tar"), false);
     for command in commands {
         let words: Vec<&str> = command.split_whitespace().collect();
@@ -36,11 +40,19 @@ fn every_page_of_help_is_as_it_was_read_last() {
     let mut pages = String::new();
     for command in ["", "keygen", "convert", "verify", "inspect", "export"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
-        pages.push_str(&format!("$ coldpress {}\n{}\n", args.join(" "), String::from_utf8(stdout(&bench.coldpress(&args))).unwrap()));
+        pages.push_str(&format!(
+            "$ coldpress {}\n{}\n",
+            args.join(" "),
+            String::from_utf8(stdout(&bench.coldpress(&args))).unwrap()
+        ));
     }
     for command in ["", "ls", "cat", "stat", "cp", "mount"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
-        pages.push_str(&format!("$ coldread {}\n{}\n", args.join(" "), String::from_utf8(stdout(&bench.coldread(&args))).unwrap()));
+        pages.push_str(&format!(
+            "$ coldread {}\n{}\n",
+            args.join(" "),
+            String::from_utf8(stdout(&bench.coldread(&args))).unwrap()
+        ));
     }
     insta::assert_snapshot!("help", pages);
 }
@@ -79,7 +91,10 @@ fn messages_are_as_they_were_read_last() {
         &["mount", "app.cpm", "nowhere"],
     ];
     let mut said = String::new();
-    let runs = press.iter().map(|args| ("coldpress", args, bench.coldpress(args))).chain(read.iter().map(|args| ("coldread", args, bench.coldread(args))));
+    let runs = press
+        .iter()
+        .map(|args| ("coldpress", args, bench.coldpress(args)))
+        .chain(read.iter().map(|args| ("coldread", args, bench.coldread(args))));
     for (program, args, output) in runs {
         let error = String::from_utf8(output.stderr).unwrap().replace(bench.dir.path().to_str().unwrap(), "DIR");
         said.push_str(&format!("$ {program} {}\n{error}[exit {}]\n\n", args.join(" "), output.status.code().unwrap()));
@@ -104,11 +119,21 @@ fn no_key_and_no_store_are_usage_errors() {
 fn a_dry_run_tells_what_a_run_then_does() {
     let bench = Bench::new();
     sample().oci_layout(&bench.path("image"), Packing::Gzip);
-    let dry: Value = serde_json::from_slice(&stdout(&bench.coldpress(&["convert", "oci:image", "--dry-run", "--json"]))).unwrap();
+    let dry: Value =
+        serde_json::from_slice(&stdout(&bench.coldpress(&["convert", "oci:image", "--dry-run", "--json"]))).unwrap();
     assert_eq!(std::fs::read_dir(bench.dir.path()).unwrap().count(), 2, "the key and the image");
     assert_eq!(dry["new_chunks"], Value::Null, "a converter cannot ask");
     let real = bench.convert_from("oci:image", "app", &[]);
-    for figure in ["root_digest", "image_digest", "chunks", "zero_chunks", "unique_chunks", "stored_bytes", "device_bytes", "layers"] {
+    for figure in [
+        "root_digest",
+        "image_digest",
+        "chunks",
+        "zero_chunks",
+        "unique_chunks",
+        "stored_bytes",
+        "device_bytes",
+        "layers",
+    ] {
         assert_eq!(dry[figure], real[figure], "{figure}");
     }
     let mut changed = sample();
@@ -126,12 +151,14 @@ fn verify_names_the_file_in_the_first_chunk_that_differs() {
     let bench = Bench::new();
     bench.convert(&sample(), "app", &[]);
     let mut other = sample();
-    other.layers[1] = Layer::new().whiteout("etc/hosts").dir("srv").file("srv/data", &noise(20_000, 99)).file("etc/motd", b"hello\n");
+    other.layers[1] =
+        Layer::new().whiteout("etc/hosts").dir("srv").file("srv/data", &noise(20_000, 99)).file("etc/motd", b"hello\n");
     other.oci_layout(&bench.path("other"), Packing::Gzip);
     let output = bench.coldpress(&["verify", "app.cpm", "--source", "oci:other", "--json"]);
     assert_eq!(output.status.code(), Some(3));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let files: Vec<&str> = json["source"]["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    let files: Vec<&str> =
+        json["source"]["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
     assert!(files.contains(&"srv/data"), "{json:#}");
     assert_eq!(json["source"]["differences"][0], "layers: they differ from layer 2 on");
     let text = bench.coldpress(&["verify", "app.cpm", "--source", "oci:other"]);

@@ -97,6 +97,7 @@ impl Layer {
     }
 
     /// Any entry: PAX records where the header's fields do not do.
+    #[expect(clippy::too_many_arguments, reason = "as many as a header has fields")]
     pub fn entry(mut self, flag: u8, path: &[u8], link: &[u8], data: &[u8], meta: &Meta, device: (u32, u32)) -> Self {
         let mut pax = meta.pax.clone();
         let plain = |name: &[u8]| name.len() <= 100 && name.is_ascii();
@@ -137,6 +138,7 @@ impl Layer {
         self
     }
 
+    #[expect(clippy::too_many_arguments, reason = "as many as a header has fields")]
     fn header(&mut self, flag: u8, path: &[u8], link: &[u8], size: usize, meta: &Meta, (major, minor): (u32, u32)) {
         let mut block = [0u8; 512];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
@@ -258,10 +260,14 @@ impl Image {
         };
         let (digest, size) = put(&self.config_json());
         let config = json!({ "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size });
-        let layers: Vec<Value> = self.layers.iter().map(|layer| {
-            let (digest, size) = put(&packing.pack(&layer.tar()));
-            json!({ "mediaType": packing.media_type(), "digest": digest, "size": size })
-        }).collect();
+        let layers: Vec<Value> = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let (digest, size) = put(&packing.pack(&layer.tar()));
+                json!({ "mediaType": packing.media_type(), "digest": digest, "size": size })
+            })
+            .collect();
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers });
         let (digest, size) = put(&serde_json::to_vec(&manifest).unwrap());
@@ -338,7 +344,13 @@ impl Bench {
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Output {
-        Command::new(program).args(args).current_dir(self.dir.path()).env_remove("COLDPRESS_KEY").env_remove("COLDPRESS_STORE").output().unwrap()
+        Command::new(program)
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_remove("COLDPRESS_KEY")
+            .env_remove("COLDPRESS_STORE")
+            .output()
+            .unwrap()
     }
 
     /// Converts `oci:NAME` to `NAME.cpm` with `options`; what `--json` says.
@@ -372,9 +384,11 @@ pub fn stdout(output: &Output) -> Vec<u8> {
 
 /// `e2fsck -fn` must exit with 0 and say nothing but its passes and its summary.
 pub fn e2fsck(image: &Path) {
-    let output = Command::new("e2fsck").arg("-fn").arg(image).output().expect("e2fsck (Debian's e2fsprogs) is installed");
+    let output =
+        Command::new("e2fsck").arg("-fn").arg(image).output().expect("e2fsck (Debian's e2fsprogs) is installed");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said: Vec<&str> = text.lines().filter(|line| !line.starts_with("Pass ") && !line.contains("non-contiguous")).collect();
+    let said: Vec<&str> =
+        text.lines().filter(|line| !line.starts_with("Pass ") && !line.contains("non-contiguous")).collect();
     assert!(output.status.success() && said.is_empty(), "e2fsck: {text}");
 }
 
@@ -384,7 +398,12 @@ pub struct Mounted(pub tempfile::TempDir);
 impl Mounted {
     pub fn new(image: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let output = Command::new("mount").args(["-t", "ext4", "-o", "loop,ro"]).arg(image).arg(directory.path()).output().unwrap();
+        let output = Command::new("mount")
+            .args(["-t", "ext4", "-o", "loop,ro"])
+            .arg(image)
+            .arg(directory.path())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "mount (needs root): {}", String::from_utf8_lossy(&output.stderr));
         Self(directory)
     }

@@ -22,7 +22,8 @@ pub fn sample() -> Image {
         .symlink("lib", "usr/lib")
         .hardlink("bin/app-again", "bin/app")
         .char_device("null", 1, 3);
-    let top = Layer::new().whiteout("etc/hosts").dir("srv").file("srv/data", &noise(20_000, 2)).file("etc/motd", b"hello\n");
+    let top =
+        Layer::new().whiteout("etc/hosts").dir("srv").file("srv/data", &noise(20_000, 2)).file("etc/motd", b"hello\n");
     Image::new([base, top])
 }
 
@@ -47,13 +48,17 @@ fn from_layout(image: &Image) -> (Value, BTreeSet<String>) {
 fn every_form_of_an_image_gives_the_same_chunks() {
     let (image, wanted) = (sample(), from_layout(&sample()));
     for packing in [Packing::Plain, Packing::Zstd] {
-        let got = fingerprint(|bench| format!("oci:{}", image.oci_layout(&bench.path("image"), packing).display()), &[]);
+        let got =
+            fingerprint(|bench| format!("oci:{}", image.oci_layout(&bench.path("image"), packing).display()), &[]);
         assert_eq!(got, wanted, "{packing:?} layout");
     }
-    let archive = |bench: &Bench| format!("oci-archive:{}:latest", image.oci_archive(&bench.path("a.tar"), Packing::Gzip).display());
+    let archive = |bench: &Bench| {
+        format!("oci-archive:{}:latest", image.oci_archive(&bench.path("a.tar"), Packing::Gzip).display())
+    };
     assert_eq!(fingerprint(archive, &[]), wanted, "oci-archive");
     for old in [true, false] {
-        let archive = |bench: &Bench| format!("docker-archive:{}", image.docker_archive(&bench.path("a.tar"), old).display());
+        let archive =
+            |bench: &Bench| format!("docker-archive:{}", image.docker_archive(&bench.path("a.tar"), old).display());
         assert_eq!(fingerprint(archive, &[]), wanted, "docker-archive, old: {old}");
     }
 }
@@ -61,7 +66,12 @@ fn every_form_of_an_image_gives_the_same_chunks() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let image = sample();
-    let with = |threads| fingerprint(|bench| format!("oci:{}", image.oci_layout(&bench.path("image"), Packing::Gzip).display()), &["--threads", threads]);
+    let with = |threads| {
+        fingerprint(
+            |bench| format!("oci:{}", image.oci_layout(&bench.path("image"), Packing::Gzip).display()),
+            &["--threads", threads],
+        )
+    };
     assert_eq!(with("1"), with("8"));
 }
 
@@ -91,8 +101,10 @@ fn who_where_and_when_change_nothing() {
         .unwrap();
     let json: Value = serde_json::from_slice(&stdout(&output)).unwrap();
     assert_eq!(json["root_digest"], wanted.0);
-    let store: BTreeSet<String> =
-        std::fs::read_dir(home.join("store/main")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let store: BTreeSet<String> = std::fs::read_dir(home.join("store/main"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert_eq!(store, wanted.1);
 }
 
@@ -144,10 +156,17 @@ fn another_salt_seals_the_same_image_otherwise() {
 #[test]
 fn golden_digests_of_epoch_1() {
     let hidden = Image::new([
-        Layer::new().dir("a").file("a/one", &noise(600_000, 7)).file("a/two", &noise(5_000, 8)).dir("a/b").file("a/b/three", b"3"),
+        Layer::new()
+            .dir("a")
+            .file("a/one", &noise(600_000, 7))
+            .file("a/two", &noise(5_000, 8))
+            .dir("a/b")
+            .file("a/b/three", b"3"),
         Layer::new().whiteout("a/one").opaque("a/b").file("z", b"z"),
     ]);
-    let many = Image::new([(0..3000).fold(Layer::new().dir("d"), |layer, n| layer.file(&format!("d/file-{n:05}"), b"content"))]);
+    let many = Image::new([
+        (0..3000).fold(Layer::new().dir("d"), |layer, n| layer.file(&format!("d/file-{n:05}"), b"content"))
+    ]);
     let got: Vec<String> = [("sample", sample()), ("hidden", hidden), ("many", many)]
         .iter()
         .map(|(name, image)| {
@@ -169,11 +188,17 @@ fn the_published_vectors_are_read_and_made_again() {
     std::fs::copy(vectors.join("published-test.key"), bench.path("coldpress.key")).unwrap();
     std::fs::set_permissions(bench.path("coldpress.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let (root, image) = (vectors.join("root.tar"), vectors.join("image.oci.tar.gz"));
-    for (name, source) in [("none", format!("tar:{}", root.display())), ("zstd", format!("tar:{}", root.display())), ("image", format!("oci-archive:{}", image.display()))] {
-        let wanted: Value = serde_json::from_slice(&std::fs::read(vectors.join(format!("{name}.json"))).unwrap()).unwrap();
+    for (name, source) in [
+        ("none", format!("tar:{}", root.display())),
+        ("zstd", format!("tar:{}", root.display())),
+        ("image", format!("oci-archive:{}", image.display())),
+    ] {
+        let wanted: Value =
+            serde_json::from_slice(&std::fs::read(vectors.join(format!("{name}.json"))).unwrap()).unwrap();
         let manifest = vectors.join(format!("{name}.cpm")).display().to_string();
         let store = vectors.join(format!("store-{name}")).display().to_string();
-        let verified = stdout(&bench.coldpress(&["verify", &manifest, "--store", &store, "--source", &source, "--json"]));
+        let verified =
+            stdout(&bench.coldpress(&["verify", &manifest, "--store", &store, "--source", &source, "--json"]));
         let verified: Value = serde_json::from_slice(&verified).unwrap();
         assert_eq!((&verified["root_digest"], &verified["verified"]), (&wanted["root_digest"], &json!(true)), "{name}");
         let (path, text) = if name == "image" { ("/b", "top\n") } else { ("/etc/issue", "coldpress test vector\n") };

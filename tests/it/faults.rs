@@ -33,7 +33,10 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 /// A manifest, here or in the store, or anything temporary.
 fn is_left_over(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_string_lossy();
-    name == "out.cpm" || name.starts_with(".coldpress-") || name.contains('#') || path.components().any(|part| part.as_os_str() == "manifests")
+    name == "out.cpm"
+        || name.starts_with(".coldpress-")
+        || name.contains('#')
+        || path.components().any(|part| part.as_os_str() == "manifests")
 }
 
 fn convert(bench: &Bench, reference: &str) -> Output {
@@ -80,7 +83,12 @@ fn a_layer_that_is_not_its_diff_id_is_refused() {
     let at = bytes.windows(512).position(|window| window == &noise(50_000, 1)[..512]).unwrap();
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    refused(&bench, &convert(&bench, "docker-archive:app.tar"), 1, &["uncompressed it is sha256:", "but the image config says"]);
+    refused(
+        &bench,
+        &convert(&bench, "docker-archive:app.tar"),
+        1,
+        &["uncompressed it is sha256:", "but the image config says"],
+    );
 }
 
 #[test]
@@ -129,7 +137,8 @@ fn a_truncated_gzip_stream_is_refused() {
 fn edit_manifest(layout: &Path, edit: impl FnOnce(&mut Value)) {
     let index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
     let digest = index["manifests"][0]["digest"].as_str().unwrap()[7..].to_owned();
-    let mut manifest: Value = serde_json::from_slice(&std::fs::read(layout.join("blobs/sha256").join(digest)).unwrap()).unwrap();
+    let mut manifest: Value =
+        serde_json::from_slice(&std::fs::read(layout.join("blobs/sha256").join(digest)).unwrap()).unwrap();
     edit(&mut manifest);
     let bytes = serde_json::to_vec(&manifest).unwrap();
     let digest = Sha256::of(&bytes);
@@ -182,7 +191,9 @@ fn a_platform_is_chosen_from_an_index_and_a_missing_one_is_told() {
     attestation["platform"] = json!({ "os": "unknown", "architecture": "unknown" });
     manifests.extend([arm, attestation]);
     std::fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
-    let with = |platform| bench.coldpress(&["convert", "oci:image", "--store", "store", "-o", "out.cpm", "--platform", platform]);
+    let with = |platform| {
+        bench.coldpress(&["convert", "oci:image", "--store", "store", "-o", "out.cpm", "--platform", platform])
+    };
     refused(&bench, &with("linux/s390x"), 1, &["no image for linux/s390x", "linux/amd64, linux/arm/v7"]);
     // The index says arm, but the image behind it is for amd64: it is not what was asked for.
     refused(&bench, &with("linux/arm"), 1, &["the image is for linux/amd64, not for linux/arm"]);
@@ -196,7 +207,9 @@ fn a_flipped_bit_anywhere_in_a_manifest_is_refused() {
     bench.convert(&small(), "app", &[]);
     let bytes = std::fs::read(bench.path("app.cpm")).unwrap();
     let key = coldpress::crypto::KeyFile::decode(crate::common::TEST_KEY).unwrap();
-    let opens = |bytes: &[u8]| coldpress::manifest::BlockManifest::decode(bytes).and_then(|manifest| manifest.open(&key.wrapping_key)).is_ok();
+    let opens = |bytes: &[u8]| {
+        coldpress::manifest::BlockManifest::decode(bytes).and_then(|manifest| manifest.open(&key.wrapping_key)).is_ok()
+    };
     assert!(opens(&bytes));
     for bit in 0..bytes.len() * 8 {
         let mut bad = bytes.clone();
@@ -210,14 +223,18 @@ fn a_flipped_bit_anywhere_in_a_manifest_is_refused() {
     std::fs::write(bench.path("bad.cpm"), &bytes[..bytes.len() - 1]).unwrap();
     let output = bench.coldread(&["ls", "bad.cpm"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.cpm: not a block manifest that can be read: it ends too early"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("bad.cpm: not a block manifest that can be read: it ends too early")
+    );
 }
 
 #[test]
 fn a_damaged_chunk_is_never_read_and_verify_ends_with_3() {
     let bench = Bench::new();
     bench.convert(&sample(), "app", &[]);
-    let victim = files(&bench.path("store/main")).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let victim =
+        files(&bench.path("store/main")).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let mut bytes = std::fs::read(&victim).unwrap();
     bytes[1000] ^= 1;
     std::fs::write(&victim, bytes).unwrap();
@@ -282,7 +299,8 @@ fn a_key_file_without_a_salt_reads_and_does_not_convert() {
     assert!(bench.coldpress(&["keygen", "--worker-of", "coldpress.key", "-o", "worker.key"]).status.success());
     let output = bench.coldread(&["cat", "app.cpm", "/etc/data", "--key", "file:worker.key"]);
     assert_eq!(output.stdout, noise(50_000, 1));
-    let output = bench.coldpress(&["convert", "oci:app", "--store", "store", "-o", "out.cpm", "--key", "file:worker.key"]);
+    let output =
+        bench.coldpress(&["convert", "oci:app", "--store", "store", "-o", "out.cpm", "--key", "file:worker.key"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the key file has no salt"));
 }
@@ -312,7 +330,11 @@ fn a_full_disk_ends_with_4_and_leaves_nothing_half() {
     image.oci_layout(&bench.path("image"), Packing::Gzip);
     let full = bench.path("full");
     std::fs::create_dir(&full).unwrap();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&full).status().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(&full)
+        .status()
+        .unwrap();
     assert!(mounted.success(), "this test needs root");
     let store = bench.coldpress(&["convert", "oci:image", "--store", "full/store", "-o", "out.cpm"]);
     let temp = bench.coldpress(&["convert", "oci:image", "--store", "store", "-o", "out.cpm", "--temp", "full"]);

@@ -110,8 +110,8 @@ impl Mount {
     }
 
     fn leaves_nothing(&self) {
-        assert_eq!(mounts_below(self.point.parent().unwrap()), [PathBuf::new(); 0]);
-        assert_eq!(loop_devices(&self.temp), [""; 0]);
+        assert_eq!(mounts_below(self.point.parent().unwrap()), Vec::<PathBuf>::new());
+        assert_eq!(loop_devices(&self.temp), Vec::<String>::new());
         assert_eq!(std::fs::read_dir(&self.temp).unwrap().count(), 0, "something is left in the temporary directory");
         assert_eq!(std::fs::read_dir(&self.point).unwrap().count(), 0);
     }

@@ -1,13 +1,14 @@
 //! Integration tests: small images made here, converted by the real programs, judged by e2fsck, the kernel and others.
 //!
 //! Those that mount need root, FUSE and loop devices, and fail without them; `make test` says what it needs.
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod cli;
 mod common;
+mod determinism;
+mod faults;
 mod flattening;
+mod kernel;
 mod property;
 mod readers;
-mod kernel;
-mod determinism;
 mod sharing;
-mod faults;
-mod cli;

@@ -457,12 +457,7 @@ fn host_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 /// A block image in which mkext4 has verified every structure.
 fn mkext4(image: &Path) -> mkext4::reader::Fs<File> {
     let fs = mkext4::reader::Fs::open(File::open(image).unwrap()).unwrap();
-    let issues = fs.verify().unwrap().into_iter().map(|issue| issue.what);
-    // The reserved inodes but the root's are all zero, which the kernel never reads and e2fsck takes as unused; mkext4 asks
-    // for a checksum on them.
-    let unused =
-        |what: &String| (1..11).any(|ino| what.starts_with(&format!("inode {ino}: "))) && what.ends_with("stored 0x0");
-    assert_eq!(issues.filter(|what| !unused(what)).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(fs.verify().unwrap(), []);
     fs
 }
 
@@ -637,7 +632,7 @@ fn debugfs_shows_times_attributes_extents_and_hashed_directories() {
         attributes.lines().filter_map(|line| line.trim().split_once(')')).map(|(size, _)| size).collect();
     assert_eq!(sizes.len(), 3, "{attributes}");
     for wanted in ["user.n0 (60", "user.n1 (60", "user.n2 (3800"] {
-        assert!(sizes.iter().any(|size| *size == wanted), "{attributes}");
+        assert!(sizes.contains(&wanted), "{attributes}");
     }
 
     for (runs, levels) in [(4, "0/ 0"), (5, "0/ 1"), (1360, "0/ 1"), (1361, "0/ 2"), (1500, "0/ 2")] {
@@ -765,14 +760,18 @@ fn coldread_cp_copies_everything_but_devices_and_pipes() {
     let (image, expected) = everything();
     let bench = Bench::new();
     bench.convert(&image, "app", &[]);
-    let output = bench.coldread(&["cp", "-r", "app.cpm", "/", "copy"]);
-    stdout(&output);
-    let left_out = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(
-        left_out.lines().filter(|line| line.contains("left out") && line.contains("special/")).count(),
-        9,
-        "{left_out}"
-    );
+    // Each into a directory that is there; without the large directories, which take the host its time.
+    let large = |path: &[u8]| path.starts_with(b"directories") || path.starts_with(b"grown far");
+    let expected: Listing = expected.into_iter().filter(|(path, _)| !large(path)).collect();
+    std::fs::create_dir(bench.path("copy")).unwrap();
+    let mut left_out = String::new();
+    for path in expected.keys().filter(|path| !path.is_empty() && !path.contains(&b'/')) {
+        let output = bench.coldread(&["cp", "-r", "app.cpm", std::str::from_utf8(path).unwrap(), "copy"]);
+        stdout(&output);
+        left_out.push_str(&String::from_utf8(output.stderr).unwrap());
+    }
+    let lines = left_out.lines().filter(|line| line.contains("left out") && line.contains("special/"));
+    assert_eq!(lines.count(), 9, "{left_out}");
 
     // Owners, set-id bits, links and xattrs are not copied, and a symlink's time is that of the copy.
     let forget = |seen: &mut Seen| {
@@ -786,7 +785,18 @@ fn coldread_cp_copies_everything_but_devices_and_pipes() {
     };
     let mut told = but(&expected, forget);
     told.retain(|_, seen| !matches!(seen.kind, Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Fifo));
-    assert_same(&but(&host_listing(&bench.path("copy")), forget), &told);
+    let mut copied = but(&host_listing(&bench.path("copy")), forget);
+    // The directory that was there is not the image's root.
+    assert!(told.remove(&b""[..]).is_some() && copied.remove(&b""[..]).is_some());
+    assert_same(&copied, &told);
+    // The whole image under a new name; an existing one is not touched.
+    let small = bench.convert(&small_image(), "small", &[]);
+    assert_eq!(small["layers"], 2);
+    stdout(&bench.coldread(&["cp", "-r", "small.cpm", "/", "whole"]));
+    assert_eq!(std::fs::read(bench.path("whole/data")).unwrap(), noise(1_000_000, 1));
+    let again = bench.coldread(&["cp", "small.cpm", "/etc/hostname", "whole/data"]);
+    assert_eq!(again.status.code(), Some(1), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(std::fs::read(bench.path("whole/data")).unwrap(), noise(1_000_000, 1));
     let holes = bench.path("copy/sparse/nothing but a hole").metadata().unwrap();
     assert_eq!((holes.len(), holes.blocks()), (10 * MIB, 0));
 }
@@ -945,7 +955,6 @@ fn free_space_costs_no_chunk() {
     let (none, some, much) = (chunks("0"), chunks("1GiB"), chunks("100GiB"));
     assert_eq!(none.0, some.0);
     assert!(none.1 + 1024 * MIB <= some.1 && some.1 < none.1 + 1100 * MIB);
-    // The bitmaps of more than 14 groups, 1.75 GiB, have no place in the first chunk: free space itself costs none.
-    assert!(much.0 <= none.0 + 4, "{} chunks", much.0);
-    assert!(none.1 + 100 * 1024 * MIB <= much.1);
+    // The inodes for 100 GiB take whole groups, whose bitmaps say so, as does that of the last group.
+    assert!(none.1 + 100 * 1024 * MIB <= much.1 && much.0 <= none.0 + 4, "{much:?}");
 }

@@ -73,7 +73,9 @@ fn a_rebuilt_layer_costs_no_data() {
     let rebuilt = |reversed: bool, mtime: i64| {
         let meta = Meta { mtime, ..Meta::default() };
         let order: Vec<u64> = if reversed { (0..200).rev().collect() } else { (0..200).collect() };
-        order.into_iter().fold(Layer::new(), |layer, n| layer.file_with(&format!("lib/f{n:04}"), &noise(20_000, n), &meta))
+        order
+            .into_iter()
+            .fold(Layer::new(), |layer, n| layer.file_with(&format!("lib/f{n:04}"), &noise(20_000, n), &meta))
     };
     let new = new_chunks(&[base(1), rebuilt(false, 1)], &[base(1), rebuilt(true, 2)]);
     assert_eq!(new, 2, "the first chunk and the inodes, no data and no directory");
@@ -83,13 +85,18 @@ fn a_rebuilt_layer_costs_no_data() {
 fn a_layer_keeps_its_data_chunks_on_another_base() {
     let new = new_chunks(&[base(1), app()], &[base(2), app()]);
     // Alone, the other base takes 16 chunks. Beside the first base its directories are the same.
-    assert_eq!((new_chunks(&[], &[base(2)]), new), (16, 13), "the other base's data and the first chunk, nothing of the layer");
+    assert_eq!(
+        (new_chunks(&[], &[base(2)]), new),
+        (16, 13),
+        "the other base's data and the first chunk, nothing of the layer"
+    );
 }
 
 /// What an upper layer adds to a lower layer's directory stands where it moves no other directory.
 #[test]
 fn growing_a_lower_directory_moves_no_other() {
-    let grow = (0..200).fold(Layer::new(), |layer, n| layer.file(&format!("opt/d00/new-file-with-a-long-name-{n:04}"), b""));
+    let grow =
+        (0..200).fold(Layer::new(), |layer, n| layer.file(&format!("opt/d00/new-file-with-a-long-name-{n:04}"), b""));
     let new = new_chunks(&[base(1)], &[base(1), grow]);
     assert_eq!(new, 5, "the first chunk, the new inodes, the directory's inode, its old and its new place");
 }

@@ -8,7 +8,7 @@ use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
 use crate::shared::keys::{KeyArgs, ManifestArgs, StoreArgs};
-use crate::shared::size::Size;
+use crate::size::Size;
 
 /// Turns a container image into one sealed, chunked, lazily readable ext4 disk
 ///
@@ -45,11 +45,10 @@ pub enum Command {
 ///
 /// Whoever converts needs both, whoever reads needs the wrapping key alone. Images converted with one salt share their
 /// equal chunks; who has the salt can confirm whether a known file is in the scope. Keep the file like a private key.
-///
-///   coldpress keygen -o coldpress.key
-///   coldpress keygen --worker-of coldpress.key -o worker.key
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    after_help = "Example:\n  coldpress keygen -o coldpress.key\n  coldpress keygen --worker-of coldpress.key -o worker.key"
+)]
 pub struct KeygenArgs {
     /// Where to write it; an existing file is never replaced
     #[arg(short, long, value_name = "FILE", default_value = "coldpress.key")]
@@ -86,11 +85,10 @@ impl ThreadArgs {
 /// Needs no root and no daemon, and unpacks nothing on the host. The same image gives the same root digest on any
 /// machine, with any number of threads, on any day. Chunks that the store has already are not put again; the manifest
 /// is written last, so a conversion can be killed and repeated at any moment.
-///
-///   docker save app -o app.tar
-///   coldpress convert docker-archive:app.tar --store ./store --key file:coldpress.key -o app.cpm
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    after_help = "Example:\n  docker save app -o app.tar\n  coldpress convert docker-archive:app.tar --store ./store --key file:coldpress.key -o app.cpm"
+)]
 pub struct ConvertArgs {
     /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or tar:FILE (a root file system)
     #[arg(value_name = "IMAGE")]
@@ -146,11 +144,10 @@ pub struct ConvertArgs {
 /// With a store: every chunk is there, its name is true, it opens, and all together give the image digest. With --source:
 /// the image is converted again, nothing is stored, and the root digests are compared; where they differ, the first
 /// chunk that differs is named with the files in it. Ends with 3 where anything differs.
-///
-///   coldpress verify app.cpm --store ./store
-///   coldpress verify app.cpm --source docker-archive:app.tar
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    after_help = "Example:\n  coldpress verify app.cpm --store ./store\n  coldpress verify app.cpm --source docker-archive:app.tar"
+)]
 pub struct VerifyArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,

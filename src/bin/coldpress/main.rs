@@ -1,10 +1,12 @@
 //! `coldpress`: the converter. It parses the command line, runs one command, and turns its end into an exit code.
+#![expect(unreachable_pub, reason = "nothing is outside a program")]
 
 mod args;
 mod commands;
 mod output;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod size;
 
 use std::process::ExitCode;
 

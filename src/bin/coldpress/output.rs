@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use coldpress::{Error, ErrorKind};
 use coldpress::progress::{Progress, Silent, Stage};
+use coldpress::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::Cli;
-use crate::shared::size::show;
+use crate::size::show;
 
 /// How often plain lines tell of progress where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -39,7 +39,9 @@ struct Bars(Mutex<Option<ProgressBar>>);
 
 impl Progress for Bars {
     fn begin(&self, stage: Stage, total: u64) {
-        let style = ProgressStyle::with_template("{prefix:7} {wide_bar} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13} {eta:>4}");
+        let style = ProgressStyle::with_template(
+            "{prefix:7} {wide_bar} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13} {eta:>4}",
+        );
         let bar = ProgressBar::new(total).with_prefix(stage.to_string());
         bar.set_style(style.expect("the template is of the form"));
         *self.0.lock().expect("no thread panics with it") = Some(bar);
@@ -123,7 +125,10 @@ pub fn check_directory_of(path: &Path) -> Result<(), Error> {
     if directory.is_dir() {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::NotFound, format!("{}: no such directory to write {} into", directory.display(), path.display())))
+    Err(Error::new(
+        ErrorKind::NotFound,
+        format!("{}: no such directory to write {} into", directory.display(), path.display()),
+    ))
 }
 
 fn directory_of(path: &Path) -> &Path {

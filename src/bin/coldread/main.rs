@@ -1,4 +1,5 @@
 //! `coldread`: the reader. It parses the command line, runs one command, and turns its end into an exit code.
+#![expect(unreachable_pub, reason = "nothing is outside a program")]
 
 mod args;
 mod commands;

@@ -16,8 +16,6 @@ pub enum Failure {
     Error(Error),
     /// The command line cannot be carried out.
     Usage(String),
-    /// A verification found a difference; it was printed already.
-    Difference,
 }
 
 /// What commands return.
@@ -39,18 +37,29 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
     }
 }
 
+fn code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Difference => 3,
+        ErrorKind::Unavailable => 4,
+        _ => 1,
+    }
+}
+
 /// Ends the program `name`: prints what went wrong and yields the exit code.
 pub fn finish(name: &str, result: CommandResult) -> ExitCode {
     let (message, hint, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Difference) => return ExitCode::from(3),
         Err(Failure::Usage(message)) => (message, Some("see --help"), 2),
         Err(Failure::Error(error)) => {
             // A reader that went away, such as `head`, is no failure.
-            if error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+            if error
+                .source()
+                .and_then(|source| source.downcast_ref::<std::io::Error>())
+                .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+            {
                 return ExitCode::SUCCESS;
             }
-            (chain(&error), hint(error.kind()), if error.kind() == ErrorKind::Unavailable { 4 } else { 1 })
+            (chain(&error), hint(error.kind()), code(error.kind()))
         }
     };
     let mut out = format!("{name}: error: {message}\n");

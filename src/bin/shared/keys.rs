@@ -48,7 +48,9 @@ impl KeyArgs {
     pub fn find(&self) -> Result<Option<KeyFile>, Failure> {
         let named = match (&self.key, environment("COLDPRESS_KEY")?) {
             (Some(key), _) => Some(key.clone()),
-            (None, Some(text)) => Some(text.parse().map_err(|error| Failure::Usage(format!("COLDPRESS_KEY: {error}")))?),
+            (None, Some(text)) => {
+                Some(text.parse().map_err(|error| Failure::Usage(format!("COLDPRESS_KEY: {error}")))?)
+            }
             (None, None) => None,
         };
         match named {
@@ -60,7 +62,8 @@ impl KeyArgs {
 
     /// The same where a key is needed.
     pub fn require(&self) -> Result<KeyFile, Failure> {
-        let message = "no key: give --key file:PATH or set COLDPRESS_KEY; `coldpress keygen -o coldpress.key` makes one";
+        let message =
+            "no key: give --key file:PATH or set COLDPRESS_KEY; `coldpress keygen -o coldpress.key` makes one";
         self.find()?.ok_or_else(|| Failure::Usage(message.to_owned()))
     }
 }
@@ -81,7 +84,9 @@ impl StoreArgs {
         let directory = match named_store(self.store.as_deref())? {
             Some(directory) => directory,
             None if manifest.sealed.store.is_empty() => {
-                return Err(Failure::Usage("no store: give --store DIR or set COLDPRESS_STORE; the manifest names none".to_owned()));
+                return Err(Failure::Usage(
+                    "no store: give --store DIR or set COLDPRESS_STORE; the manifest names none".to_owned(),
+                ));
             }
             None => PathBuf::from(&manifest.sealed.store),
         };
@@ -127,7 +132,9 @@ pub fn read_manifest(path: &Path, expect: Option<Sha256>) -> Result<BlockManifes
     let mut bytes = Vec::new();
     let read = file.take(MAX_BYTES).read_to_end(&mut bytes);
     read.map_err(|error| Error::file(path, error))?;
-    BlockManifest::decode(&bytes).and_then(|manifest| manifest.expect(expect)).map_err(|error| error.within(path.display()))
+    BlockManifest::decode(&bytes)
+        .and_then(|manifest| manifest.expect(expect))
+        .map_err(|error| error.within(path.display()))
 }
 
 /// A variable of the environment.

@@ -26,7 +26,7 @@ pub(super) struct Dirent<'a> {
 /// The directory has more entries than an htree of two levels can index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more entries than an ext4 directory of two index levels holds")]
-pub struct TooManyEntries;
+pub(super) struct TooManyEntries;
 
 fn entry_size(name: &[u8]) -> usize {
     (8 + name.len()).next_multiple_of(4)

@@ -63,9 +63,19 @@ mod tests {
         let words: Vec<u8> = HASH_SEED.iter().flat_map(|word| word.to_le_bytes()).collect();
         let hex = crate::digest::to_hex(&words);
         let seed = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-        for name in ["a", "hello", "four", "a-name-of-exactly-32-bytes-1234.", "x".repeat(33).as_str(), "y".repeat(255).as_str()] {
+        for name in [
+            "a",
+            "hello",
+            "four",
+            "a-name-of-exactly-32-bytes-1234.",
+            "x".repeat(33).as_str(),
+            "y".repeat(255).as_str(),
+        ] {
             let request = format!("dx_hash -h half_md4 -s {seed} {name}");
-            let out = Command::new("debugfs").args(["-R", &request]).output().expect("debugfs (Debian's e2fsprogs) is installed");
+            let out = Command::new("debugfs")
+                .args(["-R", &request])
+                .output()
+                .expect("debugfs (Debian's e2fsprogs) is installed");
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             let want = format!("0x{:08x}", hash(name.as_bytes()));
             assert!(text.contains(&want), "{name}: want {want} in {text}{}", String::from_utf8_lossy(&out.stderr));

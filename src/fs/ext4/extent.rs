@@ -91,7 +91,8 @@ pub(super) enum Node {
 
 /// Reads one node, which must be `depth` levels above the leaves where that is known; `None` where it is not of the form.
 pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, Node)> {
-    let (magic, count, max, found) = (get16(buf, 0), usize::from(get16(buf, 2)), usize::from(get16(buf, 4)), get16(buf, 6));
+    let (magic, count, max, found) =
+        (get16(buf, 0), usize::from(get16(buf, 2)), usize::from(get16(buf, 4)), get16(buf, 6));
     if magic != MAGIC || count > max || 12 + 12 * max > buf.len() || found > 5 || depth.is_some_and(|d| d != found) {
         return None;
     }
@@ -113,4 +114,3 @@ pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8]) -> bool {
     let used = 12 + 12 * usize::from(get16(block, 4));
     used + 4 <= BLOCK && get32(block, used) == csum::extent_block(ino, block, used)
 }
-

@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn times_survive_at_the_limits() {
-        for (secs, nanos) in [(-0x8000_0000, 0), (-1, 999_999_999), (0, 1), (0x7FFF_FFFF, 5), (0x8000_0000, 6), (0x3_7FFF_FFFF, 7)] {
+        for (secs, nanos) in
+            [(-0x8000_0000, 0), (-1, 999_999_999), (0, 1), (0x7FFF_FFFF, 5), (0x8000_0000, 6), (0x3_7FFF_FFFF, 7)]
+        {
             let time = Timestamp { secs, nanos };
             let (seconds, extra) = encode_time(time);
             assert_eq!(decode_time(seconds, extra), time);

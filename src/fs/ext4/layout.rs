@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::spec::{
-    BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, INODES_PER_BLOCK, INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_NAME, MAX_SYMLINK, ROOT_INODE, TABLE_START, TIME_RANGE,
+    BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, INODES_PER_BLOCK,
+    INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_NAME, MAX_SYMLINK, ROOT_INODE, TABLE_START,
+    TIME_RANGE,
 };
 use super::{dirblock, extent, xattr};
 use crate::fs::path::Display;
@@ -217,7 +219,9 @@ impl<'t> Layout<'t> {
         let geometry = &self.geometry;
         let first = chunk.0 * CHUNK_BLOCKS;
         let zone = match first {
-            b if b < geometry.inode_table.next_multiple_of(CHUNK_BLOCKS) => "superblock, group descriptors, bitmaps and the root's inode",
+            b if b < geometry.inode_table.next_multiple_of(CHUNK_BLOCKS) => {
+                "superblock, group descriptors, bitmaps and the root's inode"
+            }
             b if b < geometry.directories => "inode table",
             b if b < geometry.attributes => "directory blocks",
             b if b < geometry.bitmaps => "xattr and extent blocks",
@@ -282,9 +286,10 @@ fn unstorable(inode: &Inode, names: u32) -> Option<String> {
         return Some("an owner or group of 4294967295 means \"none\" to Linux and cannot be stored".to_owned());
     }
     match &inode.kind {
-        Kind::Symlink(target) if target.len() > MAX_SYMLINK => {
-            Some(format!("a symlink's target of {} bytes is longer than the {MAX_SYMLINK} that ext4 stores", target.len()))
-        }
+        Kind::Symlink(target) if target.len() > MAX_SYMLINK => Some(format!(
+            "a symlink's target of {} bytes is longer than the {MAX_SYMLINK} that ext4 stores",
+            target.len()
+        )),
         Kind::Symlink(target) if target.is_empty() => Some("a symlink without a target".to_owned()),
         Kind::File(content) if content.size.div_ceil(BLOCK_SIZE.into()) > u64::from(u32::MAX) => {
             Some(format!("a file of {} bytes is larger than the 16 TiB that ext4 stores", content.size))
@@ -292,11 +297,9 @@ fn unstorable(inode: &Inode, names: u32) -> Option<String> {
         Kind::CharDevice(device) | Kind::BlockDevice(device) if device.major > 0xFFF || device.minor > 0xF_FFFF => {
             Some(format!("device {}:{} is past ext4's 4095:1048575", device.major, device.minor))
         }
-        Kind::Directory(directory) => directory
-            .entries
-            .keys()
-            .find(|name| name.len() > MAX_NAME)
-            .map(|name| format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", name.len())),
+        Kind::Directory(directory) => directory.entries.keys().find(|name| name.len() > MAX_NAME).map(|name| {
+            format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", name.len())
+        }),
         _ if names > MAX_LINKS => Some(format!("{names} hard links are more than the {MAX_LINKS} that ext4 stores")),
         _ => None,
     }
@@ -397,7 +400,14 @@ fn plan_directories(tree: &Tree, visible: &Visible) -> Result<Vec<DirectoryPlan>
                 .map_err(|error| LayoutError::Inode { path: path_of(tree, id), reason: error.to_string() })?,
         };
         let parent = visible.parents.get(&id).copied().unwrap_or(Tree::ROOT);
-        plans.push(DirectoryPlan { id, parent, blocks, start: BlockAddr(at), first: first.min(blocks), overflow: BlockAddr(0) });
+        plans.push(DirectoryPlan {
+            id,
+            parent,
+            blocks,
+            start: BlockAddr(at),
+            first: first.min(blocks),
+            overflow: BlockAddr(0),
+        });
         at = at.checked_add(first).ok_or(LayoutError::TooLarge)?;
     }
     at = at.next_multiple_of(CHUNK_BLOCKS);
@@ -480,11 +490,13 @@ impl Tier {
             return Ok(None);
         }
         // One chunk's worth of slots is kept for those that share the first chunk with the header.
-        let inodes = u64::from(INODES_PER_CHUNK) + inode_slots(tree, self.directories) + free.div_ceil(BYTES_PER_FREE_INODE);
+        let inodes =
+            u64::from(INODES_PER_CHUNK) + inode_slots(tree, self.directories) + free.div_ceil(BYTES_PER_FREE_INODE);
         let needed = self.blocks + placement.chunks * u64::from(CHUNK_BLOCKS) + free.div_ceil(BLOCK_SIZE.into());
         let reserve = if free == 0 { 0 } else { (needed / 49 + 1).min(KERNEL_RESERVE) };
         // Enough groups for the inodes, too: a group takes at most 32,768 of them.
-        let for_inodes = inodes.div_ceil(MAX_INODES_PER_GROUP.into()).saturating_sub(1) * u64::from(BLOCKS_PER_GROUP) + 1;
+        let for_inodes =
+            inodes.div_ceil(MAX_INODES_PER_GROUP.into()).saturating_sub(1) * u64::from(BLOCKS_PER_GROUP) + 1;
         let blocks = (needed + reserve).max(for_inodes).next_multiple_of(CHUNK_BLOCKS.into());
         let blocks = u32::try_from(blocks).map_err(|_| LayoutError::TooLarge)?;
         let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
@@ -503,7 +515,8 @@ impl Tier {
         };
         let table_blocks = u64::from(groups) * u64::from(inodes_per_group / INODES_PER_BLOCK);
         let bitmap_blocks = 2 * u64::from(groups - geometry.groups_in_header());
-        let fits = u64::from(geometry.inode_table) + table_blocks <= table_end && bitmap_blocks <= self.blocks - attributes_end;
+        let fits = u64::from(geometry.inode_table) + table_blocks <= table_end
+            && bitmap_blocks <= self.blocks - attributes_end;
         Ok(fits.then_some(geometry))
     }
 }
@@ -524,7 +537,9 @@ fn files_per_layer(tree: &Tree) -> Vec<u64> {
 
 /// Inode slots that the directory zone and the layers' zones take.
 fn inode_slots(tree: &Tree, directories: u64) -> u64 {
-    files_per_layer(tree).into_iter().fold(directories, |slots, count| slots + count.next_multiple_of(INODES_PER_CHUNK.into()))
+    files_per_layer(tree)
+        .into_iter()
+        .fold(directories, |slots, count| slots + count.next_multiple_of(INODES_PER_CHUNK.into()))
 }
 
 /// Every inode's number: the root's, then directories in their zone and the others in one zone a layer, by layer, then path.
@@ -553,5 +568,5 @@ fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>,
     Ok(numbers.collect())
 }
 
-const _: () = assert!(TIER_BLOCKS * TABLE_PARTS / 64 % CHUNK_BLOCKS as u64 == 0);
-const _: () = assert!(TIER_BLOCKS * DIRECTORY_PARTS / 64 % CHUNK_BLOCKS as u64 == 0);
+const _: () = assert!((TIER_BLOCKS * TABLE_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
+const _: () = assert!((TIER_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));

@@ -5,9 +5,9 @@
 
 use super::inode::{RawInode, decode_device};
 use super::spec::{
-    BLOCK, BLOCK_SIZE, BlockAddr, DESCRIPTOR_SIZE, FAST_SYMLINK, INODE, INODE_FLAG_EXTENTS, INODE_FLAG_INDEX, INODE_SIZE, InodeNumber,
-    MAGIC, MAX_SYMLINK, ROOT_INODE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, SUPERBLOCK_OFFSET,
-    SUPERBLOCK_SIZE, compat, get16, get32, incompat, ro_compat,
+    BLOCK, BLOCK_SIZE, BlockAddr, DESCRIPTOR_SIZE, FAST_SYMLINK, INODE, INODE_FLAG_EXTENTS, INODE_FLAG_INDEX,
+    INODE_SIZE, InodeNumber, MAGIC, MAX_SYMLINK, ROOT_INODE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT,
+    S_IFREG, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, compat, get16, get32, incompat, ro_compat,
 };
 use super::{csum, dirblock, extent, xattr};
 use crate::fs::BlockDevice;
@@ -95,7 +95,8 @@ impl<'d> Ext4<'d> {
         if features != [compat::ALL, incompat::ALL, ro_compat::ALL] || get32(&superblock, 0x18) != 2 {
             return Err(Error::new(ErrorKind::Unsupported, "file system: not one that coldpress made"));
         }
-        let (blocks, inodes, inodes_per_group) = (get32(&superblock, 4), get32(&superblock, 0), get32(&superblock, 0x28));
+        let (blocks, inodes, inodes_per_group) =
+            (get32(&superblock, 4), get32(&superblock, 0), get32(&superblock, 0x28));
         if u64::from(blocks) * u64::from(BLOCK_SIZE) > device.size() || inodes_per_group == 0 {
             return Err(corrupt("its superblock says what cannot be"));
         }
@@ -107,7 +108,11 @@ impl<'d> Ext4<'d> {
             summed.copy_from_slice(descriptor);
             summed[0x1E..].fill(0);
             let true_sum = csum::descriptor(group, &summed) == get16(descriptor, 0x1E);
-            if true_sum { Ok(BlockAddr(get32(descriptor, 8))) } else { Err(corrupt(format!("group descriptor {group} is damaged"))) }
+            if true_sum {
+                Ok(BlockAddr(get32(descriptor, 8)))
+            } else {
+                Err(corrupt(format!("group descriptor {group} is damaged")))
+            }
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         if u64::from(inodes) > u64::from(inodes_per_group) * tables.len() as u64 {
@@ -135,12 +140,16 @@ impl<'d> Ext4<'d> {
                 continue;
             }
             let found = self.find(at, &name)?;
-            let found = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{}: no such file in the image", shown())))?;
+            let found = found
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{}: no such file in the image", shown())))?;
             let node = self.node(found)?;
             if node.stat.file_type == FileType::Symlink && (follow || !todo.is_empty()) {
                 followed += 1;
                 if followed > MAX_LINKS_FOLLOWED {
-                    return Err(Error::new(ErrorKind::Input, format!("{}: more than {MAX_LINKS_FOLLOWED} symlinks", shown())));
+                    return Err(Error::new(
+                        ErrorKind::Input,
+                        format!("{}: more than {MAX_LINKS_FOLLOWED} symlinks", shown()),
+                    ));
                 }
                 let target = self.read_link(&node)?;
                 if target.starts_with(b"/") {
@@ -334,8 +343,11 @@ impl<'d> Ext4<'d> {
                 }
             }
         }
-        let apart = extents.windows(2).all(|pair| u64::from(pair[0].logical) + u64::from(pair[0].length) <= pair[1].logical.into());
-        let inside = |extent: &extent::Extent| extent.start.0.checked_add(extent.length).is_some_and(|end| end <= self.blocks);
+        let apart = extents
+            .windows(2)
+            .all(|pair| u64::from(pair[0].logical) + u64::from(pair[0].length) <= pair[1].logical.into());
+        let inside =
+            |extent: &extent::Extent| extent.start.0.checked_add(extent.length).is_some_and(|end| end <= self.blocks);
         if apart && extents.iter().all(inside) { Ok(extents) } else { Err(damaged()) }
     }
 }

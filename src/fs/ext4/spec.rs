@@ -97,13 +97,13 @@ pub(super) const INODE_FLAG_EXTENTS: u32 = 0x8_0000;
 /// Longest symlink target that fits an inode's block map.
 pub(super) const FAST_SYMLINK: usize = 59;
 /// Longest symlink target (one block with its final NUL).
-pub const MAX_SYMLINK: usize = BLOCK - 1;
+pub(super) const MAX_SYMLINK: usize = BLOCK - 1;
 /// Longest name of an entry.
-pub const MAX_NAME: usize = 255;
+pub(super) const MAX_NAME: usize = 255;
 /// Most hard links to one file; a directory with more subdirectories says 1 (`dir_nlink`).
-pub const MAX_LINKS: u32 = 65_000;
+pub(super) const MAX_LINKS: u32 = 65_000;
 /// Times that fit the inode's 34-bit seconds.
-pub const TIME_RANGE: std::ops::RangeInclusive<i64> = -0x8000_0000..=0x3_7FFF_FFFF;
+pub(super) const TIME_RANGE: std::ops::RangeInclusive<i64> = -0x8000_0000..=0x3_7FFF_FFFF;
 
 pub(super) fn lo16(value: u32) -> u16 {
     let [a, b, _, _] = value.to_le_bytes();

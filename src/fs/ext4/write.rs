@@ -10,8 +10,9 @@ use super::extent::{self, Extent};
 use super::inode::{self, RawInode};
 use super::layout::{DirectoryPlan, Layout, block_runs, data_blocks};
 use super::spec::{
-    self, BLOCK, BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK, CHUNK_BLOCKS, EXTRA_ISIZE, FAST_SYMLINK, FIRST_FREE_INODE, INODE_SIZE,
-    InodeNumber, MAX_LINKS, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, lo16, put16, put32, small,
+    self, BLOCK, BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK, CHUNK_BLOCKS, EXTRA_ISIZE, FAST_SYMLINK,
+    FIRST_FREE_INODE, INODE_SIZE, InodeNumber, MAX_LINKS, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, lo16, put16, put32,
+    small,
 };
 use super::{csum, xattr};
 use crate::fs::tree::{Content, Inode, InodeId, Kind, LayerIndex, Tree};
@@ -250,7 +251,8 @@ impl Layout<'_> {
                 descriptor.flags |= spec::GROUP_INODES_UNUSED;
             } else {
                 both[BLOCK..].copy_from_slice(&inode_bitmap.bits);
-                descriptor.inode_checksum = lo16(csum::bitmap(&inode_bitmap.bits[..geometry.inodes_per_group as usize / 8]));
+                descriptor.inode_checksum =
+                    lo16(csum::bitmap(&inode_bitmap.bits[..geometry.inodes_per_group as usize / 8]));
             }
             let at = BLOCK + group as usize * spec::DESCRIPTOR_SIZE as usize;
             front[at..at + 32].copy_from_slice(&descriptor.encode(group));
@@ -334,7 +336,8 @@ impl Layout<'_> {
 
     fn attribute_count(&self, id: InodeId, first: BlockAddr) -> u32 {
         let placed = xattr::place(&self.tree.inode(id).metadata.xattrs).expect("the layout checked the xattrs");
-        let extents = self.extents(id).map_or(0, |extents| extent::encode(InodeNumber(0), &extents, first).1.len() / BLOCK);
+        let extents =
+            self.extents(id).map_or(0, |extents| extent::encode(InodeNumber(0), &extents, first).1.len() / BLOCK);
         u32::from(placed.needs_block()) + small(extents)
     }
 
@@ -417,7 +420,13 @@ fn fill(content: &Content, from: u32, part: &mut [u8], layer: LayerIndex, layers
 }
 
 /// Copies the bytes of `content` from `offset` on; what no run holds stays zero.
-fn copy(content: &Content, offset: u64, bytes: &mut [u8], layer: LayerIndex, layers: &dyn LayerBytes) -> io::Result<()> {
+fn copy(
+    content: &Content,
+    offset: u64,
+    bytes: &mut [u8],
+    layer: LayerIndex,
+    layers: &dyn LayerBytes,
+) -> io::Result<()> {
     let end = offset + bytes.len() as u64;
     for run in content.runs() {
         let (from, to) = (run.offset.max(offset), (run.offset + run.length).min(end));

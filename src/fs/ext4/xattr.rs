@@ -21,7 +21,7 @@ const NAMESPACES: [(&[u8], u8); 6] =
 
 /// Why attributes cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum XattrError {
+pub(super) enum XattrError {
     /// More than an inode and one block hold.
     #[error("its extended attributes take more than an ext4 inode and one block hold (about 4,040 bytes)")]
     TooLarge,
@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn acls_take_the_short_form_on_disk() {
-        let long = [2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 32, 0, 4, 0, 255, 255, 255, 255];
+        let long =
+            [2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 32, 0, 4, 0, 255, 255, 255, 255];
         let short = [1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 4, 0, 232, 3, 0, 0, 32, 0, 4, 0];
         assert_eq!(acl_to_disk(&long).as_deref(), Some(&short[..]));
         assert_eq!(acl_from_disk(&short).as_deref(), Some(&long[..]));

@@ -15,7 +15,7 @@ use crate::args::{Cli, ConvertArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::keys::{named_store, read_manifest};
-use crate::shared::size::show;
+use crate::size::show;
 
 /// The longest application name; it is in every manifest and every request to a key service.
 const MAX_APPLICATION: usize = 256;
@@ -57,7 +57,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
 
 /// The salt of a converter's key file.
 pub fn salt_of(key: &KeyFile) -> Result<Salt, Failure> {
-    let message = "the key file has no salt, so it can only read; converting needs the one that `coldpress keygen` made";
+    let message =
+        "the key file has no salt, so it can only read; converting needs the one that `coldpress keygen` made";
     key.salt.clone().ok_or_else(|| Error::new(ErrorKind::Denied, message).into())
 }
 
@@ -135,7 +136,9 @@ impl Report<'_> {
             (Some((chunks, bytes)), false) => {
                 format!("{chunks} new chunks ({}), {} were there", show(bytes), counts.claimed_chunks)
             }
-            (Some((chunks, bytes)), true) => format!("{chunks} new chunks ({}) against the manifest given", show(bytes)),
+            (Some((chunks, bytes)), true) => {
+                format!("{chunks} new chunks ({}) against the manifest given", show(bytes))
+            }
             (None, _) => "a converter cannot ask the store; compare with --against MANIFEST".to_owned(),
         };
         format!(

@@ -14,9 +14,12 @@ use serde_json::json;
 use crate::args::{Cli, ExportArgs};
 use crate::output;
 use crate::shared::failure::CommandResult;
-use crate::shared::size::show;
+use crate::size::show;
 
 const BLOCK: usize = 4096;
+
+/// Writes bytes at an offset of the file.
+type Write<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
 
 pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let key = args.key.require()?;
@@ -25,10 +28,17 @@ pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let file = output::aside(&args.output)?;
     file.as_file().set_len(manifest.device_bytes()).map_err(|error| Error::file(&args.output, error))?;
     let progress = output::progress(cli);
-    let write = |offset, bytes: &[u8]| file.as_file().write_all_at(bytes, offset).map_err(|error| Error::file(&args.output, error));
+    let write = |offset, bytes: &[u8]| {
+        file.as_file().write_all_at(bytes, offset).map_err(|error| Error::file(&args.output, error))
+    };
     copy(&manifest, &store, args.threads.threads(), &*progress, &write)?;
     output::into_place(file, &args.output)?;
-    let text = format!("{}: {} ({} chunks)\n", args.output.display(), show(manifest.device_bytes()), manifest.sealed.chunks.len());
+    let text = format!(
+        "{}: {} ({} chunks)\n",
+        args.output.display(),
+        show(manifest.device_bytes()),
+        manifest.sealed.chunks.len()
+    );
     let json = json!({
         "output": args.output,
         "device_bytes": manifest.device_bytes(),
@@ -45,7 +55,7 @@ fn copy(
     store: &dyn Get,
     threads: usize,
     progress: &dyn Progress,
-    write: &(dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync),
+    write: &Write<'_>,
 ) -> Result<(), Error> {
     let chunks = &manifest.sealed.chunks;
     progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
@@ -55,7 +65,8 @@ fn copy(
             scope.spawn(|| {
                 let mut buf = vec![0; CHUNK_SIZE as usize];
                 while let Some(wanted) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let copied = fetch(manifest, store, wanted, &mut buf).and_then(|()| sparse(wanted.index.byte_offset(), &buf, write));
+                    let copied = fetch(manifest, store, wanted, &mut buf)
+                        .and_then(|()| sparse(wanted.index.byte_offset(), &buf, write));
                     if let Err(error) = copied {
                         next.store(chunks.len(), Ordering::Relaxed);
                         failed.lock().expect("no thread panics with it").get_or_insert(error);
@@ -70,7 +81,7 @@ fn copy(
 }
 
 /// Writes the runs of blocks that are not zero.
-fn sparse(offset: u64, chunk: &[u8], write: &dyn Fn(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+fn sparse(offset: u64, chunk: &[u8], write: &Write<'_>) -> Result<(), Error> {
     let is_zero = |block: &[u8; BLOCK]| block.iter().all(|&byte| byte == 0);
     let (blocks, _) = chunk.as_chunks::<BLOCK>();
     let mut at = offset;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::args::{Cli, InspectArgs};
 use crate::output;
 use crate::shared::failure::CommandResult;
-use crate::shared::size::show;
+use crate::size::show;
 
 pub fn run(cli: &Cli, args: &InspectArgs) -> CommandResult {
     let sealed = args.manifest.read()?;
@@ -51,7 +51,8 @@ fn full_json(manifest: &OpenManifest) -> Value {
     json["device_bytes"] = json!(manifest.device_bytes());
     json["chunks"] = json!(sealed.chunks.len());
     json["zero_chunks"] = json!(sealed.device_chunks as usize - sealed.chunks.len());
-    json["zero_share"] = json!(share(sealed.device_chunks as usize - sealed.chunks.len(), sealed.device_chunks as usize));
+    json["zero_share"] =
+        json!(share(sealed.device_chunks as usize - sealed.chunks.len(), sealed.device_chunks as usize));
     json["unique_share"] = json!(share(manifest.clear.names.len(), sealed.chunks.len()));
     json["stored_bytes"] = json!(stored_bytes(manifest));
     json["layers"] = json!(sealed.layers);
@@ -102,7 +103,13 @@ fn sealed_text(manifest: &OpenManifest) -> String {
     );
     for (number, layer) in (1..).zip(&sealed.layers) {
         let segment = u64::from(layer.chunks) * u64::from(CHUNK_SIZE);
-        let _ = writeln!(out, "  {number:3}  {}  tar {:>10}, data {:>10}", layer.diff_id, show(layer.tar_bytes), show(segment));
+        let _ = writeln!(
+            out,
+            "  {number:3}  {}  tar {:>10}, data {:>10}",
+            layer.diff_id,
+            show(layer.tar_bytes),
+            show(segment)
+        );
     }
     let _ = writeln!(out, "config\n  {}", sealed.config);
     out

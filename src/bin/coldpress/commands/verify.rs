@@ -39,7 +39,11 @@ pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
     }
     json["verified"] = good.into();
     output::result(cli, &text, &json)?;
-    if good { Ok(()) } else { Err(Failure::Difference) }
+    if good {
+        return Ok(());
+    }
+    let message = format!("{}: verification found a difference", args.manifest.manifest.display());
+    Err(Error::new(ErrorKind::Difference, message).into())
 }
 
 /// What one form of verification found.
@@ -55,7 +59,10 @@ fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress)
     let good = report.bad.is_empty() && report.image_digest_matches;
     let bad: Vec<String> = report.bad.iter().map(chain).collect();
     let mut text = match (bad.len(), report.image_digest_matches) {
-        (0, true) => format!("store: all {} chunks are there and true; image digest {}\n", report.good, manifest.sealed.image_digest),
+        (0, true) => format!(
+            "store: all {} chunks are there and true; image digest {}\n",
+            report.good, manifest.sealed.image_digest
+        ),
         (0, false) => "store: every chunk opens, but together they are not what the image digest says\n".to_owned(),
         (count, _) => format!("store: {count} of {} chunks are missing or wrong\n", count + report.good),
     };
@@ -76,7 +83,8 @@ fn from_source(
     let salt = salt_of(key)?;
     let clear = &manifest.clear;
     if salt.scope() != clear.scope {
-        let message = format!("the manifest is of dedup scope {}, the key file's salt makes {}", clear.scope, salt.scope());
+        let message =
+            format!("the manifest is of dedup scope {}, the key file's salt makes {}", clear.scope, salt.scope());
         return Err(Error::new(ErrorKind::Denied, message).into());
     }
     let recipe = &clear.recipe;
@@ -85,7 +93,10 @@ fn from_source(
         return Err(Error::new(ErrorKind::Unsupported, message).into());
     }
     let platform = Some(recipe.platform.as_str()).filter(|platform| !platform.is_empty());
-    let platform = platform.map(str::parse).transpose().map_err(|error| Error::caused(ErrorKind::Corrupt, "the manifest's platform", error))?;
+    let platform = platform
+        .map(str::parse)
+        .transpose()
+        .map_err(|error| Error::caused(ErrorKind::Corrupt, "the manifest's platform", error))?;
     let (threads, temp) = (args.threads.threads(), args.threads.temp());
     let options = Options {
         codec: recipe.codec,
@@ -110,7 +121,8 @@ fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, refe
     if wanted == found {
         return Finding { good: true, text: format!("source: {reference} gives the same root digest {found}\n"), json };
     }
-    let mut text = format!("source: {reference} gives another root digest\n  manifest  {wanted}\n  source    {found}\n");
+    let mut text =
+        format!("source: {reference} gives another root digest\n  manifest  {wanted}\n  source    {found}\n");
     let parts = differences(manifest, again);
     text.extend(parts.iter().map(|part| format!("  {part}\n")));
     json["differences"] = json!(parts);
@@ -121,7 +133,11 @@ fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, refe
         let data = places.iter().find(|index| layout.is_data(**index)).or(places.first());
         if let Some(shown) = data {
             let files = layout.contents_of(*shown);
-            text.push_str(&format!("  {} chunks differ; in the first with data, chunk {}, the source has:\n", places.len(), shown.0));
+            text.push_str(&format!(
+                "  {} chunks differ; in the first with data, chunk {}, the source has:\n",
+                places.len(),
+                shown.0
+            ));
             text.extend(files.iter().take(NAMED).map(|file| format!("    {file}\n")));
             if files.len() > NAMED {
                 text.push_str(&format!("    and {} more\n", files.len() - NAMED));
@@ -152,7 +168,8 @@ fn differences(manifest: &OpenManifest, again: &Converted) -> Vec<String> {
     if a.config != b.config {
         parts.push("config: the image's config is another".to_owned());
     }
-    let layers = |sealed: &coldpress::manifest::Sealed| sealed.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
+    let layers =
+        |sealed: &coldpress::manifest::Sealed| sealed.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
     let (a, b) = (layers(a), layers(b));
     if let Some(at) = (0..a.len().max(b.len())).find(|&at| a.get(at) != b.get(at)) {
         parts.push(format!("layers: they differ from layer {} on", at + 1));

@@ -25,7 +25,9 @@ pub fn run(cli: &Cli, args: &CpArgs) -> CommandResult {
     let fs = Ext4::open(&device)?;
     let node = fs.lookup(bytes(&args.path), true)?;
     if node.stat.file_type == FileType::Directory && !args.recursive {
-        return Err(Error::new(ErrorKind::Input, format!("{}: a directory; add --recursive", args.path.display())).into());
+        return Err(
+            Error::new(ErrorKind::Input, format!("{}: a directory; add --recursive", args.path.display())).into()
+        );
     }
     let copied = copy(&fs, &node, &target(args), args.path.display());
     tell_fetched(cli, &device);
@@ -59,10 +61,15 @@ fn copy(fs: &Ext4<'_>, node: &Node, target: &Path, shown: impl std::fmt::Display
             FileType::File => copy_file(fs, &node, &target)?,
             FileType::Symlink => {
                 let link = fs.read_link(&node)?;
-                std::os::unix::fs::symlink(OsStr::from_bytes(&link), &target).map_err(|error| Error::file(&target, error))?;
+                std::os::unix::fs::symlink(OsStr::from_bytes(&link), &target)
+                    .map_err(|error| Error::file(&target, error))?;
             }
             _ => {
-                let _ = writeln!(std::io::stderr(), "coldread: left out, neither file nor directory: {} ({shown})", target.display());
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "coldread: left out, neither file nor directory: {} ({shown})",
+                    target.display()
+                );
             }
         }
     }
@@ -82,10 +89,12 @@ fn copy_file(fs: &Ext4<'_>, node: &Node, target: &Path) -> Result<()> {
         // Only what the file has is written, so that its holes stay holes.
         each_part(fs, node, &mut |at, part| {
             let end = at + part.len() as u64;
-            data.iter().map(|&(from, to, _)| (from.max(at), to.min(end))).filter(|(from, to)| from < to).try_for_each(|(from, to)| {
-                let inside = |offset: u64| usize::try_from(offset - at).expect("within the part");
-                file.write_all_at(&part[inside(from)..inside(to)], from).map_err(fail)
-            })
+            data.iter().map(|&(from, to, _)| (from.max(at), to.min(end))).filter(|(from, to)| from < to).try_for_each(
+                |(from, to)| {
+                    let inside = |offset: u64| usize::try_from(offset - at).expect("within the part");
+                    file.write_all_at(&part[inside(from)..inside(to)], from).map_err(fail)
+                },
+            )
         })
     });
     if let Err(error) = written.and_then(|()| finish(&file, node, target)) {
@@ -100,7 +109,11 @@ fn finish(file: &std::fs::File, node: &Node, target: &Path) -> Result<()> {
     let fail = |error| Error::file(target, error);
     file.set_permissions(Permissions::from_mode(u32::from(node.stat.mode & 0o1777))).map_err(fail)?;
     let seconds = Duration::from_secs(node.stat.mtime.secs.unsigned_abs());
-    let whole = if node.stat.mtime.secs < 0 { SystemTime::UNIX_EPOCH.checked_sub(seconds) } else { SystemTime::UNIX_EPOCH.checked_add(seconds) };
+    let whole = if node.stat.mtime.secs < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
     match whole.and_then(|time| time.checked_add(Duration::from_nanos(node.stat.mtime.nanos.into()))) {
         Some(time) => file.set_modified(time).map_err(fail),
         None => Ok(()),

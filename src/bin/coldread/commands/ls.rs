@@ -69,11 +69,14 @@ impl Listing<'_> {
         }
         let stat = &node.stat;
         let size = match stat.file_type {
-            FileType::CharDevice(device) | FileType::BlockDevice(device) => format!("{}, {}", device.major, device.minor),
+            FileType::CharDevice(device) | FileType::BlockDevice(device) => {
+                format!("{}, {}", device.major, device.minor)
+            }
             _ => stat.size.to_string(),
         };
         let time = time_text(stat.mtime);
-        let mut line = format!("{} {:3} {:>5} {:>5} {size:>11} {} ", mode_text(node), stat.links, stat.uid, stat.gid, &time[..19]);
+        let mut line =
+            format!("{} {:3} {:>5} {:>5} {size:>11} {} ", mode_text(node), stat.links, stat.uid, stat.gid, &time[..19]);
         line.push_str(&Display(name).to_string());
         if stat.file_type == FileType::Symlink {
             line.push_str(&format!(" -> {}", Display(&self.fs.read_link(node)?)));

@@ -90,7 +90,13 @@ fn mode_text(node: &Node) -> String {
 fn time_text(time: Timestamp) -> String {
     let (days, second) = (time.secs.div_euclid(86_400), time.secs.rem_euclid(86_400));
     let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:09}", second / 3600, second / 60 % 60, second % 60, time.nanos)
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:09}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        time.nanos
+    )
 }
 
 /// The Gregorian date of a day since 1970-01-01, counted in eras of 400 years that begin on 1 March.
@@ -99,7 +105,8 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let (day, month) =
+        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
     (year + era * 400 + i64::from(month <= 2), month, day)
 }
 

@@ -37,12 +37,19 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
     let (send, events) = channel();
     // Before anything is mounted, so that an early Ctrl-C leaves nothing behind.
     catch_signals(send.clone())?;
-    let holder = tempfile::Builder::new().prefix("coldread-").tempdir().map_err(|error| Error::io("a directory for FUSE", error))?;
+    let holder = tempfile::Builder::new()
+        .prefix("coldread-")
+        .tempdir()
+        .map_err(|error| Error::io("a directory for FUSE", error))?;
     let door = Door::open(device.clone(), holder.path(), args.threads.into(), Arc::new(Events(send)))?;
     let mounted = mount(&holder.path().join(FILE), &args.directory);
     let ended = mounted.and_then(|()| {
         let root = device.manifest().clear.root_digest;
-        let _ = writeln!(std::io::stderr(), "coldread: {root} is mounted at {}; unmount it or press Ctrl-C", args.directory.display());
+        let _ = writeln!(
+            std::io::stderr(),
+            "coldread: {root} is mounted at {}; unmount it or press Ctrl-C",
+            args.directory.display()
+        );
         wait(&events, &args.directory)
     });
     let closed = door.close();
@@ -84,7 +91,11 @@ fn mount(file: &Path, directory: &Path) -> Result<()> {
 fn wait(events: &Receiver<Event>, directory: &Path) -> Result<()> {
     let mut unmounted = false;
     loop {
-        let event = if unmounted { events.recv_timeout(GRACE) } else { events.recv().map_err(|_| RecvTimeoutError::Disconnected) };
+        let event = if unmounted {
+            events.recv_timeout(GRACE)
+        } else {
+            events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
         match event {
             // mount(8) and losetup(8) open and close the device themselves: only the end of the mount counts.
             Ok(Event::Closed) if unmounted || !is_mounted(directory)? => return Ok(()),
@@ -93,10 +104,16 @@ fn wait(events: &Receiver<Event>, directory: &Path) -> Result<()> {
                 Ok(_) => unmounted = true,
                 Err(_) if !is_mounted(directory)? => unmounted = true,
                 Err(error) => {
-                    let _ = writeln!(std::io::stderr(), "coldread: still mounted: {}; end what uses it and press Ctrl-C again", chain(&error));
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "coldread: still mounted: {}; end what uses it and press Ctrl-C again",
+                        chain(&error)
+                    );
                 }
             },
-            Err(_) => return Err(Error::new(ErrorKind::Unavailable, "the loop device did not let go; see `losetup --list`")),
+            Err(_) => {
+                return Err(Error::new(ErrorKind::Unavailable, "the loop device did not let go; see `losetup --list`"));
+            }
         }
     }
 }

@@ -40,13 +40,17 @@ pub fn node_json(fs: &Ext4<'_>, path: &[u8], node: &Node) -> Result<Value> {
     });
     match stat.file_type {
         FileType::Symlink => json["target"] = json!(Display(&fs.read_link(node)?).to_string()),
-        FileType::CharDevice(device) | FileType::BlockDevice(device) => json["device"] = json!([device.major, device.minor]),
+        FileType::CharDevice(device) | FileType::BlockDevice(device) => {
+            json["device"] = json!([device.major, device.minor]);
+        }
         _ => {}
     }
     let xattrs = fs.xattrs(node)?;
     if !xattrs.is_empty() {
         // Values are bytes: in hexadecimal, as `getfattr -e hex` shows them.
-        let values = xattrs.iter().map(|(name, value)| (Display(name).to_string(), json!(format!("0x{}", digest::to_hex(value)))));
+        let values = xattrs
+            .iter()
+            .map(|(name, value)| (Display(name).to_string(), json!(format!("0x{}", digest::to_hex(value)))));
         json["xattrs"] = Value::Object(values.collect());
     }
     Ok(json)
