@@ -4,7 +4,7 @@
 //! directory; then the whole layer is merged onto those below it ([`merge`]), as overlayfs shows it. Only names and
 //! metadata are held; no path of the image ever touches the host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::tar::{Entry, EntryKind};
 use crate::fs::ext4::layout::directory_blocks;
@@ -38,7 +38,7 @@ fn refuse(path: &[u8], reason: impl Into<String>) -> FlattenError {
 }
 
 /// A node of a layer's own tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct NodeId(usize);
 
 #[derive(Debug)]
@@ -52,36 +52,57 @@ enum Node {
 struct LayerDirectory {
     /// `None` where no entry of the layer describes it.
     metadata: Option<Metadata>,
-    children: BTreeMap<Box<[u8]>, Child>,
-    /// Names whose entries of lower layers are hidden.
-    whiteouts: BTreeSet<Box<[u8]>>,
-    /// Whether all entries of lower layers are hidden.
-    opaque: bool,
+    children: BTreeMap<Box<[u8]>, Entered>,
+    /// Names whose entries of lower layers are hidden, and since when.
+    whiteouts: BTreeMap<Box<[u8]>, Step>,
+    /// Since when all entries of lower layers are hidden.
+    opaque: Option<Step>,
+}
+
+/// An entry's place in its layer: what came before can be told from what came behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct Step(u64);
+
+/// A child, and since when it is there.
+#[derive(Debug, Clone, Copy)]
+struct Entered {
+    child: Child,
+    since: Step,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Child {
     Node(NodeId),
-    /// A hard link to a lower layer's file; the index into `lower_links`.
-    LowerLink(usize),
+    /// A hard link whose target is not in the layer alone; the index into `links`.
+    Link(usize),
 }
 
+/// A hard link that is resolved when the layers below are known.
 #[derive(Debug)]
-struct LowerLink {
+struct Link {
     path: Vec<u8>,
     target: Vec<u8>,
+    at: Step,
 }
 
 /// What one layer says, its entries applied in their order.
 #[derive(Debug)]
 pub struct LayerTree {
     nodes: Vec<Node>,
-    lower_links: Vec<LowerLink>,
+    links: Vec<Link>,
+    /// Children that later entries of the layer replaced, oldest first: hard links between the two saw them.
+    replaced: BTreeMap<(NodeId, Box<[u8]>), Vec<Entered>>,
+    step: Step,
 }
 
 impl Default for LayerTree {
     fn default() -> Self {
-        Self { nodes: vec![Node::Directory(LayerDirectory::default())], lower_links: Vec::new() }
+        Self {
+            nodes: vec![Node::Directory(LayerDirectory::default())],
+            links: Vec::new(),
+            replaced: BTreeMap::new(),
+            step: Step::default(),
+        }
     }
 }
 
@@ -94,6 +115,7 @@ impl LayerTree {
     /// [`FlattenError`], naming the entry.
     pub fn apply(&mut self, entry: Entry) -> Result<(), FlattenError> {
         let Entry { path, metadata, kind } = entry;
+        self.step.0 += 1;
         let parts = components(&path);
         let Some((&name, above)) = parts.split_last() else {
             return self.apply_root(&path, metadata, &kind);
@@ -106,10 +128,10 @@ impl LayerTree {
         }
         let parent = self.directory_at(&path, above)?;
         if let Some(hidden) = whiteout(&path, name, &kind)? {
-            let directory = self.directory_mut(parent);
+            let (step, directory) = (self.step, self.directory_mut(parent));
             match hidden {
-                Hidden::All => directory.opaque = true,
-                Hidden::Name(name) => _ = directory.whiteouts.insert(name.into()),
+                Hidden::All => _ = directory.opaque.get_or_insert(step),
+                Hidden::Name(name) => _ = directory.whiteouts.entry(name.into()).or_insert(step),
             }
             return Ok(());
         }
@@ -125,7 +147,7 @@ impl LayerTree {
             EntryKind::BlockDevice(device) => self.add(Node::Other(storable(metadata), Kind::BlockDevice(device))),
             EntryKind::Fifo => self.add(Node::Other(storable(metadata), Kind::Fifo)),
         };
-        self.directory_mut(parent).children.insert(name.into(), child);
+        self.enter(parent, name, child);
         Ok(())
     }
 
@@ -148,40 +170,33 @@ impl LayerTree {
     }
 
     fn hard_link(&mut self, path: &[u8], target: Vec<u8>) -> Result<Child, FlattenError> {
-        let shown = Display(&target).to_string();
         let parts = components(&target);
-        let mut at = Self::ROOT;
-        for (i, part) in parts.iter().enumerate() {
-            let last = i + 1 == parts.len();
-            let Node::Directory(directory) = &self.nodes[at.0] else { break };
-            match directory.children.get(*part) {
-                Some(Child::Node(id)) if !last => at = *id,
-                Some(Child::Node(id)) if matches!(self.nodes[id.0], Node::Directory(_)) => {
-                    return Err(refuse(path, format!("a hard link to the directory `{shown}`")));
-                }
-                Some(child) if last => return Ok(*child),
-                None if directory.opaque || directory.whiteouts.contains(*part) => {
-                    return Err(refuse(path, format!("a hard link to `{shown}`, which its own layer hides")));
-                }
-                _ => break,
-            }
+        // What stands at the link's own place goes before the link is made.
+        if parts.starts_with(&components(path)) {
+            return Err(refuse(path, format!("a hard link to `{}`, which it replaces", Display(&target))));
         }
-        // A parent may be one of the layer's own symlinks; without one the target can only be a lower layer's.
-        if let Some(child) = self.resolve_link(&parts) {
+        if let Some(child) = self.own(&parts) {
             return Ok(child);
         }
-        self.lower_links.push(LowerLink { path: path.to_vec(), target });
-        Ok(Child::LowerLink(self.lower_links.len() - 1))
+        self.links.push(Link { path: path.to_vec(), target, at: self.step });
+        Ok(Child::Link(self.links.len() - 1))
     }
 
-    /// The layer's own non-directory at `parts`, its symlinks followed in all but the last.
-    fn resolve_link(&self, parts: &[&[u8]]) -> Option<Child> {
+    /// What is no directory at `parts` where the layer has all of them itself, without a symlink on the way.
+    fn own(&self, parts: &[&[u8]]) -> Option<Child> {
         let (name, above) = parts.split_last()?;
-        let at = self.follow(above, &mut |_, _| ()).ok()?;
-        match self.child(at?, name)? {
-            Child::Node(id) if matches!(self.nodes[id.0], Node::Directory(_)) => None,
-            child => Some(child),
+        let mut at = Self::ROOT;
+        for part in above {
+            match self.child(at, part)? {
+                Child::Node(id) if self.is_directory(id) => at = id,
+                _ => return None,
+            }
         }
+        self.child(at, name).filter(|child| !matches!(child, Child::Node(id) if self.is_directory(*id)))
+    }
+
+    fn is_directory(&self, id: NodeId) -> bool {
+        matches!(self.nodes[id.0], Node::Directory(_))
     }
 
     /// The directory at `parts`, made where the layer has none; its own symlinks are followed, never out of the root.
@@ -231,14 +246,14 @@ impl LayerTree {
                         return Err(format!("`{}` above it is not a directory in its own layer", Display(name)));
                     }
                 },
-                Child::LowerLink(_) => return Err(format!("`{}` above it is a hard link", Display(name))),
+                Child::Link(_) => return Err(format!("`{}` above it is a hard link", Display(name))),
             }
         }
         Ok(stack.pop())
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<Child> {
-        self.directory(parent).children.get(name).copied()
+        self.directory(parent).children.get(name).map(|entered| entered.child)
     }
 
     fn directory(&self, id: NodeId) -> &LayerDirectory {
@@ -255,6 +270,20 @@ impl LayerTree {
         }
     }
 
+    fn enter(&mut self, parent: NodeId, name: &[u8], child: Child) {
+        let entered = Entered { child, since: self.step };
+        if let Some(old) = self.directory_mut(parent).children.insert(name.into(), entered) {
+            self.replaced.entry((parent, name.into())).or_default().push(old);
+        }
+    }
+
+    /// What the layer had at a name before `step`.
+    fn child_before(&self, parent: NodeId, name: &[u8], step: Step) -> Option<Child> {
+        let now = self.directory(parent).children.get(name)?;
+        let earlier = || self.replaced.get(&(parent, name.into()))?.iter().rev().find(|entered| entered.since < step);
+        Some(if now.since < step { now } else { earlier()? }.child)
+    }
+
     fn add(&mut self, node: Node) -> Child {
         self.nodes.push(node);
         Child::Node(NodeId(self.nodes.len() - 1))
@@ -262,7 +291,7 @@ impl LayerTree {
 
     fn add_directory(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
         let child = self.add(Node::Directory(LayerDirectory::default()));
-        self.directory_mut(parent).children.insert(name.into(), child);
+        self.enter(parent, name, child);
         NodeId(self.nodes.len() - 1)
     }
 }
@@ -319,7 +348,11 @@ pub fn merge(tree: &mut Tree, layer: &LayerTree) -> Result<(), Error> {
     let index = LayerIndex(tree.layers);
     tree.layers =
         tree.layers.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Unsupported, "more than 65,535 layers"))?;
-    let links = layer.lower_links.iter().map(|link| lower_target(tree, link)).collect::<Result<Vec<_>, _>>()?;
+    let mut links = Vec::with_capacity(layer.links.len());
+    for link in &layer.links {
+        let target = Seen { tree, layer, link, resolved: &links }.target()?;
+        links.push(target);
+    }
     let first_new = if index.0 == 0 { 0 } else { tree.inodes.len() };
     Merge { tree, layer, index, links, placed: vec![None; layer.nodes.len()] }.run()?;
     for id in first_new..tree.inodes.len() {
@@ -333,47 +366,113 @@ pub fn merge(tree: &mut Tree, layer: &LayerTree) -> Result<(), Error> {
     Ok(())
 }
 
-/// The file of the layers below that a hard link names.
-fn lower_target(tree: &Tree, link: &LowerLink) -> Result<InodeId, FlattenError> {
-    let shown = Display(&link.target).to_string();
-    let mut stack = vec![Tree::ROOT];
-    let mut todo: Vec<&[u8]> = components(&link.target).into_iter().rev().collect();
-    let mut followed = 0;
-    while let Some(name) = todo.pop() {
-        let at = stack[stack.len() - 1];
-        if name == b".." {
-            stack.truncate((stack.len() - 1).max(1));
-            continue;
-        }
-        let found = tree.directory(at).and_then(|directory| directory.entries.get(name));
-        let Some(&id) = found else {
-            return Err(refuse(&link.path, format!("a hard link to `{shown}`, which is in no layer before it")));
-        };
-        match &tree.inode(id).kind {
-            Kind::Directory(_) => stack.push(id),
-            Kind::Symlink(target) if !todo.is_empty() => {
-                followed += 1;
-                if followed > MAX_LINKS_FOLLOWED {
-                    return Err(refuse(&link.path, format!("more than {MAX_LINKS_FOLLOWED} symlinks in `{shown}`")));
-                }
-                if target.starts_with(b"/") {
-                    stack.truncate(1);
-                }
-                todo.extend(raw_components(target).rev());
+/// What a hard link leads to.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Own(NodeId),
+    Lower(InodeId),
+}
+
+/// A directory as it is seen: what the layer has of it, and what the layers below have.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    own: Option<NodeId>,
+    lower: Option<InodeId>,
+}
+
+/// What a hard link sees at its step: the layers below, and its own layer's entries so far on top of them.
+struct Seen<'a> {
+    tree: &'a Tree,
+    layer: &'a LayerTree,
+    link: &'a Link,
+    /// The targets of the links before it.
+    resolved: &'a [Target],
+}
+
+/// What stands at a name.
+enum Found {
+    Directory(Place),
+    Symlink(Target, Vec<u8>),
+    Other(Target),
+}
+
+impl Seen<'_> {
+    fn target(&self) -> Result<Target, FlattenError> {
+        let shown = Display(&self.link.target);
+        let fail = |reason: &str| refuse(&self.link.path, format!("a hard link to `{shown}`, {reason}"));
+        let mut stack = vec![Place { own: Some(LayerTree::ROOT), lower: Some(Tree::ROOT) }];
+        let mut todo: Vec<Vec<u8>> = components(&self.link.target).into_iter().rev().map(<[u8]>::to_vec).collect();
+        let mut followed = 0;
+        while let Some(name) = todo.pop() {
+            if name == b".." {
+                stack.truncate((stack.len() - 1).max(1));
+                continue;
             }
-            _ if todo.is_empty() => return Ok(id),
-            _ => return Err(refuse(&link.path, format!("a hard link to `{shown}`, which leads through a file"))),
+            let at = stack[stack.len() - 1];
+            match self.find(at, &name).map_err(fail)? {
+                Found::Directory(place) => stack.push(place),
+                Found::Symlink(target, _) | Found::Other(target) if todo.is_empty() => return Ok(target),
+                Found::Symlink(_, text) => {
+                    followed += 1;
+                    if followed > MAX_LINKS_FOLLOWED {
+                        return Err(fail("which leads through more than 40 symlinks"));
+                    }
+                    if text.starts_with(b"/") {
+                        stack.truncate(1);
+                    }
+                    todo.extend(raw_components(&text).rev().map(<[u8]>::to_vec));
+                }
+                Found::Other(_) => return Err(fail("which leads through a file")),
+            }
+        }
+        Err(refuse(&self.link.path, format!("a hard link to the directory `{shown}`")))
+    }
+
+    fn find(&self, at: Place, name: &[u8]) -> Result<Found, &'static str> {
+        let own = at.own.map(|id| self.layer.directory(id));
+        let so_far = |since: Step| since < self.link.at;
+        let hides = |own: &LayerDirectory| {
+            own.opaque.is_some_and(so_far) || own.whiteouts.get(name).copied().is_some_and(so_far)
+        };
+        let hidden = own.is_some_and(hides);
+        let lower = at.lower.filter(|_| !hidden).and_then(|id| self.tree.directory(id)?.entries.get(name).copied());
+        let lower_directory = lower.filter(|id| self.tree.directory(*id).is_some());
+        match at.own.and_then(|id| self.layer.child_before(id, name, self.link.at)) {
+            Some(Child::Node(id)) if self.layer.is_directory(id) => {
+                Ok(Found::Directory(Place { own: Some(id), lower: lower_directory }))
+            }
+            Some(Child::Node(id)) => Ok(self.leaf(Target::Own(id))),
+            Some(Child::Link(index)) => Ok(self.leaf(self.resolved[index])),
+            None => match (lower, lower_directory) {
+                (_, Some(id)) => Ok(Found::Directory(Place { own: None, lower: Some(id) })),
+                (Some(id), None) => Ok(self.leaf(Target::Lower(id))),
+                (None, None) if hidden => Err("which its own layer hides"),
+                (None, None) => Err("which is in no layer before it"),
+            },
         }
     }
-    Err(refuse(&link.path, format!("a hard link to the directory `{shown}`")))
+
+    fn leaf(&self, target: Target) -> Found {
+        let kind = match target {
+            Target::Lower(id) => &self.tree.inode(id).kind,
+            Target::Own(id) => match &self.layer.nodes[id.0] {
+                Node::Other(_, kind) => kind,
+                Node::Directory(_) => unreachable!("directories are no leaves"),
+            },
+        };
+        match kind {
+            Kind::Symlink(text) => Found::Symlink(target, text.to_vec()),
+            _ => Found::Other(target),
+        }
+    }
 }
 
 struct Merge<'a> {
     tree: &'a mut Tree,
     layer: &'a LayerTree,
     index: LayerIndex,
-    /// Targets of the layer's links to lower files.
-    links: Vec<InodeId>,
+    /// Targets of the layer's links.
+    links: Vec<Target>,
     /// The layer's nodes that have an inode already.
     placed: Vec<Option<InodeId>>,
 }
@@ -386,13 +485,17 @@ impl Merge<'_> {
         let mut stack = vec![(Tree::ROOT, layer.directory(LayerTree::ROOT).children.iter())];
         while let Some((parent, children)) = stack.last_mut() {
             let parent = *parent;
-            let Some((name, &child)) = children.next() else {
+            let Some((name, entered)) = children.next() else {
                 stack.pop();
                 continue;
             };
-            let id = match child {
-                Child::LowerLink(index) => self.links[index],
-                Child::Node(node) => match &layer.nodes[node.0] {
+            let target = match entered.child {
+                Child::Link(index) => self.links[index],
+                Child::Node(node) => Target::Own(node),
+            };
+            let id = match target {
+                Target::Lower(id) => id,
+                Target::Own(node) => match &layer.nodes[node.0] {
                     Node::Directory(directory) => {
                         let id = self.merge_directory(parent, name)?;
                         self.enter(node, id);
@@ -405,7 +508,7 @@ impl Merge<'_> {
                     },
                 },
             };
-            if let Child::Node(node) = child {
+            if let Target::Own(node) = target {
                 self.placed[node.0] = Some(id);
             }
             self.link(parent, name, id);
@@ -423,10 +526,10 @@ impl Merge<'_> {
         let Kind::Directory(directory) = &mut inode.kind else {
             unreachable!("directories are merged with directories")
         };
-        if from.opaque {
+        if from.opaque.is_some() {
             directory.entries.clear();
         }
-        for name in &from.whiteouts {
+        for name in from.whiteouts.keys() {
             // What the layer itself has of that name is not in yet, unless it was merged into a lower directory.
             directory.entries.remove(name);
         }

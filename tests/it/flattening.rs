@@ -337,6 +337,54 @@ fn a_hard_link_to_what_its_own_layer_hid_before_it_is_refused() {
     }
 }
 
+/// A hard link sees what its layer has made of the layers below when it comes, and no more: else what was deleted returns.
+#[test]
+fn a_hard_link_never_reaches_through_what_its_own_layer_hid_or_replaced() {
+    let lower = || Layer::new().file("d/x", b"deleted").file("d/s/x", b"deleted");
+    refused(
+        [lower(), Layer::new().whiteout("d").dir("d").hardlink("link", "d/x")],
+        "link",
+        "a hard link to `d/x`, which is in no layer before it",
+    );
+    refused(
+        [lower(), Layer::new().opaque("d").dir("d/s").hardlink("link", "d/s/x")],
+        "link",
+        "a hard link to `d/s/x`, which is in no layer before it",
+    );
+    refused(
+        [lower(), Layer::new().file("d", b"").hardlink("link", "d/x")],
+        "link",
+        "a hard link to `d/x`, which leads through a file",
+    );
+    let linked = Layer::new().symlink("lib", "usr/lib").file("usr/lib/x", b"");
+    refused(
+        [linked, Layer::new().dir("lib").hardlink("link", "lib/x")],
+        "link",
+        "a hard link to `lib/x`, which is in no layer before it",
+    );
+}
+
+#[test]
+fn a_hard_link_leads_through_symlinks_of_its_own_and_of_lower_layers() {
+    let want = [
+        "symlink 0777 lib -> usr/lib",
+        "file 0644 link \"x\" links 2",
+        "directory 0755 usr @0",
+        "directory 0755 usr/lib @0",
+        "file 0644 usr/lib/x \"x\" links 2 same as link",
+    ];
+    let file = || Layer::new().file("usr/lib/x", b"x");
+    let symlink = || Layer::new().symlink("lib", "usr/lib");
+    assert_eq!(flattened([file(), symlink().hardlink("link", "lib/x")]), want);
+    assert_eq!(flattened([symlink(), file().hardlink("link", "lib/x")]), want);
+}
+
+#[test]
+fn a_hard_link_to_itself_or_below_itself_is_refused() {
+    refused([Layer::new().file("a", b"").hardlink("a", "./a")], "a", "a hard link to `./a`, which it replaces");
+    refused([Layer::new().file("d/f", b"").hardlink("d", "d/f")], "d", "a hard link to `d/f`, which it replaces");
+}
+
 // Duplicate entries in a layer.
 
 #[test]

@@ -227,6 +227,41 @@ fn a_mount_is_read_only() {
     mount.ends_well(PATIENCE);
 }
 
+fn mount_tool(args: &[&str], point: &Path) {
+    let output = Command::new("mount").args(args).arg(point).output().unwrap();
+    assert!(output.status.success(), "mount: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What someone else mounts over it is theirs: it is not unmounted.
+#[test]
+fn a_mount_over_it_is_left_alone() {
+    let bench = converted(&two_layers());
+    let mut mount = Mount::new(&bench);
+    mount_tool(&["-t", "tmpfs", "tmpfs"], &mount.point);
+    mount.signal(Signal::INT);
+    mount.wait_for("another file system is there now");
+    mount.unmount();
+    assert!(mount.path("large").exists(), "the image is there again, since only the other mount went");
+    mount.signal(Signal::INT);
+    mount.ends_well(PROMPT);
+}
+
+/// A bind mount keeps the image in use; it ends with its last user.
+#[test]
+fn an_image_in_use_elsewhere_ends_with_its_last_user() {
+    let bench = converted(&two_layers());
+    let mut mount = Mount::new(&bench);
+    let other = bench.path("other");
+    std::fs::create_dir(&other).unwrap();
+    mount_tool(&["--bind", mount.point.to_str().unwrap()], &other);
+    mount.unmount();
+    mount.signal(Signal::INT);
+    mount.wait_for("still in use elsewhere");
+    assert_eq!(std::fs::read(other.join("large")).unwrap(), noise(3_000_000, 5));
+    assert!(Command::new("umount").arg(&other).status().unwrap().success());
+    mount.ends_well(PROMPT);
+}
+
 #[test]
 fn a_busy_mount_is_reported_and_can_be_ended_afterwards() {
     let bench = converted(&two_layers());

@@ -115,7 +115,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "CODEC", default_value_t = Codec::DEFAULT)]
     pub compression: Codec,
 
-    /// Leave this much free for a writable mount; it costs no chunk
+    /// Leave this much free for a writable mount; zeros are not stored
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub free: Size,
 

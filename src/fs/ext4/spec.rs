@@ -78,7 +78,7 @@ pub(super) const CHECKSUM_SEED: u32 = 0x636f_6c64;
 /// Seeds the directory hash (`s_hash_seed`); constant, so that an entry's hash depends on its name alone.
 pub(super) const HASH_SEED: [u32; 4] = [0x636f_6c64, 0x7072_6573, 0x732d_6570, 0x6f63_6831];
 pub(super) const HASH_HALF_MD4: u8 = 1;
-pub(super) const FLAG_UNSIGNED_HASH: u32 = 2;
+pub(super) const FLAG_SIGNED_HASH: u32 = 1;
 pub(super) const GROUP_INODES_UNUSED: u16 = 1;
 pub(super) const GROUP_BLOCKS_UNUSED: u16 = 2;
 pub(super) const GROUP_TABLE_ZEROED: u16 = 4;

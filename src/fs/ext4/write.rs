@@ -282,7 +282,7 @@ impl Layout<'_> {
             (0x60, spec::incompat::ALL),
             (0x64, spec::ro_compat::ALL),
             (0x100, 0xC), // default mount options: user_xattr, acl
-            (0x160, spec::FLAG_UNSIGNED_HASH),
+            (0x160, spec::FLAG_SIGNED_HASH),
             (0x270, spec::CHECKSUM_SEED),
         ] {
             put32(&mut out, at, value);

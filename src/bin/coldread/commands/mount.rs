@@ -1,14 +1,16 @@
 //! `coldread mount`: FUSE file, loop device with direct I/O, ext4 read-only, in one step.
 //!
 //! The loop device is told to go with its last user, so one event ends everything in order: the file system is unmounted
-//! (by `umount` or by Ctrl-C), the loop device lets go of the file, the FUSE mount ends.
+//! (by `umount` or by Ctrl-C), the loop device lets go of the file, the FUSE mount ends. Only what was mounted here is ever
+//! unmounted here.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use coldpress::serve::fuse::{Door, FILE, Watch};
 use coldpress::{Error, ErrorKind, Result};
@@ -18,9 +20,6 @@ use signal_hook::iterator::Signals;
 use super::{open, tell_fetched};
 use crate::args::{Cli, MountArgs};
 use crate::shared::failure::{CommandResult, chain};
-
-/// How long the loop device may take to let go of the file after the unmount.
-const GRACE: Duration = Duration::from_secs(10);
 
 enum Event {
     /// Nobody has the device open any more.
@@ -43,14 +42,18 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
         .map_err(|error| Error::io("a directory for FUSE", error))?;
     let door = Door::open(device.clone(), holder.path(), args.threads.into(), Arc::new(Events(send)))?;
     let mounted = mount(&holder.path().join(FILE), &args.directory);
-    let ended = mounted.and_then(|()| {
+    let ended = mounted.map(|device_number| {
+        // losetup(8) opens and closes the file before the loop device holds it: only what comes from now on is the end.
+        let early: Vec<Event> = events.try_iter().filter(|event| matches!(event, Event::Signal)).collect();
         let root = device.manifest().clear.root_digest;
         let _ = writeln!(
             std::io::stderr(),
             "coldread: {root} is mounted at {}; unmount it or press Ctrl-C",
             args.directory.display()
         );
-        wait(&events, &args.directory)
+        let mounted = Mounted { directory: &args.directory, device_number };
+        early.iter().for_each(|_| mounted.unmount());
+        mounted.wait(&events);
     });
     let closed = door.close();
     tell_fetched(cli, &device);
@@ -76,64 +79,72 @@ fn catch_signals(send: Sender<Event>) -> Result<()> {
     Ok(())
 }
 
-/// The file as a loop device, mounted, and the loop device bound to the mount's life.
-fn mount(file: &Path, directory: &Path) -> Result<()> {
+/// The file as a loop device, mounted, and the loop device bound to the mount's life; the loop device's number.
+fn mount(file: &Path, directory: &Path) -> Result<u64> {
     let device = tool(Command::new("losetup").args(["--find", "--show", "--read-only", "--direct-io=on"]).arg(file))?;
     let device = PathBuf::from(device.trim_end());
     // Naming the type spares mount a search of 261 blocks all over the device.
     let mounted = tool(Command::new("mount").args(["-t", "ext4", "-o", "ro"]).arg(&device).arg(directory));
+    let number = device.metadata().map(|metadata| metadata.rdev()).map_err(|error| Error::file(&device, error));
     // While it is mounted this only marks the device to go with its last user.
     let detached = tool(Command::new("losetup").arg("--detach").arg(&device));
-    mounted.and(detached).map(drop)
+    mounted.and(detached).and(number)
 }
 
-/// Until the device is closed; a signal unmounts.
-fn wait(events: &Receiver<Event>, directory: &Path) -> Result<()> {
-    let mut unmounted = false;
-    loop {
-        let event = if unmounted {
-            events.recv_timeout(GRACE)
-        } else {
-            events.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        match event {
-            // mount(8) and losetup(8) open and close the device themselves: only the end of the mount counts.
-            Ok(Event::Closed) if unmounted || !is_mounted(directory)? => return Ok(()),
-            Ok(Event::Closed) => {}
-            Ok(Event::Signal) => match tool(Command::new("umount").arg(directory)) {
-                Ok(_) => unmounted = true,
-                Err(_) if !is_mounted(directory)? => unmounted = true,
-                Err(error) => {
-                    let _ = writeln!(
-                        std::io::stderr(),
-                        "coldread: still mounted: {}; end what uses it and press Ctrl-C again",
-                        chain(&error)
-                    );
-                }
-            },
-            Err(_) => {
-                return Err(Error::new(ErrorKind::Unavailable, "the loop device did not let go; see `losetup --list`"));
+/// What this process mounted.
+struct Mounted<'a> {
+    directory: &'a Path,
+    device_number: u64,
+}
+
+impl Mounted<'_> {
+    /// Until nobody has the device open any more; a signal unmounts.
+    fn wait(&self, events: &Receiver<Event>) {
+        // The sender lives as long as the FUSE mount, so this ends with an event.
+        for event in events {
+            match event {
+                Event::Closed => return,
+                Event::Signal => self.unmount(),
             }
         }
     }
-}
 
-/// Whether something is mounted at `directory`: it is then on another device than its parent.
-fn is_mounted(directory: &Path) -> Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| path.metadata().map(|metadata| metadata.dev()).map_err(|error| Error::file(path, error));
-    let directory = directory.canonicalize().map_err(|error| Error::file(directory, error))?;
-    Ok(device(&directory)? != device(&directory.join(".."))?)
+    fn unmount(&self) {
+        let shown = self.directory.display();
+        let say = |message: String| {
+            let _ = writeln!(std::io::stderr(), "coldread: {message}");
+        };
+        if !self.is_on_top() {
+            say(format!(
+                "{shown}: another file system is there now, or none; the image is still in use elsewhere (a mount over it, a bind \
+                 mount, another mount namespace?) and ends with its last user"
+            ));
+            return;
+        }
+        if let Err(error) = tool(Command::new("umount").arg(self.directory)) {
+            say(format!("still mounted: {}; end what uses it and press Ctrl-C again", chain(&error)));
+        }
+    }
+
+    /// Whether what the directory shows is what was mounted here, and not the directory itself or another mount over it.
+    fn is_on_top(&self) -> bool {
+        self.directory.metadata().is_ok_and(|metadata| metadata.dev() == self.device_number)
+    }
 }
 
 /// Runs a tool of util-linux; what it prints.
 fn tool(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| Error::io(format!("{name} (of util-linux)"), error))?;
+    // Of a process group of its own, so that Ctrl-C in a terminal does not end it half-way.
+    let output =
+        command.process_group(0).output().map_err(|error| Error::io(format!("{name} (of util-linux)"), error))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    let said = match String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ") {
+        said if said.is_empty() => output.status.to_string(),
+        said => said,
+    };
     let kind = if is_root() { ErrorKind::Unavailable } else { ErrorKind::Denied };
     Err(Error::new(kind, format!("{name}: {said}")))
 }
