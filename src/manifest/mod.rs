@@ -6,4 +6,5 @@ mod codec;
 pub mod root_digest;
 pub mod v1;
 
+pub use codec::DecodeError;
 pub use v1::{BlockManifest, ChunkRef, Clear, LayerInfo, OpenManifest, Recipe, Sealed};

@@ -374,7 +374,11 @@ impl Sealed {
         out.0
     }
 
-    fn decode(bytes: &[u8], names: &[Sha256]) -> Result<Self, DecodeError> {
+    /// From the plaintext of the sealed part, for a clear part with `names`.
+    ///
+    /// # Errors
+    /// [`DecodeError`], saying what is wrong with it.
+    pub fn decode(bytes: &[u8], names: &[Sha256]) -> Result<Self, DecodeError> {
         let mut from = Decoder(bytes);
         let device_chunks = from.u32()?;
         let image_digest = Blake3::from_bytes(from.array()?);

@@ -194,10 +194,13 @@ pub(super) fn parse(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
 pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8], first: bool, hashed: bool) -> bool {
     let leaf_tail = get32(block, LEAF) == 0 && block[LEAF + 7] == 0xDE && block[LEAF + 4] == 12;
     if leaf_tail && !(first && hashed) {
-        return get32(block, LEAF + 8) == csum::directory_leaf(ino, block);
+        return csum::is_true(get32(block, LEAF + 8), csum::directory_leaf(ino, block));
     }
     let at = if first { 32 } else { 8 };
     let (limit, count) = (get16(block, at), get16(block, at + 2));
     let (tail, used) = (at + 8 * usize::from(limit) + 4, at + 8 * usize::from(count));
-    hashed && count <= limit && tail + 4 <= BLOCK && get32(block, tail) == csum::directory_node(ino, block, used)
+    hashed
+        && count <= limit
+        && tail + 4 <= BLOCK
+        && csum::is_true(get32(block, tail), csum::directory_node(ino, block, used))
 }

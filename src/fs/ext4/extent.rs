@@ -112,5 +112,5 @@ pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, Node)> {
 /// Whether an extent block of `ino` carries the checksum of its bytes.
 pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8]) -> bool {
     let used = 12 + 12 * usize::from(get16(block, 4));
-    used + 4 <= BLOCK && get32(block, used) == csum::extent_block(ino, block, used)
+    used + 4 <= BLOCK && csum::is_true(get32(block, used), csum::extent_block(ino, block, used))
 }

@@ -88,7 +88,7 @@ impl RawInode {
         let mut summed = *bytes;
         put16(&mut summed, 0x7C, 0);
         put16(&mut summed, 0x82, 0);
-        if wide(0x7C, 0x82) != csum::inode(ino, &summed) || get16(bytes, 0x80) != EXTRA_ISIZE {
+        if !csum::is_true(wide(0x7C, 0x82), csum::inode(ino, &summed)) || get16(bytes, 0x80) != EXTRA_ISIZE {
             return None;
         }
         let mut map = [0; 60];

@@ -107,7 +107,7 @@ impl<'d> Ext4<'d> {
             let mut summed = [0; 32];
             summed.copy_from_slice(descriptor);
             summed[0x1E..].fill(0);
-            let true_sum = csum::descriptor(group, &summed) == get16(descriptor, 0x1E);
+            let true_sum = csum::is_true(get16(descriptor, 0x1E).into(), csum::descriptor(group, &summed).into());
             if true_sum {
                 Ok(BlockAddr(get32(descriptor, 8)))
             } else {

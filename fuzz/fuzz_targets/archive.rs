@@ -1,0 +1,20 @@
+//! An archive of an image: the members of the tar, index, manifests, and docker's manifest.json.
+#![no_main]
+
+use std::io::Write;
+
+use coldpress::source::{self, ImageRef};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let directory = std::path::Path::new("/dev/shm");
+    let mut file = tempfile::NamedTempFile::new_in(directory).expect("memory");
+    file.write_all(bytes).expect("memory");
+    let path = file.path().to_owned();
+    for reference in [
+        ImageRef::OciArchive { file: path.clone(), tag: None },
+        ImageRef::DockerArchive { file: path.clone(), reference: None },
+    ] {
+        let _ = source::open(&reference, None, directory);
+    }
+});
