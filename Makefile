@@ -4,7 +4,6 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Python's packages for tools/check_manifest.py.
 VENV := target/venv
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help
 help: ## This list
@@ -52,6 +51,9 @@ test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 a
 	tools/test-corpus.sh
 
 .PHONY: fuzz
-fuzz: ## Fuzz each decoder for FUZZ_SECONDS (default 60) a target (needs cargo-fuzz)
-	for target in $$(cd fuzz && ls fuzz_targets | sed 's/\.rs$$//'); do \
-	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=65536 || exit 1; done
+fuzz: ## Fuzz each decoder for FUZZ_SECONDS (default 60) a target; findings in fuzz/artifacts (needs cargo-fuzz)
+	for target in $$(ls fuzz/fuzz_targets | sed 's/\.rs$$//'); do \
+	    mkdir -p target/fuzz-corpus/$$target; \
+	    RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/target/fuzz $(CARGO) fuzz run --sanitizer none $$target \
+	        $(CURDIR)/target/fuzz-corpus/$$target $(CURDIR)/fuzz/corpus/$$target \
+	        -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=65536 || exit 1; done

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use coldpress::convert::flatten::{self, LayerTree};
 use coldpress::convert::tar::TarReader;
+use coldpress::crypto::packed::trimmed;
 use coldpress::fs::BlockDevice;
 use coldpress::fs::ext4::layout::Layout;
 use coldpress::fs::ext4::read::{Ext4, FileType};
@@ -22,10 +23,10 @@ static METADATA: LazyLock<(u64, Vec<(u64, Vec<u8>)>)> = LazyLock::new(|| {
     let layout = Layout::new(&tree, 0).expect("the seed is small");
     let mut chunks = Vec::new();
     let first = layout.metadata(&mut |index, chunk| {
-        chunks.push((index.byte_offset(), chunk.to_vec()));
+        chunks.push((index.byte_offset(), trimmed(chunk).to_vec()));
         Ok(())
     });
-    chunks.push((0, first.expect("metadata is made without I/O")));
+    chunks.push((0, trimmed(&first.expect("metadata is made without I/O")).to_vec()));
     (layout.device_bytes(), chunks)
 });
 
@@ -41,11 +42,12 @@ impl BlockDevice for Device {
             return Err(Error::new(ErrorKind::Input, "past the end"));
         }
         buf.fill(0);
+        let end = offset + buf.len() as u64;
         for (start, chunk) in &self.0 {
-            for (at, byte) in (*start..).zip(chunk) {
-                if (offset..offset + buf.len() as u64).contains(&at) {
-                    buf[(at - offset) as usize] = *byte;
-                }
+            let (from, to) = (offset.max(*start), end.min(start + chunk.len() as u64));
+            if from < to {
+                let part = &chunk[(from - start) as usize..(to - start) as usize];
+                buf[(from - offset) as usize..(to - offset) as usize].copy_from_slice(part);
             }
         }
         Ok(())
@@ -60,10 +62,6 @@ fuzz_target!(|bytes: &[u8]| {
         let chunk = &mut chunks[which].1;
         let at = u32::from_le_bytes([patch[1], patch[2], patch[3], 0]) as usize % chunk.len();
         chunk[at] = patch[4] ^ patch[5];
-    }
-    for (_, chunk) in &mut chunks {
-        let end = chunk.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        chunk.truncate(end);
     }
     let device = Device(chunks);
     let Ok(fs) = Ext4::open(&device) else { return };
