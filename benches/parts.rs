@@ -63,6 +63,6 @@ fn open(bencher: Bencher<'_, '_>, codec: &str) {
     let (key, name) = convergent::seal(&Salt::new(Secret::from_bytes([1; 32])), &mut stored);
     let mut opened = vec![0; CHUNK_SIZE as usize];
     bencher.counter(BytesCount::new(CHUNK_SIZE)).with_inputs(|| stored.clone()).bench_local_values(|mut stored| {
-        convergent::open(codec, name, &key, &mut stored, &mut opened).expect("it opens")
+        convergent::open(codec, name, &key, &mut stored, &mut opened).expect("it opens");
     });
 }
