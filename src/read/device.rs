@@ -4,12 +4,14 @@
 //! name, opens it, and keeps the last few; two readers of one missing chunk cause one fetch.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::crypto::convergent;
 use crate::fs::BlockDevice;
 use crate::manifest::{ChunkRef, OpenManifest};
+use crate::progress::{Progress, Stage};
 use crate::store::{Get, ObjectName};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
@@ -34,6 +36,34 @@ pub fn fetch(manifest: &OpenManifest, store: &dyn Get, wanted: &ChunkRef, chunk:
     }
     convergent::open(manifest.clear.recipe.codec, wanted.name, &wanted.key, &mut stored, chunk)
         .map_err(|error| fail(ErrorKind::Corrupt, &error.to_string()))
+}
+
+/// Takes a chunk's place in the manifest's list and its bytes, and says whether to go on.
+pub type Visit<'a> = dyn Fn(usize, Result<&[u8]>) -> ControlFlow<()> + Sync + 'a;
+
+/// Fetches, verifies and opens every chunk with `threads` threads, and calls `visit` with each, in no order, until it
+/// says stop.
+pub fn fetch_all(manifest: &OpenManifest, store: &dyn Get, threads: usize, progress: &dyn Progress, visit: &Visit<'_>) {
+    let chunks = &manifest.sealed.chunks;
+    progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                let mut chunk = vec![0; CHUNK];
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(wanted) = chunks.get(at) else { return };
+                    let fetched = fetch(manifest, store, wanted, &mut chunk);
+                    if visit(at, fetched.map(|()| &chunk[..])).is_break() {
+                        next.store(chunks.len(), Ordering::Relaxed);
+                    }
+                    progress.advance(Stage::Fetch, CHUNK_SIZE.into());
+                }
+            });
+        }
+    });
+    progress.end(Stage::Fetch);
 }
 
 /// A device of sealed chunks.

@@ -1,17 +1,17 @@
 //! Proof that a store holds an image whole: every chunk is there, its name is true, it opens, and all of them together
 //! with the config give the image digest (the root digest was checked when the manifest was opened).
 
+use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::device::fetch;
+use super::device::fetch_all;
 use crate::crypto::packed::trimmed;
 use crate::digest::Blake3;
 use crate::manifest::OpenManifest;
 use crate::manifest::root_digest::image_digest;
-use crate::progress::{Progress, Stage};
+use crate::progress::Progress;
 use crate::store::Get;
-use crate::{CHUNK_SIZE, Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What was found.
 #[derive(Debug)]
@@ -34,37 +34,19 @@ pub fn verify_store(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<StoreReport> {
-    let chunks = &manifest.sealed.chunks;
-    progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let results: Mutex<Vec<(usize, Result<Blake3>)>> = Mutex::new(Vec::with_capacity(chunks.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                let mut buf = vec![0; CHUNK_SIZE as usize];
-                while let Some((at, wanted)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, chunks.get(at)?)))
-                {
-                    let leaf = fetch(manifest, store, wanted, &mut buf).map(|()| Blake3::of(trimmed(&buf)));
-                    if leaf.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable) {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    results.lock().expect("no thread panics with it").push((at, leaf));
-                    progress.advance(Stage::Fetch, CHUNK_SIZE.into());
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            });
-        }
+    let results = Mutex::new(Vec::new());
+    fetch_all(manifest, store, threads, progress, &|at, chunk| {
+        let leaf = chunk.map(|chunk| Blake3::of(trimmed(chunk)));
+        let unavailable = leaf.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
+        results.lock().expect("no thread panics with it").push((at, leaf));
+        if unavailable { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    progress.end(Stage::Fetch);
     let mut results = results.into_inner().expect("no thread panics with it");
     results.sort_by_key(|(at, _)| *at);
     let (mut leaves, mut bad) = (Vec::new(), Vec::new());
     for (at, leaf) in results {
         match leaf {
-            Ok(leaf) => leaves.push((chunks[at].index, leaf)),
+            Ok(leaf) => leaves.push((manifest.sealed.chunks[at].index, leaf)),
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
             Err(error) => bad.push(error),
         }

@@ -63,6 +63,28 @@ fn every_form_of_an_image_gives_the_same_chunks() {
     }
 }
 
+/// eStargz is gzip in many members, zstd:chunked is zstd in many frames with skippable ones between.
+#[test]
+fn layers_in_many_members_and_frames_are_read_to_their_end() {
+    let tar = sample().layers[0].tar();
+    let (front, back) = tar.split_at(300_000);
+    let skippable = [&0x184D_2A50u32.to_le_bytes()[..], &5u32.to_le_bytes(), b"table"].concat();
+    let gzip = [Packing::Gzip.pack(front), Packing::Gzip.pack(back), Packing::Gzip.pack(b"")].concat();
+    let zstd = [&skippable[..], &Packing::Zstd.pack(front), &skippable, &Packing::Zstd.pack(back), &skippable].concat();
+    let digest = |bytes: &[u8]| {
+        fingerprint(
+            |bench| {
+                std::fs::write(bench.path("root.tar"), bytes).unwrap();
+                "tar:root.tar".to_owned()
+            },
+            &[],
+        )
+    };
+    let wanted = digest(&tar);
+    assert_eq!(digest(&gzip), wanted);
+    assert_eq!(digest(&zstd), wanted);
+}
+
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let image = sample();

@@ -7,7 +7,7 @@ use coldpress::crypto::Codec;
 use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
-use crate::shared::keys::{KeyArgs, ManifestArgs, StoreArgs};
+use crate::shared::keys::{KeyArgs, ManifestArgs, Source};
 use crate::size::Size;
 
 /// Turns a container image into one sealed, chunked, lazily readable ext4 disk
@@ -150,13 +150,7 @@ pub struct ConvertArgs {
 )]
 pub struct VerifyArgs {
     #[command(flatten)]
-    pub manifest: ManifestArgs,
-
-    #[command(flatten)]
-    pub store: StoreArgs,
-
-    #[command(flatten)]
-    pub key: KeyArgs,
+    pub from: Source,
 
     /// Convert this image again and compare; the key file must have the salt
     #[arg(long, value_name = "IMAGE")]
@@ -185,13 +179,7 @@ pub struct InspectArgs {
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     #[command(flatten)]
-    pub manifest: ManifestArgs,
-
-    #[command(flatten)]
-    pub store: StoreArgs,
-
-    #[command(flatten)]
-    pub key: KeyArgs,
+    pub from: Source,
 
     /// Where to write it
     #[arg(short, long, value_name = "FILE")]

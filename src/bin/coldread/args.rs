@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::shared::keys::{KeyArgs, ManifestArgs, StoreArgs};
+use crate::shared::keys::Source;
 
 /// Reads an image that coldpress converted, fetching only the chunks that are read
 ///
@@ -32,19 +32,6 @@ pub enum Command {
     Stat(StatArgs),
     Cp(CpArgs),
     Mount(MountArgs),
-}
-
-/// What every command reads from.
-#[derive(Debug, Args)]
-pub struct Source {
-    #[command(flatten)]
-    pub manifest: ManifestArgs,
-
-    #[command(flatten)]
-    pub store: StoreArgs,
-
-    #[command(flatten)]
-    pub key: KeyArgs,
 }
 
 /// List directories of the image

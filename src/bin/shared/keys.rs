@@ -126,6 +126,19 @@ impl ManifestArgs {
     }
 }
 
+/// An image to read: its manifest, its chunks, and what opens them.
+#[derive(Debug, Clone, Args)]
+pub struct Source {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+}
+
 /// Reads the block manifest `path`.
 pub fn read_manifest(path: &Path, expect: Option<Sha256>) -> Result<BlockManifest, Error> {
     let file = File::open(path).map_err(|error| Error::file(path, error))?;

@@ -1,14 +1,14 @@
 //! `coldpress export`.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use coldpress::Error;
 use coldpress::manifest::OpenManifest;
-use coldpress::progress::{Progress, Stage};
-use coldpress::read::device::fetch;
+use coldpress::progress::Progress;
+use coldpress::read::device::fetch_all;
 use coldpress::store::Get;
-use coldpress::{CHUNK_SIZE, Error};
 use serde_json::json;
 
 use crate::args::{Cli, ExportArgs};
@@ -22,9 +22,9 @@ const BLOCK: usize = 4096;
 type Write<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
 
 pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
-    let key = args.key.require()?;
-    let manifest = args.manifest.open(&key)?;
-    let store = args.store.open(&manifest)?;
+    let key = args.from.key.require()?;
+    let manifest = args.from.manifest.open(&key)?;
+    let store = args.from.store.open(&manifest)?;
     let file = output::aside(&args.output)?;
     file.as_file().set_len(manifest.device_bytes()).map_err(|error| Error::file(&args.output, error))?;
     let progress = output::progress(cli);
@@ -57,26 +57,17 @@ fn copy(
     progress: &dyn Progress,
     write: &Write<'_>,
 ) -> Result<(), Error> {
-    let chunks = &manifest.sealed.chunks;
-    progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                let mut buf = vec![0; CHUNK_SIZE as usize];
-                while let Some(wanted) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let copied = fetch(manifest, store, wanted, &mut buf)
-                        .and_then(|()| sparse(wanted.index.byte_offset(), &buf, write));
-                    if let Err(error) = copied {
-                        next.store(chunks.len(), Ordering::Relaxed);
-                        failed.lock().expect("no thread panics with it").get_or_insert(error);
-                    }
-                    progress.advance(Stage::Fetch, CHUNK_SIZE.into());
-                }
-            });
+    let failed = Mutex::new(None);
+    fetch_all(manifest, store, threads, progress, &|at, chunk| {
+        let offset = manifest.sealed.chunks[at].index.byte_offset();
+        match chunk.and_then(|chunk| sparse(offset, chunk, write)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed.lock().expect("no thread panics with it").get_or_insert(error);
+                ControlFlow::Break(())
+            }
         }
     });
-    progress.end(Stage::Fetch);
     failed.into_inner().expect("no thread panics with it").map_or(Ok(()), Err)
 }
 

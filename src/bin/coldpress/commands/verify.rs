@@ -22,12 +22,12 @@ use crate::shared::failure::{CommandResult, Failure, chain};
 const NAMED: usize = 10;
 
 pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
-    let key = args.key.require()?;
-    let manifest = args.manifest.open(&key)?;
+    let key = args.from.key.require()?;
+    let manifest = args.from.manifest.open(&key)?;
     let progress = output::progress(cli);
     let (mut text, mut good) = (String::new(), true);
     let mut json = json!({ "root_digest": manifest.clear.root_digest, "image_digest": manifest.sealed.image_digest });
-    if args.source.is_none() || args.store.store.is_some() {
+    if args.source.is_none() || args.from.store.store.is_some() {
         let found = in_store(args, &manifest, &*progress)?;
         (text, good) = (text + &found.text, good && found.good);
         json["store"] = found.json;
@@ -42,7 +42,7 @@ pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
     if good {
         return Ok(());
     }
-    let message = format!("{}: verification found a difference", args.manifest.manifest.display());
+    let message = format!("{}: verification found a difference", args.from.manifest.manifest.display());
     Err(Error::new(ErrorKind::Difference, message).into())
 }
 
@@ -54,7 +54,7 @@ struct Finding {
 }
 
 fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress) -> Result<Finding, Failure> {
-    let store = args.store.open(manifest)?;
+    let store = args.from.store.open(manifest)?;
     let report = verify_store(manifest, &store, args.threads.threads(), progress)?;
     let good = report.bad.is_empty() && report.image_digest_matches;
     let bad: Vec<String> = report.bad.iter().map(chain).collect();

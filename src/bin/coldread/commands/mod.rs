@@ -15,8 +15,9 @@ use coldpress::fs::ext4::read::{FileType, Node};
 use coldpress::fs::tree::Timestamp;
 use coldpress::read::ChunkDevice;
 
-use crate::args::{Cli, Command, Source};
+use crate::args::{Cli, Command};
 use crate::shared::failure::{CommandResult, Failure};
+use crate::shared::keys::Source;
 
 /// Opened chunks that a command keeps: 32 MiB.
 const KEEP: usize = 64;
