@@ -138,6 +138,16 @@ impl<R: Read> HashingReader<R> {
         Self { inner, hasher: Sha256Hasher::new(), bytes: 0 }
     }
 
+    /// The reader behind it.
+    pub fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
+    /// How many bytes were read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes
+    }
+
     /// The digest of what was read, and how many bytes that were.
     pub fn finish(self) -> (Sha256, u64) {
         (self.hasher.finish(), self.bytes)

@@ -16,7 +16,7 @@ use crate::digest::Sha256;
 use crate::fs::ext4::write::LayerBytes;
 use crate::fs::tree::{LayerIndex, Tree};
 use crate::progress::{Progress, Stage};
-use crate::source::{Blob, Image, LayerSource};
+use crate::source::{Blob, Image, LayerReader, LayerSource};
 use crate::{Error, ErrorKind, Result};
 
 /// An image's layers, applied onto one another.
@@ -121,20 +121,18 @@ fn read_one(source: &LayerSource, temp: &Path, progress: &dyn Progress) -> Resul
     let plain = source.is_plain()?;
     let mut file =
         if plain { None } else { Some(tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?) };
-    {
-        let mut copy = Copy {
-            from: &mut reader,
-            to: file.as_mut().map(|file| BufWriter::with_capacity(1 << 20, file)),
-            failed: None,
-        };
+    let told = {
+        let to = file.as_mut().map(|file| BufWriter::with_capacity(1 << 20, file));
+        let mut copy = Copy { from: &mut reader, to, failed: None, progress, told: 0 };
         let walked = walk(&mut copy, &mut tree);
         let copied = copy.finish();
         // A full disk is not the stream's fault.
-        copied.map_err(|error| Error::file(temp, error))?;
+        let told = copied.map_err(|error| Error::file(temp, error))?;
         walked?;
-    }
+        told
+    };
     let (diff_id, tar_bytes) = reader.finish()?;
-    progress.advance(Stage::Layers, source.blob.length());
+    progress.advance(Stage::Layers, source.blob.length() - told);
     let bytes = match file {
         None => TarBytes::InPlace(source.blob.clone()),
         Some(file) => TarBytes::Unpacked(file),
@@ -159,14 +157,17 @@ fn tar_error(error: TarError) -> Error {
     }
 }
 
-/// Copies what is read through it.
-struct Copy<'a, R, W: Write> {
-    from: &'a mut R,
+/// Copies what is read through it, and tells of progress.
+struct Copy<'a, 'b, W: Write> {
+    from: &'a mut LayerReader<'b>,
     to: Option<BufWriter<W>>,
     failed: Option<io::Error>,
+    progress: &'a dyn Progress,
+    /// Bytes of the blob that were told.
+    told: u64,
 }
 
-impl<R: Read, W: Write> Read for Copy<'_, R, W> {
+impl<W: Write> Read for Copy<'_, '_, W> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buf)?;
         if let Some(to) = &mut self.to
@@ -176,16 +177,22 @@ impl<R: Read, W: Write> Read for Copy<'_, R, W> {
             self.to = None;
             return Err(io::Error::other("cannot be kept"));
         }
+        let read = self.from.stored_bytes_read();
+        if read - self.told >= 1 << 20 {
+            self.progress.advance(Stage::Layers, read - self.told);
+            self.told = read;
+        }
         Ok(n)
     }
 }
 
-impl<R, W: Write> Copy<'_, R, W> {
-    fn finish(self) -> io::Result<()> {
+impl<W: Write> Copy<'_, '_, W> {
+    /// How many of the blob's bytes were told of.
+    fn finish(self) -> io::Result<u64> {
         match (self.failed, self.to) {
             (Some(error), _) => Err(error),
-            (None, Some(mut to)) => to.flush(),
-            (None, None) => Ok(()),
+            (None, Some(mut to)) => to.flush().map(|()| self.told),
+            (None, None) => Ok(self.told),
         }
     }
 }

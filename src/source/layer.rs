@@ -113,6 +113,16 @@ impl Read for LayerReader<'_> {
 }
 
 impl LayerReader<'_> {
+    /// How many of the blob's bytes were read so far: what progress counts.
+    #[must_use]
+    pub fn stored_bytes_read(&self) -> u64 {
+        match self.decoder.get_ref() {
+            Decoder::Plain(_) => self.decoder.bytes_read(),
+            Decoder::Gzip(inner) => inner.get_ref().get_ref().bytes_read(),
+            Decoder::Zstd(inner) => inner.get_ref().get_ref().bytes_read(),
+        }
+    }
+
     /// Reads what is left, and checks the whole; the layer's DiffID and its uncompressed length.
     ///
     /// # Errors
