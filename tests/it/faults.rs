@@ -252,15 +252,15 @@ fn a_damaged_chunk_is_never_read_and_verify_ends_with_3() {
 #[test]
 fn a_chunk_under_anothers_name_is_refused() {
     let bench = Bench::new();
-    bench.convert(&sample(), "app", &["--compression", "none"]);
-    let mut chunks = files(&bench.path("store/main"));
-    chunks.sort_by_key(|path| path.metadata().unwrap().len());
-    let full: Vec<_> = chunks.iter().filter(|path| path.metadata().unwrap().len() == 524_304).collect();
-    assert!(!full.is_empty());
-    let noise = noise(524_304, 9);
-    std::fs::write(full[0], noise).unwrap();
-    let output = bench.coldpress(&["verify", "app.cpm"]);
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    bench.convert(&Image::new([Layer::new().file("data", &noise(2 << 20, 3))]), "app", &["--compression", "none"]);
+    let chunks = files(&bench.path("store/main")).into_iter();
+    let full: Vec<_> = chunks.filter(|path| path.metadata().unwrap().len() == 524_304).collect();
+    // A true chunk, of the same length, but another one.
+    std::fs::copy(&full[1], &full[0]).unwrap();
+    let output = bench.coldread(&["cat", "app.cpm", "/data"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not what its name promises"), "{output:?}");
+    assert_eq!(bench.coldpress(&["verify", "app.cpm"]).status.code(), Some(3));
 }
 
 #[test]
