@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::crypto::{Codec, Salt};
 use crate::fs::ext4::layout::{EPOCH, Layout};
-use crate::manifest::root_digest::{config_key, image_digest, root_digest};
+use crate::manifest::root_digest::{image_digest, root_digest};
 use crate::manifest::v1::names_of;
 use crate::manifest::{Clear, LayerInfo, OpenManifest, Recipe, Sealed};
 use crate::progress::Progress;
@@ -107,7 +107,7 @@ pub fn convert_layout(
         free: options.free,
         platform: image.config.platform.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
-    let (config_key, image_digest) = (config_key(salt, &config), image_digest(device_chunks, &leaves, &config));
+    let (config_key, image_digest) = (salt.config_key(&config), image_digest(device_chunks, &leaves, &config));
     let root_digest = root_digest(&recipe, device_chunks, &chunks, &config, &config_key, image_digest);
     let layers = flattened.layers.iter().zip(layout.segments()).map(|(layer, segment)| LayerInfo {
         diff_id: layer.diff_id,

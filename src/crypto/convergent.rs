@@ -65,7 +65,8 @@ impl Salt {
         ChunkKey(self.mac(CHUNK_LABEL, packed))
     }
 
-    /// The key under which an image's config is committed to in the root digest.
+    /// The key of the commitment to an image's config in the root digest; under a plain hash, anyone could test guesses of a weak
+    /// secret in `env`.
     #[must_use]
     pub fn config_key(&self, config: &str) -> Secret {
         self.mac(CONFIG_LABEL, config.as_bytes())

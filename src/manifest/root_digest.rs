@@ -6,8 +6,8 @@
 use super::codec::Encoder;
 use super::v1::{ChunkRef, Recipe};
 use crate::ChunkIndex;
+use crate::crypto::Secret;
 use crate::crypto::convergent::mac;
-use crate::crypto::{Salt, Secret};
 use crate::digest::{Blake3, Sha256};
 
 const IMAGE_LABEL: &[u8] = b"coldpress image digest v1\n";
@@ -45,12 +45,6 @@ pub fn uuid(device_chunks: u32, leaves: &[Leaf]) -> [u8; 16] {
     uuid[6] = uuid[6] & 0x0F | 0x80;
     uuid[8] = uuid[8] & 0x3F | 0x80;
     uuid
-}
-
-/// The key of the commitment to `config`; with a plain hash, anyone could test guesses of a weak secret in `env`.
-#[must_use]
-pub fn config_key(salt: &Salt, config: &str) -> Secret {
-    salt.config_key(config)
 }
 
 /// What pins an image wherever its block manifest is opened. `chunks` ascend.

@@ -2,7 +2,6 @@
 //! whole or not at all, and an existing one is never touched.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -14,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 /// The directory and what runs its requests.
 struct Local {
     store: LocalFileSystem,
-    runtime: Arc<Runtime>,
+    runtime: Runtime,
 }
 
 /// The half that can only put.
@@ -29,7 +28,7 @@ impl Local {
             .map_err(|error| Error::caused(ErrorKind::NotFound, format!("store {}", directory.display()), error))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("store").build();
         let runtime = runtime.map_err(|error| Error::io("threads for the store", error))?;
-        Ok(Self { store, runtime: Arc::new(runtime) })
+        Ok(Self { store, runtime })
     }
 }
 
