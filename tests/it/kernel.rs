@@ -232,6 +232,25 @@ fn mount_tool(args: &[&str], point: &Path) {
     assert!(output.status.success(), "mount: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[test]
+fn without_root_a_mount_says_that_it_needs_it() {
+    let bench = converted(&two_layers());
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(bench.dir.path(), mode(0o755)).unwrap();
+    std::fs::create_dir(bench.path("mnt")).unwrap();
+    let program = bench.path("coldread");
+    std::fs::copy(env!("CARGO_BIN_EXE_coldread"), &program).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
+        .arg(&program)
+        .args(["mount", "app.cpm", "mnt"])
+        .current_dir(bench.dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("mounting needs root"), "{output:?}");
+}
+
 /// What someone else mounts over it is theirs: it is not unmounted.
 #[test]
 fn a_mount_over_it_is_left_alone() {
