@@ -4,7 +4,6 @@
 //! (docs/design.md, "Image digest"). Both come from libraries; nothing here computes a hash itself.
 
 use std::fmt;
-use std::io::Read;
 use std::str::FromStr;
 
 use aws_lc_rs::digest;
@@ -119,52 +118,26 @@ impl Sha256Hasher {
     }
 }
 
+/// BLAKE3 over parts.
+#[derive(Clone, Default)]
+pub struct Blake3Hasher(blake3::Hasher);
+
+impl Blake3Hasher {
+    /// Hashes `bytes` behind what came before.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that was hashed.
+    #[must_use]
+    pub fn finish(&self) -> Blake3 {
+        Blake3(*self.0.finalize().as_bytes())
+    }
+}
+
 impl Default for Sha256Hasher {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// A reader that hashes and counts what is read through it.
-pub struct HashingReader<R> {
-    inner: R,
-    hasher: Sha256Hasher,
-    bytes: u64,
-}
-
-impl<R: Read> HashingReader<R> {
-    /// Hashes what is read from `inner` from now on.
-    pub fn new(inner: R) -> Self {
-        Self { inner, hasher: Sha256Hasher::new(), bytes: 0 }
-    }
-
-    /// The reader behind it.
-    pub fn get_ref(&self) -> &R {
-        &self.inner
-    }
-
-    /// How many bytes were read so far.
-    pub fn bytes_read(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The digest of what was read, and how many bytes that were.
-    pub fn finish(self) -> (Sha256, u64) {
-        (self.hasher.finish(), self.bytes)
-    }
-
-    /// The reader behind it, the digest of what was read, and how many bytes that were.
-    pub fn into_parts(self) -> (R, Sha256, u64) {
-        (self.inner, self.hasher.finish(), self.bytes)
-    }
-}
-
-impl<R: Read> Read for HashingReader<R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
-        self.bytes += n as u64;
-        Ok(n)
     }
 }
 

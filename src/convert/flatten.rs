@@ -151,6 +151,36 @@ impl LayerTree {
         Ok(())
     }
 
+    /// What the layer has at `path`, with no symlink on the way; `None` for a directory, and for a link that leads below.
+    #[must_use]
+    pub fn kind_at(&self, path: &[u8]) -> Option<&Kind> {
+        match self.own(&components(path))? {
+            Child::Node(id) => match &self.nodes[id.0] {
+                Node::Other(_, kind) => Some(kind),
+                Node::Directory(_) => None,
+            },
+            Child::Link(_) => None,
+        }
+    }
+
+    /// Whether this layer hides what a lower one has at `path`, no directory.
+    #[must_use]
+    pub fn hides(&self, path: &[u8]) -> bool {
+        let mut at = Self::ROOT;
+        for name in raw_components(path) {
+            let directory = self.directory(at);
+            if directory.opaque.is_some() || directory.whiteouts.contains_key(name) {
+                return true;
+            }
+            match directory.children.get(name).map(|entered| entered.child) {
+                None => return false,
+                Some(Child::Node(id)) if self.is_directory(id) => at = id,
+                Some(_) => return true,
+            }
+        }
+        true
+    }
+
     fn apply_root(&mut self, path: &[u8], metadata: Metadata, kind: &EntryKind) -> Result<(), FlattenError> {
         if *kind != EntryKind::Directory {
             return Err(refuse(path, "the root can only be a directory"));
@@ -346,8 +376,7 @@ pub fn empty() -> Tree {
 /// `Input` where a hard link has no target below, `Unsupported` where the image is past a limit.
 pub fn merge(tree: &mut Tree, layer: &LayerTree) -> Result<(), Error> {
     let index = LayerIndex(tree.layers);
-    tree.layers =
-        tree.layers.checked_add(1).ok_or_else(|| Error::new(ErrorKind::Unsupported, "more than 65,535 layers"))?;
+    tree.layers = tree.layers.checked_add(1).ok_or_else(too_many_layers)?;
     let mut links = Vec::with_capacity(layer.links.len());
     for link in &layer.links {
         let target = Seen { tree, layer, link, resolved: &links }.target()?;
@@ -364,6 +393,12 @@ pub fn merge(tree: &mut Tree, layer: &LayerTree) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Layers are counted in 16 bits.
+#[must_use]
+pub fn too_many_layers() -> Error {
+    Error::new(ErrorKind::Unsupported, "more than 65,535 layers")
 }
 
 /// What a hard link leads to.

@@ -1,18 +1,22 @@
-//! Layers in: inflated and checked side by side, their entries applied, their bytes kept where they can be read again.
+//! Layers in: inflated and checked, their entries applied, and their chunks sealed as they come.
 //!
-//! A compressed layer's tar goes to a file without a name in the temporary directory, so nothing is left behind however the
-//! process ends; a plain one is read again from where it is.
+//! The top layer is read first, so that what is hidden is known when the layers below are read. A layer whose chunks
+//! cannot be made at once (its order is unusual, or layers above it are still being read) is kept: a plain tar is read again from
+//! where it is, any other goes to a file without a name in the temporary directory, so nothing is left behind however the
+//! process ends.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::flatten::{self, LayerTree};
-use super::tar::{TarError, TarReader};
-use crate::digest::Sha256;
+use super::seal::Sealing;
+use super::segment::{SegmentWriter, Stop};
+use super::tar::{EntryKind, TarError, TarReader};
+use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::write::LayerBytes;
 use crate::fs::tree::{LayerIndex, Tree};
 use crate::progress::{Progress, Stage};
@@ -25,127 +29,232 @@ pub struct Flattened {
     pub tree: Tree,
     /// What each is.
     pub layers: Vec<IngestedLayer>,
-    /// Their files' bytes.
-    pub bytes: IngestedBytes,
 }
 
 /// A layer that was read and found true.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct IngestedLayer {
     /// The digest of its tar.
     pub diff_id: Sha256,
     /// Bytes of its tar.
     pub tar_bytes: u64,
+    /// What became of its files' bytes.
+    pub bytes: TarBytes,
 }
 
-/// Where each layer's uncompressed tar can be read.
-pub struct IngestedBytes(Vec<TarBytes>);
-
-enum TarBytes {
+/// What became of a layer's files' bytes.
+#[derive(Debug)]
+pub enum TarBytes {
+    /// Its segment's chunks were handed over; how everything was placed in them ([`super::segment::digest_of`]).
+    Sealed(Blake3),
+    /// It is a plain tar.
     InPlace(Blob),
-    Unpacked(File),
+    /// Its tar was kept.
+    Kept(File),
 }
 
-impl LayerBytes for IngestedBytes {
+impl LayerBytes for Vec<IngestedLayer> {
     fn read_at(&self, layer: LayerIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        match &self.0[usize::from(layer.0)] {
+        match &self[usize::from(layer.0)].bytes {
             TarBytes::InPlace(blob) => blob.read_at(offset, buf),
-            TarBytes::Unpacked(file) => file.read_exact_at(buf, offset),
+            TarBytes::Kept(file) => file.read_exact_at(buf, offset),
+            TarBytes::Sealed(_) => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }
 
-/// Reads and flattens all layers of `image`, `threads` at once.
-///
-/// # Errors
-/// `Corrupt` where a layer is not what its digests say, `Input` or `Unsupported` for an entry, naming layer and entry.
-pub fn ingest(image: &Image, threads: usize, temp: &Path, progress: &dyn Progress) -> Result<Flattened> {
-    let total = image.layers.iter().map(|layer| layer.blob.length()).sum();
-    progress.begin(Stage::Layers, total);
-    let read = read_all(image, threads, temp, progress)?;
-    progress.end(Stage::Layers);
-    let mut tree = flatten::empty();
-    let (mut layers, mut bytes) = (Vec::new(), Vec::new());
-    for (index, layer) in read.into_iter().enumerate() {
-        flatten::merge(&mut tree, &layer.tree).map_err(|error| error.within(layer_name(image, index)))?;
-        layers.push(layer.what);
-        bytes.push(layer.bytes);
-    }
-    Ok(Flattened { tree, layers, bytes: IngestedBytes(bytes) })
-}
-
-fn layer_name(image: &Image, index: usize) -> String {
-    let layer = &image.layers[index];
-    let name = layer.digest.or(layer.diff_id).map_or_else(|| layer.blob.name().to_owned(), |digest| digest.to_string());
-    format!("layer {} of {} ({name})", index + 1, image.layers.len())
+/// How layers are read.
+#[derive(Clone, Copy)]
+pub struct Ingest<'a> {
+    /// Whose they are.
+    pub image: &'a Image,
+    /// Where layers are kept.
+    pub temp: &'a Path,
+    /// Takes the chunks that can be made at once; without it, no layer's bytes are wanted.
+    pub sealing: Option<&'a Sealing<'a>>,
+    /// Hears of the blobs' bytes.
+    pub progress: &'a dyn Progress,
 }
 
 struct ReadLayer {
-    tree: LayerTree,
+    tree: Arc<LayerTree>,
     what: IngestedLayer,
-    bytes: TarBytes,
 }
 
-/// The largest layers first, so that the last thread to end ends early.
-fn read_all(image: &Image, threads: usize, temp: &Path, progress: &dyn Progress) -> Result<Vec<ReadLayer>> {
-    let mut order: Vec<usize> = (0..image.layers.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(image.layers[index].blob.length()));
-    let next = AtomicUsize::new(0);
-    let done: Vec<Mutex<Option<Result<ReadLayer>>>> = order.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, order.len().max(1)) {
-            scope.spawn(|| {
-                while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let layer = read_one(&image.layers[index], temp, progress)
-                        .map_err(|error| error.within(layer_name(image, index)));
-                    if layer.is_err() {
-                        // The others need not start.
-                        next.store(order.len(), Ordering::Relaxed);
-                    }
-                    *done[index].lock().expect("no thread panics with it") = Some(layer);
-                }
-            });
+impl Ingest<'_> {
+    /// Reads and flattens all layers, `at_once` of them side by side.
+    ///
+    /// # Errors
+    /// `Corrupt` where a layer is not what its digests say, `Input` or `Unsupported` for an entry, naming layer and entry.
+    pub fn all(&self, at_once: usize) -> Result<Flattened> {
+        let total = self.image.layers.iter().map(|layer| layer.blob.length()).sum();
+        self.progress.begin(Stage::Layers, total);
+        let read = self.read_all(at_once)?;
+        self.progress.end(Stage::Layers);
+        let mut tree = flatten::empty();
+        let mut layers = Vec::with_capacity(read.len());
+        for (index, layer) in read.into_iter().enumerate() {
+            flatten::merge(&mut tree, &layer.tree).map_err(|error| error.within(self.layer_name(index)))?;
+            layers.push(layer.what);
         }
-    });
-    let mut results: Vec<_> =
-        done.into_iter().map(|slot| slot.into_inner().expect("no thread panics with it")).collect();
-    if let Some(failed) = results.iter_mut().find_map(|slot| slot.take_if(|layer| layer.is_err())) {
-        failed?;
+        Ok(Flattened { tree, layers })
     }
-    Ok(results.into_iter().map(|slot| slot.expect("every layer was read").expect("none failed")).collect())
+
+    fn layer_name(&self, index: usize) -> String {
+        let layer = &self.image.layers[index];
+        let digest = layer.digest.or(layer.diff_id);
+        let name = digest.map_or_else(|| layer.blob.name().to_owned(), |digest| digest.to_string());
+        format!("layer {} of {} ({name})", index + 1, self.image.layers.len())
+    }
+
+    /// From the top down.
+    fn read_all(&self, at_once: usize) -> Result<Vec<ReadLayer>> {
+        let count = self.image.layers.len();
+        let (begun, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let done: Mutex<Vec<Option<Result<ReadLayer>>>> = Mutex::new((0..count).map(|_| None).collect());
+        std::thread::scope(|scope| {
+            for _ in 0..at_once.clamp(1, count.max(1)) {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let Some(index) = count.checked_sub(begun.fetch_add(1, Ordering::Relaxed) + 1) else { return };
+                        let above = above(&done.lock().expect("no thread panics with it")[index + 1..]);
+                        let layer = self.read(index, above.as_deref());
+                        if layer.is_err() {
+                            // The others need not start.
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                        done.lock().expect("no thread panics with it")[index] = Some(layer);
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().expect("no thread panicked with it");
+        if let Some(failed) = done.iter_mut().find_map(|slot| slot.take_if(|layer| layer.is_err())) {
+            failed?;
+        }
+        Ok(done.into_iter().map(|slot| slot.expect("every layer was read").expect("none failed")).collect())
+    }
+
+    fn read(&self, index: usize, above: Option<&[Arc<LayerTree>]>) -> Result<ReadLayer> {
+        let layer = LayerIndex(u16::try_from(index).map_err(|_| flatten::too_many_layers())?);
+        let mut reading = Reading { ingest: self, source: &self.image.layers[index], told: 0 };
+        let sealed = match (self.sealing, above) {
+            (Some(sealing), Some(above)) => reading.seal(SegmentWriter::new(layer, above, sealing)),
+            _ => Ok(None),
+        };
+        let read = sealed.and_then(|read| read.map_or_else(|| reading.keep(), Ok));
+        read.map_err(|error| error.within(self.layer_name(index)))
+    }
+
+    /// Reads a layer again whose chunks turned out to be others, and keeps it.
+    ///
+    /// # Errors
+    /// As [`Ingest::all`].
+    pub fn again(&self, index: usize) -> Result<IngestedLayer> {
+        let read = self.read(index, None)?;
+        Ok(read.what)
+    }
 }
 
-fn read_one(source: &LayerSource, temp: &Path, progress: &dyn Progress) -> Result<ReadLayer> {
-    let mut reader = source.read()?;
-    let mut tree = LayerTree::default();
-    let plain = source.is_plain()?;
-    let mut file =
-        if plain { None } else { Some(tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?) };
-    let told = {
-        let to = file.as_mut().map(|file| BufWriter::with_capacity(1 << 20, file));
-        let mut copy = Copy { from: &mut reader, to, failed: None, progress, told: 0 };
-        let walked = walk(&mut copy, &mut tree);
-        let copied = copy.finish();
+/// The trees of `layers`, where all of them are there.
+fn above(layers: &[Option<Result<ReadLayer>>]) -> Option<Vec<Arc<LayerTree>>> {
+    layers.iter().map(|slot| Some(Arc::clone(&slot.as_ref()?.as_ref().ok()?.tree))).collect()
+}
+
+/// One layer on its way in.
+struct Reading<'a> {
+    ingest: &'a Ingest<'a>,
+    source: &'a LayerSource,
+    /// Bytes of the blob that progress heard of.
+    told: u64,
+}
+
+impl Reading<'_> {
+    /// In one pass; `None` where that cannot be.
+    fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
+        let mut reader = self.source.read()?;
+        let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
+        let tree = match walk(&mut copy, Some(&mut segment)) {
+            Ok(tree) => tree,
+            Err(Walk::Unordered) => return Ok(None),
+            Err(Walk::Failed(error)) => return Err(error),
+        };
+        let placed = segment.finish()?;
+        self.check(reader, tree, TarBytes::Sealed(placed)).map(Some)
+    }
+
+    fn keep(&mut self) -> Result<ReadLayer> {
+        let mut reader = self.source.read()?;
+        let temp = self.ingest.temp;
+        let to = if self.ingest.sealing.is_none() || self.source.is_plain()? {
+            None
+        } else {
+            Some(tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?)
+        };
+        let file = to.as_ref().map(File::try_clone).transpose().map_err(|error| Error::file(temp, error))?;
+        let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
+        let mut copy = Copy { from: &mut reader, to, failed: None, reading: self };
+        let walked = walk(&mut copy, None);
         // A full disk is not the stream's fault.
-        let told = copied.map_err(|error| Error::file(temp, error))?;
-        walked?;
-        told
-    };
-    let (diff_id, tar_bytes) = reader.finish()?;
-    progress.advance(Stage::Layers, source.blob.length() - told);
-    let bytes = match file {
-        None => TarBytes::InPlace(source.blob.clone()),
-        Some(file) => TarBytes::Unpacked(file),
-    };
-    Ok(ReadLayer { tree, what: IngestedLayer { diff_id, tar_bytes }, bytes })
+        copy.finish().map_err(|error| Error::file(temp, error))?;
+        let tree = match walked {
+            Ok(tree) => tree,
+            Err(Walk::Failed(error)) => return Err(error),
+            Err(Walk::Unordered) => unreachable!("only segments ask for an order"),
+        };
+        let bytes = file.map_or_else(|| TarBytes::InPlace(self.source.blob.clone()), TarBytes::Kept);
+        self.check(reader, tree, bytes)
+    }
+
+    fn check(&mut self, reader: LayerReader<'_>, tree: LayerTree, bytes: TarBytes) -> Result<ReadLayer> {
+        let (diff_id, tar_bytes) = reader.finish()?;
+        self.tell(self.source.blob.length());
+        Ok(ReadLayer { tree: Arc::new(tree), what: IngestedLayer { diff_id, tar_bytes, bytes } })
+    }
+
+    fn tell(&mut self, read: u64) {
+        if read > self.told {
+            self.ingest.progress.advance(Stage::Layers, read - self.told);
+            self.told = read;
+        }
+    }
 }
 
-fn walk(stream: &mut impl Read, tree: &mut LayerTree) -> Result<()> {
-    let mut tar = TarReader::new(stream);
-    while let Some(entry) = tar.next_entry().map_err(tar_error)? {
-        tree.apply(entry)?;
+/// Why a walk ended before the layer did.
+enum Walk {
+    Unordered,
+    Failed(Error),
+}
+
+impl From<Error> for Walk {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
-    Ok(())
+}
+
+impl From<Stop> for Walk {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Unordered => Self::Unordered,
+            Stop::Tar(error) => Self::Failed(tar_error(error)),
+            Stop::Sealing(error) => Self::Failed(error),
+        }
+    }
+}
+
+fn walk(stream: &mut impl Read, mut segment: Option<&mut SegmentWriter<'_>>) -> Result<LayerTree, Walk> {
+    let (mut tar, mut tree) = (TarReader::new(stream), LayerTree::default());
+    while let Some(entry) = tar.next_entry().map_err(tar_error)? {
+        let with_data = segment.is_some() && matches!(entry.kind, EntryKind::File(_) | EntryKind::Symlink(_));
+        let path = with_data.then(|| entry.path.clone());
+        tree.apply(entry).map_err(Error::from)?;
+        if let (Some(path), Some(segment)) = (path, &mut segment)
+            && let Some(kind) = tree.kind_at(&path)
+        {
+            segment.place(&path, kind, &mut tar)?;
+        }
+    }
+    Ok(tree)
 }
 
 fn tar_error(error: TarError) -> Error {
@@ -158,16 +267,14 @@ fn tar_error(error: TarError) -> Error {
 }
 
 /// Copies what is read through it, and tells of progress.
-struct Copy<'a, 'b, W: Write> {
+struct Copy<'a, 'b, 'c, W: Write> {
     from: &'a mut LayerReader<'b>,
     to: Option<BufWriter<W>>,
     failed: Option<io::Error>,
-    progress: &'a dyn Progress,
-    /// Bytes of the blob that were told.
-    told: u64,
+    reading: &'a mut Reading<'c>,
 }
 
-impl<W: Write> Read for Copy<'_, '_, W> {
+impl<W: Write> Read for Copy<'_, '_, '_, W> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buf)?;
         if let Some(to) = &mut self.to
@@ -178,21 +285,19 @@ impl<W: Write> Read for Copy<'_, '_, W> {
             return Err(io::Error::other("cannot be kept"));
         }
         let read = self.from.stored_bytes_read();
-        if read - self.told >= 1 << 20 {
-            self.progress.advance(Stage::Layers, read - self.told);
-            self.told = read;
+        if read >= self.reading.told + (1 << 20) {
+            self.reading.tell(read);
         }
         Ok(n)
     }
 }
 
-impl<W: Write> Copy<'_, '_, W> {
-    /// How many of the blob's bytes were told of.
-    fn finish(self) -> io::Result<u64> {
+impl<W: Write> Copy<'_, '_, '_, W> {
+    fn finish(self) -> io::Result<()> {
         match (self.failed, self.to) {
             (Some(error), _) => Err(error),
-            (None, Some(mut to)) => to.flush().map(|()| self.told),
-            (None, None) => Ok(self.told),
+            (None, Some(mut to)) => to.flush(),
+            (None, None) => Ok(()),
         }
     }
 }

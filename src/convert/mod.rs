@@ -1,27 +1,35 @@
-//! An image becomes sealed chunks: [`ingest`] reads and flattens its layers, [`seal`] makes the device's chunks, seals and
-//! puts them, [`convert`] does both and yields the block manifest.
+//! An image becomes sealed chunks: [`ingest`] reads and flattens its layers, and hands data chunks to [`seal`] as they come;
+//! the layout then says what is left to make and where everything stands; [`convert()`] does all and yields the block
+//! manifest.
 //!
 //! Holds a salt and the putting half of a store; it cannot name the getting half.
 
 pub mod flatten;
 pub mod ingest;
 pub mod seal;
+pub mod segment;
 pub mod tar;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::crypto::packed::trimmed;
 use crate::crypto::{Codec, Salt};
+use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::layout::{EPOCH, Layout};
-use crate::manifest::root_digest::{image_digest, root_digest};
+use crate::fs::ext4::write::set_uuid;
+use crate::fs::tree::{LayerIndex, Tree};
+use crate::manifest::root_digest::{Leaf, image_digest, root_digest, uuid};
 use crate::manifest::v1::names_of;
-use crate::manifest::{Clear, LayerInfo, OpenManifest, Recipe, Sealed};
-use crate::progress::Progress;
+use crate::manifest::{self, ChunkRef, Clear, LayerInfo, OpenManifest, Recipe};
+use crate::progress::{Progress, Stage};
 use crate::source::Image;
 use crate::store::{PutIfAbsent, RootId};
-use crate::{CHUNK_SIZE, Result};
+use crate::{CHUNK_SIZE, ChunkIndex, Error, Result};
 
-use ingest::Flattened;
-use seal::{SealedDevice, Sealer};
+use ingest::{Flattened, Ingest, TarBytes};
+use seal::{Place, Sealed, SealedChunk, Sealer, Sealing, seal_one};
+use segment::digest_of;
 
 /// What a conversion can be told.
 #[derive(Debug, Clone)]
@@ -77,28 +85,126 @@ pub fn convert(
     store: Option<&dyn PutIfAbsent>,
     progress: &dyn Progress,
 ) -> Result<Converted> {
-    let flattened = ingest::ingest(image, options.threads, &options.temp, progress)?;
-    let layout = Layout::new(&flattened.tree, options.free)?;
-    convert_layout(image, &flattened, &layout, (salt, options), store, progress)
+    let sealer = Sealer { salt, codec: options.codec, store: store.map(|store| (store, &options.root)) };
+    let device = std::thread::scope(|scope| {
+        let sealing = Sealing::start(scope, sealer, options.threads);
+        let made = make(image, options, &sealing, progress);
+        // What stopped the sealing is why nothing could be handed over.
+        match (sealing.finish(), made) {
+            (Ok(sealed), Ok(made)) => complete(made, sealed, sealer),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        }
+    })?;
+    Ok(manifest_of(image, salt, options, device))
 }
 
-/// The same for an image that is flattened and planned already.
+/// Reads and flattens `image`, and makes no chunks: to tell what stands where.
 ///
 /// # Errors
-/// Those of reading the layers' bytes, and of the store.
-pub fn convert_layout(
-    image: &Image,
-    flattened: &Flattened,
-    layout: &Layout<'_>,
-    (salt, options): (&Salt, &Options),
-    store: Option<&dyn PutIfAbsent>,
-    progress: &dyn Progress,
-) -> Result<Converted> {
-    let sealer = Sealer { salt, codec: options.codec, store: store.map(|store| (store, &options.root)) };
-    let device = seal::seal(layout, &flattened.bytes, &sealer, options.threads, progress)?;
-    let SealedDevice { chunks, leaves, counts } = device;
+/// As [`convert`].
+pub fn flatten_only(image: &Image, options: &Options, progress: &dyn Progress) -> Result<Tree> {
+    Ingest { image, temp: &options.temp, sealing: None, progress }.all(options.threads).map(|flattened| flattened.tree)
+}
+
+/// What is left when all chunks but the first are handed over.
+struct Made {
+    layers: Vec<LayerInfo>,
+    device_chunks: u32,
+    /// Of each layer, where its segment starts, if its chunks were handed over by their place in it.
+    segments: Vec<Option<u32>>,
+    /// Still without the UUID.
+    first: Vec<u8>,
+}
+
+/// Hands over every chunk but the first.
+fn make(image: &Image, options: &Options, sealing: &Sealing<'_>, progress: &dyn Progress) -> Result<Made> {
+    let ingest = Ingest { image, temp: &options.temp, sealing: Some(sealing), progress };
+    // A thread that inflates keeps about one that seals busy.
+    let Flattened { tree, mut layers } = ingest.all(options.threads.div_ceil(2))?;
+    let layout = Layout::new(&tree, options.free)?;
+    let mut segments = Vec::with_capacity(layers.len());
+    for (index, segment) in layout.segments().iter().enumerate() {
+        let layer = LayerIndex(u16::try_from(index).map_err(|_| flatten::too_many_layers())?);
+        if matches!(&layers[index].bytes, TarBytes::Sealed(placed) if *placed != digest_of(&layout, layer)) {
+            layers[index] = ingest.again(index)?;
+        }
+        let sealed = matches!(layers[index].bytes, TarBytes::Sealed(_));
+        segments.push(sealed.then_some(segment.first_chunk));
+    }
+    let kept = |index: &usize| segments[*index].is_none();
+    let of = |index: usize| layout.segments()[index].first_chunk..layout.segments()[index].first_chunk + layout.segments()[index].chunks;
+    progress.begin(Stage::Chunks, layout.device_bytes());
+    for index in (0..layers.len()).filter(kept).flat_map(of).map(ChunkIndex) {
+        let mut chunk = sealing.buffer();
+        chunk.resize(CHUNK_SIZE as usize, 0);
+        let made = layout.data_chunk(index, &layers, &mut chunk);
+        made.map_err(|error| Error::io("a layer's bytes, while its chunks were made", error))?;
+        sealing.put(Place::Device(index), chunk)?;
+    }
+    let first = layout.metadata(&mut |index, bytes| {
+        let mut chunk = sealing.buffer();
+        chunk.extend_from_slice(bytes);
+        sealing.put(Place::Device(index), chunk)
+    })?;
+    progress.end(Stage::Chunks);
+    let layers = layers.iter().zip(layout.segments()).map(|(layer, segment)| LayerInfo {
+        diff_id: layer.diff_id,
+        first_chunk: segment.first_chunk,
+        chunks: segment.chunks,
+        tar_bytes: layer.tar_bytes,
+    });
     let device_chunks =
         u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
+    Ok(Made { layers: layers.collect(), device_chunks, segments, first })
+}
+
+/// Every chunk of a device that is not zero, ascending.
+struct Device {
+    layers: Vec<LayerInfo>,
+    device_chunks: u32,
+    chunks: Vec<ChunkRef>,
+    leaves: Vec<Leaf>,
+    counts: Counts,
+}
+
+/// Gives every chunk its place on the device, and the first one the UUID: it is made of all chunks, this one as it is without it.
+fn complete(made: Made, sealed: Sealed, sealer: Sealer<'_>) -> Result<Device> {
+    let Made { layers, device_chunks, segments, mut first } = made;
+    let on_device = |place: Place| match place {
+        Place::Device(index) => Some(index),
+        // Chunks of a layer that was read again are not the device's.
+        Place::Segment(layer, number) => segments[usize::from(layer.0)].map(|start| ChunkIndex(start + number)),
+    };
+    let leaves_of = |sealed: &Sealed| {
+        let leaves = sealed.chunks.iter().filter_map(|(place, chunk)| Some((on_device(*place)?, chunk.leaf)));
+        let mut leaves: Vec<Leaf> = leaves.collect();
+        leaves.sort_unstable_by_key(|(index, _)| *index);
+        leaves
+    };
+    let mut leaves = leaves_of(&sealed);
+    leaves.insert(0, (ChunkIndex(0), Blake3::of(trimmed(&first))));
+    set_uuid(&mut first, uuid(device_chunks, &leaves));
+    let sealed = seal_one(sealer, sealed, Place::Device(ChunkIndex(0)), first)?;
+    let leaves = leaves_of(&sealed);
+    let chunks = sealed.chunks.iter().filter_map(|(place, chunk)| {
+        let (index, SealedChunk { name, key, stored, .. }) = (on_device(*place)?, chunk.clone());
+        Some(ChunkRef { index, name, key, stored })
+    });
+    let mut chunks: Vec<ChunkRef> = chunks.collect();
+    chunks.sort_unstable_by_key(|chunk| chunk.index);
+    let sizes: BTreeMap<Sha256, u32> = chunks.iter().map(|chunk| (chunk.name, chunk.stored)).collect();
+    let counts = Counts {
+        zero_chunks: u64::from(device_chunks) - chunks.len() as u64,
+        put_chunks: sealed.put_chunks,
+        put_bytes: sealed.put_bytes,
+        claimed_chunks: sealed.claimed_chunks,
+        stored_bytes: sizes.into_values().map(u64::from).sum(),
+    };
+    Ok(Device { layers, device_chunks, chunks, leaves, counts })
+}
+
+fn manifest_of(image: &Image, salt: &Salt, options: &Options, device: Device) -> Converted {
+    let Device { layers, device_chunks, chunks, leaves, counts } = device;
     let config = image.config.normal.clone();
     let recipe = Recipe {
         epoch: EPOCH,
@@ -109,12 +215,6 @@ pub fn convert_layout(
     };
     let (config_key, image_digest) = (salt.config_key(&config), image_digest(device_chunks, &leaves, &config));
     let root_digest = root_digest(&recipe, device_chunks, &chunks, &config, &config_key, image_digest);
-    let layers = flattened.layers.iter().zip(layout.segments()).map(|(layer, segment)| LayerInfo {
-        diff_id: layer.diff_id,
-        first_chunk: segment.first_chunk,
-        chunks: segment.chunks,
-        tar_bytes: layer.tar_bytes,
-    });
     let clear = Clear {
         recipe,
         root: options.root.clone(),
@@ -123,8 +223,7 @@ pub fn convert_layout(
         root_digest,
         names: names_of(&chunks),
     };
-    let counts = Counts { zero_chunks: u64::from(device_chunks) - chunks.len() as u64, ..counts };
-    let sealed = Sealed {
+    let sealed = manifest::Sealed {
         device_chunks,
         chunks,
         image_digest,
@@ -132,7 +231,7 @@ pub fn convert_layout(
         config_key,
         source: image.manifest_digest,
         store: options.store_hint.clone(),
-        layers: layers.collect(),
+        layers,
     };
-    Ok(Converted { manifest: OpenManifest { clear, sealed }, counts })
+    Converted { manifest: OpenManifest { clear, sealed }, counts }
 }

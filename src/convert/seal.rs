@@ -1,30 +1,29 @@
-//! The device's chunks, made, sealed and put by several threads; the result does not depend on their number.
+//! Chunks, sealed and put by several threads; the result does not depend on their number or order.
 //!
-//! One thread makes metadata chunks and hands out the numbers of data chunks; the others pack, seal and put. The first
-//! chunk comes last: the UUID in it is made of all chunks.
+//! Whoever makes chunks (the layers' readers, the layout) hands them to a [`Sealing`]; its threads pack, seal and put them.
+//! At most [`AHEAD`] wait, so makers run no faster than chunks can be put. The first chunk of a device comes last: the
+//! UUID in it is made of all chunks.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{Scope, ScopedJoinHandle};
 
-use super::Counts;
-use crate::crypto::convergent;
-use crate::crypto::packed::{Packer, trimmed};
+use crate::crypto::convergent::{self, ChunkKey};
+use crate::crypto::packed::{Packer, trimmed_length};
 use crate::crypto::{Codec, Salt};
 use crate::digest::{Blake3, Sha256};
-use crate::fs::ext4::layout::Layout;
-use crate::fs::ext4::write::{LayerBytes, set_uuid};
-use crate::manifest::ChunkRef;
-use crate::manifest::root_digest::{Leaf, uuid};
-use crate::progress::{Progress, Stage};
+use crate::fs::tree::LayerIndex;
 use crate::store::{ObjectName, PutIfAbsent, PutOutcome, RootId};
-use crate::{CHUNK_SIZE, ChunkIndex, Error, Result};
+use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const CHUNK: usize = CHUNK_SIZE as usize;
 /// Chunks made ahead of the threads that seal.
 const AHEAD: usize = 16;
 
 /// How chunks are sealed, and where they go.
+#[derive(Clone, Copy)]
 pub struct Sealer<'a> {
     /// The dedup scope's.
     pub salt: &'a Salt,
@@ -34,164 +33,167 @@ pub struct Sealer<'a> {
     pub store: Option<(&'a dyn PutIfAbsent, &'a RootId)>,
 }
 
-/// Every chunk of a device that is not zero, ascending.
-#[derive(Debug)]
-pub struct SealedDevice {
-    /// Names and keys.
-    pub chunks: Vec<ChunkRef>,
-    /// Plaintext digests.
-    pub leaves: Vec<Leaf>,
-    /// What it took.
-    pub counts: Counts,
+/// Where a chunk belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In a layer's segment, by its number there: where segments start is known only when all layers are.
+    Segment(LayerIndex, u32),
+    /// On the device.
+    Device(ChunkIndex),
 }
 
-enum Job {
-    /// A metadata chunk.
-    Made(ChunkIndex, Vec<u8>),
-    /// A data chunk that is still to be made.
-    Data(ChunkIndex),
+/// A chunk that was sealed, and put where there is a store.
+#[derive(Debug, Clone)]
+pub struct SealedChunk {
+    /// Where it is stored.
+    pub name: Sha256,
+    /// What opens it.
+    pub key: ChunkKey,
+    /// Bytes as stored.
+    pub stored: u32,
+    /// Of its plaintext without trailing zeros.
+    pub leaf: Blake3,
+}
+
+/// What sealing came to so far.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// Every chunk that is not all zero.
+    pub chunks: BTreeMap<Place, SealedChunk>,
+    /// Chunks that were not in the store before.
+    pub put_chunks: u64,
+    /// Their bytes as stored.
+    pub put_bytes: u64,
+    /// Chunks that the store says it had.
+    pub claimed_chunks: u64,
+    /// Names that were put or claimed, or are about to be.
+    names: BTreeSet<Sha256>,
+    failed: Option<Error>,
 }
 
 /// What the threads share.
 #[derive(Default)]
-struct Done {
-    chunks: Vec<(ChunkRef, Blake3)>,
-    names: BTreeSet<Sha256>,
-    counts: Counts,
-    failed: Option<Error>,
+struct Shared {
+    sealed: Mutex<Sealed>,
+    failed: AtomicBool,
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
-/// Makes, seals and puts all chunks of `layout`.
+impl Shared {
+    fn fail(&self, error: Error) {
+        self.sealed.lock().expect("no thread panics with it").failed.get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Threads that seal.
+pub struct Sealing<'scope> {
+    jobs: SyncSender<(Place, Vec<u8>)>,
+    shared: Arc<Shared>,
+    threads: Vec<ScopedJoinHandle<'scope, ()>>,
+}
+
+impl<'scope> Sealing<'scope> {
+    /// Starts `threads` of them.
+    pub fn start<'env>(scope: &'scope Scope<'scope, 'env>, sealer: Sealer<'env>, threads: usize) -> Self {
+        let (jobs, receive) = sync_channel(AHEAD);
+        let (receive, shared) = (Arc::new(Mutex::new(receive)), Arc::<Shared>::default());
+        let threads = (0..threads.max(1)).map(|_| {
+            let (receive, shared) = (Arc::clone(&receive), Arc::clone(&shared));
+            scope.spawn(move || Worker { sealer, shared: &shared, packer: Packer::new(sealer.codec) }.run(&receive))
+        });
+        Self { jobs, threads: threads.collect(), shared }
+    }
+
+    /// An empty buffer for a chunk, from those that were sealed.
+    #[must_use]
+    pub fn buffer(&self) -> Vec<u8> {
+        let spare = self.shared.spare.lock().expect("no thread panics with it").pop();
+        let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        buffer.clear();
+        buffer
+    }
+
+    /// Hands over the chunk at `place`; what is missing at its end is zeros.
+    ///
+    /// # Errors
+    /// `Internal` where a chunk before it failed; [`Sealing::finish`] says why.
+    pub fn put(&self, place: Place, chunk: Vec<u8>) -> Result<()> {
+        debug_assert!(chunk.len() <= CHUNK);
+        let stopped = || Error::new(ErrorKind::Internal, "sealing stopped");
+        if self.shared.failed.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        self.jobs.send((place, chunk)).map_err(|_| stopped())
+    }
+
+    /// Waits for all that was handed over.
+    ///
+    /// # Errors
+    /// Those of the store, naming the object.
+    pub fn finish(self) -> Result<Sealed> {
+        drop(self.jobs);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("sealing does not panic"));
+        let mut sealed = std::mem::take(&mut *self.shared.sealed.lock().expect("no thread panics with it"));
+        sealed.failed.take().map_or(Ok(sealed), Err)
+    }
+}
+
+/// Seals one more chunk, and adds it to `sealed`.
 ///
 /// # Errors
-/// Those of reading the layers' bytes, and of the store.
-pub fn seal(
-    layout: &Layout<'_>,
-    bytes: &dyn LayerBytes,
-    sealer: &Sealer<'_>,
-    threads: usize,
-    progress: &dyn Progress,
-) -> Result<SealedDevice> {
-    progress.begin(Stage::Chunks, layout.device_bytes());
-    let done = Mutex::new(Done::default());
-    let (send, receive) = sync_channel(AHEAD);
-    let receive = Mutex::new(receive);
-    let first = std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                Worker { layout, bytes, sealer, done: &done, progress, packer: Packer::new(sealer.codec) }
-                    .run(&receive);
-            });
-        }
-        // A worker that failed stops taking, and what is then left in the channel is dropped with it.
-        let stopped = || done.lock().expect("no thread panics with it").failed.is_some();
-        let data =
-            layout.segments().iter().flat_map(|segment| segment.first_chunk..segment.first_chunk + segment.chunks);
-        for index in data {
-            if stopped() || send.send(Job::Data(ChunkIndex(index))).is_err() {
-                break;
-            }
-        }
-        let made = layout.metadata(&mut |index, chunk| {
-            let gone = || Error::new(crate::ErrorKind::Internal, "sealing stopped");
-            if stopped() { Err(gone()) } else { send.send(Job::Made(index, chunk.to_vec())).map_err(|_| gone()) }
-        });
-        drop(send);
-        made.map_err(|error| {
-            done.lock().expect("no thread panics with it").failed.get_or_insert(error);
-        })
-    });
-    let mut worker = Worker { layout, bytes, sealer, done: &done, progress, packer: Packer::new(sealer.codec) };
-    if let Ok(mut first) = first {
-        complete_first(layout, &done, &mut first);
-        worker.seal(ChunkIndex(0), &first, &mut Vec::new())?;
-    }
-    progress.end(Stage::Chunks);
-    let Done { mut chunks, counts, failed, .. } = done.into_inner().expect("no thread panics with it");
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    chunks.sort_unstable_by_key(|(chunk, _)| chunk.index);
-    let leaves = chunks.iter().map(|(chunk, leaf)| (chunk.index, *leaf)).collect();
-    Ok(SealedDevice { chunks: chunks.into_iter().map(|(chunk, _)| chunk).collect(), leaves, counts })
-}
-
-/// Gives the first chunk the UUID: it is made of all chunks, this one as it is without it.
-fn complete_first(layout: &Layout<'_>, done: &Mutex<Done>, first: &mut [u8]) {
-    let done = done.lock().expect("no thread panics with it");
-    let mut leaves: Vec<Leaf> = done.chunks.iter().map(|(chunk, leaf)| (chunk.index, *leaf)).collect();
-    leaves.push((ChunkIndex(0), Blake3::of(trimmed(first))));
-    leaves.sort_unstable_by_key(|(index, _)| *index);
-    let device_chunks =
-        u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
-    set_uuid(first, uuid(device_chunks, &leaves));
+/// Those of the store, naming the object.
+pub fn seal_one(sealer: Sealer<'_>, sealed: Sealed, place: Place, chunk: Vec<u8>) -> Result<Sealed> {
+    let shared = Shared { sealed: Mutex::new(sealed), ..Shared::default() };
+    Worker { sealer, shared: &shared, packer: Packer::new(sealer.codec) }.seal(place, chunk)?;
+    Ok(shared.sealed.into_inner().expect("no thread panicked with it"))
 }
 
 struct Worker<'a> {
-    layout: &'a Layout<'a>,
-    bytes: &'a dyn LayerBytes,
-    sealer: &'a Sealer<'a>,
-    done: &'a Mutex<Done>,
-    progress: &'a dyn Progress,
+    sealer: Sealer<'a>,
+    shared: &'a Shared,
     packer: Packer,
 }
 
 impl Worker<'_> {
-    fn run(mut self, jobs: &Mutex<Receiver<Job>>) {
-        let (mut chunk, mut packed) = (vec![0; CHUNK], Vec::new());
+    fn run(mut self, jobs: &Mutex<Receiver<(Place, Vec<u8>)>>) {
         loop {
             let job = jobs.lock().expect("no thread panics with it").recv();
-            let Ok(job) = job else { return };
-            let sealed = match job {
-                Job::Made(index, made) => self.seal(index, &made, &mut packed),
-                Job::Data(index) => match self.layout.data_chunk(index, self.bytes, &mut chunk) {
-                    Ok(()) => self.seal(index, &chunk, &mut packed),
-                    Err(error) => Err(Error::io("a layer's bytes, while its chunks were made", error)),
-                },
-            };
-            if let Err(error) = sealed {
-                self.done.lock().expect("no thread panics with it").failed.get_or_insert(error);
+            let Ok((place, chunk)) = job else { return };
+            // What is left when one failed is taken and dropped, so that makers do not wait for room.
+            if !self.shared.failed.load(Ordering::Relaxed)
+                && let Err(error) = self.seal(place, chunk)
+            {
+                self.shared.fail(error);
             }
         }
     }
 
-    fn seal(&mut self, index: ChunkIndex, chunk: &[u8], packed: &mut Vec<u8>) -> Result<()> {
-        self.progress.advance(Stage::Chunks, CHUNK_SIZE.into());
-        let trimmed = trimmed(chunk);
-        if trimmed.is_empty() {
-            return Ok(());
-        }
-        let leaf = Blake3::of(trimmed);
-        self.packer.pack(trimmed, packed);
-        let (key, name) = convergent::seal(self.sealer.salt, packed);
-        let length = packed.len();
-        let stored = u32::try_from(length).expect("a sealed chunk is a little longer than a chunk");
-        let fresh = {
-            let mut done = self.done.lock().expect("no thread panics with it");
-            done.chunks.push((ChunkRef { index, name, key, stored }, leaf));
-            if done.failed.is_some() {
-                return Ok(());
-            }
-            done.names.insert(name)
-        };
-        if fresh {
-            let outcome = match self.sealer.store {
-                Some((store, root)) => {
-                    Some(store.put_if_absent(&ObjectName::chunk(root, name), std::mem::take(packed))?)
-                }
-                None => None,
+    fn seal(&mut self, place: Place, mut chunk: Vec<u8>) -> Result<()> {
+        chunk.truncate(trimmed_length(&chunk));
+        if !chunk.is_empty() {
+            let leaf = Blake3::of(&chunk);
+            let packed = self.packer.pack(&mut chunk);
+            let (key, name) = convergent::seal(self.sealer.salt, packed);
+            let stored = u32::try_from(packed.len()).expect("a sealed chunk is a little longer than a chunk");
+            let fresh = {
+                let mut sealed = self.shared.sealed.lock().expect("no thread panics with it");
+                sealed.chunks.insert(place, SealedChunk { name, key, stored, leaf });
+                sealed.names.insert(name)
             };
-            let counts = &mut self.done.lock().expect("no thread panics with it").counts;
-            counts.stored_bytes += length as u64;
-            match outcome {
-                Some(PutOutcome::Stored) => {
-                    counts.put_chunks += 1;
-                    counts.put_bytes += length as u64;
+            if let Some((store, root)) = self.sealer.store.filter(|_| fresh) {
+                let outcome = store.put_if_absent(&ObjectName::chunk(root, name), packed)?;
+                let mut sealed = self.shared.sealed.lock().expect("no thread panics with it");
+                match outcome {
+                    PutOutcome::Stored => {
+                        sealed.put_chunks += 1;
+                        sealed.put_bytes += u64::from(stored);
+                    }
+                    PutOutcome::Present => sealed.claimed_chunks += 1,
                 }
-                Some(PutOutcome::Present) => counts.claimed_chunks += 1,
-                None => {}
             }
         }
+        self.shared.spare.lock().expect("no thread panics with it").push(chunk);
         Ok(())
     }
 }

@@ -87,6 +87,9 @@ pub enum EntryKind {
 pub struct TarReader<R> {
     inner: R,
     offset: u64,
+    /// The entry that was read last: where its header starts, and where its bytes end.
+    at: u64,
+    end: u64,
 }
 
 /// What extended headers say of the entry that follows them.
@@ -113,14 +116,17 @@ impl Extended {
 impl<R: Read> TarReader<R> {
     /// Reads from the start of a tar stream.
     pub fn new(inner: R) -> Self {
-        Self { inner, offset: 0 }
+        Self { inner, offset: 0, at: 0, end: 0 }
     }
 
-    /// The next entry; its bytes are passed over. `None` at the end of the archive, behind which the stream is not read.
+    /// The next entry. `None` at the end of the archive, behind which the stream is not read.
+    ///
+    /// The bytes of the entry before it are passed over, as far as [`TarReader::read_data`] did not read them.
     ///
     /// # Errors
     /// [`TarError`], naming the place or the entry.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+        self.skip_to(self.at, self.end.max(self.offset))?;
         let mut extended = Extended::default();
         while let Some((at, block)) = self.next_header()? {
             let header = Header::from_byte_slice(&block);
@@ -157,18 +163,22 @@ impl<R: Read> TarReader<R> {
         Ok(None)
     }
 
-    /// Reads on to the end of the stream, so that whoever hashes it has seen all.
+    /// Fills `buf` from `source` on, a place in the stream that a run of the last entry names; only forward.
     ///
     /// # Errors
-    /// Those of the stream.
-    pub fn drain(mut self) -> Result<u64, TarError> {
-        let mut buf = vec![0; 64 * 1024];
-        loop {
-            match self.inner.read(&mut buf).map_err(TarError::Io)? {
-                0 => return Ok(self.offset),
-                n => self.offset += n as u64,
-            }
+    /// Those of the stream, and where it ends before.
+    ///
+    /// # Panics
+    /// Where `source` was passed already.
+    pub fn read_data(&mut self, source: u64, buf: &mut [u8]) -> Result<(), TarError> {
+        self.skip_to(self.at, source)?;
+        match self.inner.read_exact(buf) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(TarError::Truncated(self.at)),
+            Err(error) => return Err(TarError::Io(error)),
         }
+        self.offset += buf.len() as u64;
+        Ok(())
     }
 
     /// The next header block and its place; `None` at two zero blocks, or where the stream ends between entries.
@@ -219,8 +229,15 @@ impl<R: Read> TarReader<R> {
     /// Passes over `size` bytes and what fills their last block.
     fn skip(&mut self, at: u64, size: u64) -> Result<(), TarError> {
         let end = self.offset.checked_add(size).and_then(|end| end.checked_next_multiple_of(BLOCK as u64));
-        let end = end.ok_or(TarError::Header { offset: at, reason: "its size is past every end" })?;
-        let left = end - self.offset;
+        self.skip_to(at, end.ok_or(TarError::Header { offset: at, reason: "its size is past every end" })?)
+    }
+
+    /// Passes over what stands before `end`.
+    fn skip_to(&mut self, at: u64, end: u64) -> Result<(), TarError> {
+        let left = end.checked_sub(self.offset).expect("streams are read forward");
+        if left == 0 {
+            return Ok(());
+        }
         let copied = io::copy(&mut self.inner.by_ref().take(left), &mut io::sink()).map_err(TarError::Io)?;
         self.offset += copied;
         if copied == left { Ok(()) } else { Err(TarError::Truncated(at)) }
@@ -265,7 +282,7 @@ impl<R: Read> TarReader<R> {
         Ok(Entry { path, metadata, kind })
     }
 
-    /// A regular file's bytes are located and passed over.
+    /// A regular file's bytes are located, and left to be read or passed over.
     fn content(
         &mut self,
         at: u64,
@@ -300,7 +317,8 @@ impl<R: Read> TarReader<R> {
             None => Content { size, data: Data::Whole(self.offset) },
             Some((map, real)) => sparse(&map, real, self.offset, end).ok_or_else(|| fail("a sparse map that lies"))?,
         };
-        self.skip(at, end - self.offset)?;
+        let padded = end.checked_next_multiple_of(BLOCK as u64).ok_or_else(past)?;
+        (self.at, self.end) = (at, padded);
         Ok(content)
     }
 

@@ -91,6 +91,12 @@ impl FromStr for Codec {
 /// `chunk` without its trailing zeros.
 #[must_use]
 pub fn trimmed(chunk: &[u8]) -> &[u8] {
+    &chunk[..trimmed_length(chunk)]
+}
+
+/// The length of `chunk` without its trailing zeros.
+#[must_use]
+pub fn trimmed_length(chunk: &[u8]) -> usize {
     // Whole words first: most chunks of a sparse device end in long runs of zeros.
     let mut end = chunk.len();
     while end >= 64 && chunk[end - 64..end] == [0; 64] {
@@ -99,12 +105,12 @@ pub fn trimmed(chunk: &[u8]) -> &[u8] {
     while end > 0 && chunk[end - 1] == 0 {
         end -= 1;
     }
-    &chunk[..end]
+    end
 }
 
 /// Packs chunks with one codec; reuses its memory.
 pub struct Packer {
-    compressor: Option<zstd::bulk::Compressor<'static>>,
+    compressor: Option<(zstd::bulk::Compressor<'static>, Vec<u8>)>,
 }
 
 impl Packer {
@@ -114,23 +120,26 @@ impl Packer {
         let compressor = match codec {
             Codec::None => None,
             Codec::Zstd { level } => {
-                Some(zstd::bulk::Compressor::new(level.into()).expect("zstd takes every level from 1 to 19"))
+                let compressor = zstd::bulk::Compressor::new(level.into());
+                Some((compressor.expect("zstd takes every level from 1 to 19"), Vec::with_capacity(MAX_PACKED)))
             }
         };
         Self { compressor }
     }
 
-    /// Puts the packed form of `trimmed` (a chunk without its trailing zeros) into `packed`.
-    pub fn pack(&mut self, trimmed: &[u8], packed: &mut Vec<u8>) {
-        packed.clear();
-        match &mut self.compressor {
-            None => packed.extend_from_slice(trimmed),
-            Some(compressor) => {
+    /// The packed form of `chunk`, which is a chunk without its trailing zeros, and which may be packed in place.
+    pub fn pack<'a>(&'a mut self, chunk: &'a mut Vec<u8>) -> &'a mut Vec<u8> {
+        let packed = match &mut self.compressor {
+            None => chunk,
+            Some((compressor, packed)) => {
+                packed.clear();
                 packed.reserve(MAX_PACKED);
-                compressor.compress_to_buffer(trimmed, packed).expect("the buffer holds the longest frame of a chunk");
+                compressor.compress_to_buffer(chunk, packed).expect("the buffer holds the longest frame of a chunk");
+                packed
             }
-        }
+        };
         packed.resize(packed.len().next_multiple_of(PAD), 0);
+        packed
     }
 }
 
@@ -182,12 +191,13 @@ mod tests {
     #[test]
     fn every_chunk_survives_every_codec() {
         for codec in [Codec::None, Codec::Zstd { level: 1 }, Codec::Zstd { level: 19 }] {
-            let (mut packer, mut packed) = (Packer::new(codec), Vec::new());
+            let mut packer = Packer::new(codec);
             for bytes in chunks() {
-                packer.pack(&bytes, &mut packed);
+                let mut made = trimmed(&bytes).to_vec();
+                let packed = packer.pack(&mut made);
                 assert!(packed.len().is_multiple_of(PAD) && packed.len() <= MAX_PACKED);
                 let mut chunk = vec![0xEE; CHUNK];
-                unpack(codec, &packed, &mut chunk).unwrap();
+                unpack(codec, packed, &mut chunk).unwrap();
                 assert_eq!(trimmed(&chunk), trimmed(&bytes));
             }
         }
@@ -199,8 +209,7 @@ mod tests {
         assert!(unpack(Codec::None, &[], &mut chunk).is_err());
         assert!(unpack(Codec::None, &[1; 100], &mut chunk).is_err());
         assert!(unpack(Codec::None, &vec![1; CHUNK + PAD], &mut chunk).is_err());
-        let (mut packer, mut packed) = (Packer::new(Codec::DEFAULT), Vec::new());
-        packer.pack(b"abc", &mut packed);
+        let mut packed = Packer::new(Codec::DEFAULT).pack(&mut b"abc".to_vec()).clone();
         *packed.last_mut().unwrap() = 1;
         assert!(unpack(Codec::DEFAULT, &packed, &mut chunk).is_err());
         assert!(unpack(Codec::DEFAULT, &[0; PAD], &mut chunk).is_err());

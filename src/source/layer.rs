@@ -2,14 +2,25 @@
 //!
 //! The compression is told by the first bytes, as containerd does, since descriptors and docker archives are often silent
 //! or wrong. zstd:chunked and eStargz are valid zstd and gzip streams.
+//!
+//! One thread inflates, one hashes what goes in and what comes out, and the caller's reads the result.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 
 use super::blob::{Blob, BlobReader, wrong_digest};
-use crate::digest::{HashingReader, Sha256};
+use crate::digest::{Sha256, Sha256Hasher};
 use crate::{Error, ErrorKind, Result};
+
+/// Bytes that go from one thread to the next at once: little enough to stay in a core's cache.
+const PIECE: usize = 256 * 1024;
+/// Pieces that may wait between two threads.
+const AHEAD: usize = 8;
 
 /// One layer, not yet read.
 #[derive(Debug)]
@@ -47,28 +58,169 @@ impl Compression {
     }
 }
 
-type Stored = BufReader<HashingReader<BlobReader>>;
+/// Some bytes, shared by the thread that hashes them and the one that uses them.
+type Piece = Arc<Vec<u8>>;
 
-enum Decoder {
-    Plain(BlobReader),
-    Gzip(Box<MultiGzDecoder<Stored>>),
-    Zstd(Box<zstd::Decoder<'static, Stored>>),
+/// What the hashing thread takes.
+enum Hashed {
+    Stored(Piece),
+    Plain(Piece),
 }
 
-impl Read for Decoder {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(inner) => inner.read(buf),
-            Self::Gzip(inner) => inner.read(buf),
-            Self::Zstd(inner) => inner.read(buf),
+/// Digests and lengths of a layer's two forms.
+struct Digests {
+    stored: Option<Sha256>,
+    plain: Sha256,
+    plain_bytes: u64,
+}
+
+fn hash(pieces: &Receiver<Hashed>) -> Digests {
+    let (mut stored, mut plain, mut plain_bytes) = (None, Sha256Hasher::new(), 0);
+    for piece in pieces {
+        match piece {
+            Hashed::Stored(piece) => stored.get_or_insert_with(Sha256Hasher::new).update(&piece),
+            Hashed::Plain(piece) => {
+                plain.update(&piece);
+                plain_bytes += piece.len() as u64;
+            }
         }
     }
+    Digests { stored: stored.map(Sha256Hasher::finish), plain: plain.finish(), plain_bytes }
+}
+
+/// Buffers that are used again as soon as nobody holds them.
+#[derive(Default)]
+struct Pieces {
+    ring: Vec<Piece>,
+    next: usize,
+}
+
+impl Pieces {
+    /// Fills a buffer from `reader` as far as it goes.
+    fn fill(&mut self, reader: &mut impl Read) -> io::Result<Piece> {
+        // As many as can wait in both channels, and what each thread holds.
+        if self.ring.len() < AHEAD + 4 {
+            self.ring.push(Arc::default());
+            self.next = self.ring.len() - 1;
+        }
+        let slot = &mut self.ring[self.next];
+        self.next = (self.next + 1) % (AHEAD + 4);
+        if Arc::get_mut(slot).is_none() {
+            *slot = Arc::default();
+        }
+        let buf = Arc::get_mut(slot).expect("nobody else holds it");
+        buf.resize(PIECE, 0);
+        let mut filled = 0;
+        while filled < PIECE {
+            match reader.read(&mut buf[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        buf.truncate(filled);
+        Ok(Arc::clone(slot))
+    }
+}
+
+/// The blob's bytes on their way to a decoder; the hashing thread sees them too.
+struct Stored {
+    blob: BlobReader,
+    pieces: Pieces,
+    now: Piece,
+    used: usize,
+    hasher: SyncSender<Hashed>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl BufRead for Stored {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.used == self.now.len() {
+            self.now = self.pieces.fill(&mut self.blob)?;
+            self.used = 0;
+            self.bytes_read.fetch_add(self.now.len() as u64, Ordering::Relaxed);
+            self.hasher.send(Hashed::Stored(Arc::clone(&self.now))).map_err(|_| gone())?;
+        }
+        Ok(&self.now[self.used..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.used += n;
+    }
+}
+
+impl Read for Stored {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let from = self.fill_buf()?;
+        let n = from.len().min(buf.len());
+        buf[..n].copy_from_slice(&from[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("nobody reads it any more")
+}
+
+/// Sends what `decoder` yields to both, to its end.
+fn inflate(
+    decoder: &mut impl Read,
+    to: &SyncSender<io::Result<Piece>>,
+    hasher: &SyncSender<Hashed>,
+    mut told: impl FnMut(usize),
+) -> io::Result<()> {
+    let mut pieces = Pieces::default();
+    loop {
+        let piece = pieces.fill(decoder)?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        told(piece.len());
+        hasher.send(Hashed::Plain(Arc::clone(&piece))).map_err(|_| gone())?;
+        to.send(Ok(piece)).map_err(|_| gone())?;
+    }
+}
+
+/// Inflates all of `blob`; what stands behind the compressed stream counts for the digest.
+fn inflate_all(
+    blob: BlobReader,
+    compression: Compression,
+    to: &SyncSender<io::Result<Piece>>,
+    hasher: SyncSender<Hashed>,
+    bytes_read: Arc<AtomicU64>,
+) -> io::Result<()> {
+    if compression == Compression::None {
+        // The bytes are the uncompressed ones: one hash serves both.
+        let mut blob = blob;
+        return inflate(&mut blob, to, &hasher, |n| _ = bytes_read.fetch_add(n as u64, Ordering::Relaxed));
+    }
+    let plain = hasher.clone();
+    let stored = Stored { blob, pieces: Pieces::default(), now: Arc::default(), used: 0, hasher, bytes_read };
+    let mut stored = match compression {
+        Compression::Gzip => {
+            let mut decoder = MultiGzDecoder::new(stored);
+            inflate(&mut decoder, to, &plain, |_| ())?;
+            decoder.into_inner()
+        }
+        _ => {
+            let mut decoder = zstd::Decoder::with_buffer(stored)?;
+            inflate(&mut decoder, to, &plain, |_| ())?;
+            decoder.finish()
+        }
+    };
+    io::copy(&mut stored, &mut io::sink()).map(drop)
 }
 
 /// Reads a layer's uncompressed tar stream.
 pub struct LayerReader<'a> {
     source: &'a LayerSource,
-    decoder: HashingReader<Decoder>,
+    pieces: Receiver<io::Result<Piece>>,
+    now: Piece,
+    used: usize,
+    bytes_read: Arc<AtomicU64>,
+    hasher: JoinHandle<Digests>,
 }
 
 impl LayerSource {
@@ -92,23 +244,45 @@ impl LayerSource {
                 format!("{}: {found} bytes, its descriptor says {size}", self.blob.name()),
             ));
         }
-        let stored = || BufReader::with_capacity(128 * 1024, HashingReader::new(self.blob.reader()));
-        let decoder = match Compression::detect(&self.blob)? {
-            Compression::None => Decoder::Plain(self.blob.reader()),
-            Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(stored()))),
-            Compression::Zstd => {
-                let decoder =
-                    zstd::Decoder::with_buffer(stored()).map_err(|error| Error::io(self.blob.name(), error))?;
-                Decoder::Zstd(Box::new(decoder))
+        let compression = Compression::detect(&self.blob)?;
+        let (to, pieces) = sync_channel(AHEAD);
+        let (to_hasher, hashed) = sync_channel(AHEAD);
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let thread = |error| Error::io("a thread for a layer", error);
+        let hasher = std::thread::Builder::new().name("hash".to_owned()).spawn(move || hash(&hashed)).map_err(thread)?;
+        let (blob, counter) = (self.blob.reader(), Arc::clone(&bytes_read));
+        let work = move || {
+            if let Err(error) = inflate_all(blob, compression, &to, to_hasher, counter) {
+                // Where the reader is gone, nobody wants to know.
+                let _ = to.send(Err(error));
             }
         };
-        Ok(LayerReader { source: self, decoder: HashingReader::new(decoder) })
+        std::thread::Builder::new().name("inflate".to_owned()).spawn(work).map_err(thread)?;
+        Ok(LayerReader { source: self, pieces, now: Arc::default(), used: 0, bytes_read, hasher })
+    }
+}
+
+impl LayerReader<'_> {
+    /// The bytes that are there, more where there are none; empty at the end.
+    fn piece(&mut self) -> io::Result<&[u8]> {
+        if self.used == self.now.len() {
+            // Given back before the next is taken, so that it can be used again.
+            (self.now, self.used) = (Arc::default(), 0);
+            if let Ok(piece) = self.pieces.recv() {
+                self.now = piece?;
+            }
+        }
+        Ok(&self.now[self.used..])
     }
 }
 
 impl Read for LayerReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.decoder.read(buf)
+        let from = self.piece()?;
+        let n = from.len().min(buf.len());
+        buf[..n].copy_from_slice(&from[..n]);
+        self.used += n;
+        Ok(n)
     }
 }
 
@@ -116,11 +290,7 @@ impl LayerReader<'_> {
     /// How many of the blob's bytes were read so far: what progress counts.
     #[must_use]
     pub fn stored_bytes_read(&self) -> u64 {
-        match self.decoder.get_ref() {
-            Decoder::Plain(_) => self.decoder.bytes_read(),
-            Decoder::Gzip(inner) => inner.get_ref().get_ref().bytes_read(),
-            Decoder::Zstd(inner) => inner.get_ref().get_ref().bytes_read(),
-        }
+        self.bytes_read.load(Ordering::Relaxed)
     }
 
     /// Reads what is left, and checks the whole; the layer's DiffID and its uncompressed length.
@@ -129,23 +299,11 @@ impl LayerReader<'_> {
     /// `Corrupt`, naming the blob and both digests.
     pub fn finish(mut self) -> Result<(Sha256, u64)> {
         let name = self.source.blob.name();
-        let fail = |error| Error::io(name, error);
-        io::copy(&mut self.decoder, &mut io::sink()).map_err(fail)?;
-        let (decoder, diff_id, length) = self.decoder.into_parts();
-        let stored = match decoder {
-            Decoder::Plain(_) => None,
-            Decoder::Gzip(inner) => Some(inner.into_inner()),
-            Decoder::Zstd(inner) => Some(inner.finish()),
-        };
-        let digest = match stored {
-            // The bytes are the uncompressed ones: one hash serves both.
-            None => diff_id,
-            Some(mut stored) => {
-                // What stands behind the compressed stream counts for the digest.
-                io::copy(&mut stored, &mut io::sink()).map_err(fail)?;
-                stored.into_inner().finish().0
-            }
-        };
+        while !self.piece().map_err(|error| Error::io(name, error))?.is_empty() {
+            self.used = self.now.len();
+        }
+        let digests = self.hasher.join().expect("hashing does not panic");
+        let (diff_id, digest) = (digests.plain, digests.stored.unwrap_or(digests.plain));
         if let Some(wanted) = self.source.digest.filter(|wanted| *wanted != digest) {
             return Err(wrong_digest(name, wanted, digest));
         }
@@ -154,7 +312,7 @@ impl LayerReader<'_> {
                 ErrorKind::Corrupt,
                 format!("{name}: uncompressed it is {diff_id}, but the image config says {wanted}"),
             )),
-            _ => Ok((diff_id, length)),
+            _ => Ok((diff_id, digests.plain_bytes)),
         }
     }
 }

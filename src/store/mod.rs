@@ -26,7 +26,7 @@ pub trait PutIfAbsent: Sync {
     ///
     /// # Errors
     /// `Denied` or `Unavailable`, naming the object.
-    fn put_if_absent(&self, name: &ObjectName, bytes: Vec<u8>) -> Result<PutOutcome>;
+    fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome>;
 }
 
 /// Gets objects.

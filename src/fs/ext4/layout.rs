@@ -29,6 +29,8 @@ const DIRECTORY_PARTS: u64 = 62;
 const ATTRIBUTE_PARTS: u64 = 63;
 /// The kernel keeps back 2 % of the blocks, at most these (`s_resv_clusters`).
 const KERNEL_RESERVE: u64 = 4_096;
+/// Most bytes of a file: 2^32 − 1 blocks.
+pub const MAX_FILE: u64 = (u32::MAX as u64) * (BLOCK_SIZE as u64);
 /// Bytes of `--free` for each further free inode.
 const BYTES_PER_FREE_INODE: u64 = 16 * 1024;
 
@@ -193,6 +195,19 @@ impl<'t> Layout<'t> {
         &self.segments
     }
 
+    /// The data in the segment of `layer`, in its order.
+    pub fn placed(&self, layer: LayerIndex) -> impl Iterator<Item = Placed<'t>> {
+        let of = |id: &InodeId| self.tree.inode(*id).layer;
+        let from = self.with_data.partition_point(|id| of(id) < layer);
+        let to = self.with_data.partition_point(|id| of(id) <= layer);
+        let base = self.segments[usize::from(layer.0)].first_chunk * CHUNK_BLOCKS;
+        self.with_data[from..to].iter().map(move |&id| Placed {
+            start: self.starts[id.0 as usize].0 - base,
+            visible: self.is_visible(id),
+            kind: &self.tree.inode(id).kind,
+        })
+    }
+
     /// Whether the inode is reached from the root.
     pub(super) fn is_visible(&self, id: InodeId) -> bool {
         self.names[id.0 as usize] > 0
@@ -201,7 +216,7 @@ impl<'t> Layout<'t> {
     /// The inodes whose data touches the blocks from `first` to before `end`.
     pub(super) fn with_data_in(&self, first: BlockAddr, end: BlockAddr) -> &[InodeId] {
         let start = |id: &InodeId| self.starts[id.0 as usize].0;
-        let behind = |id: &InodeId| start(id) + data_blocks(self.tree.inode(*id));
+        let behind = |id: &InodeId| start(id) + data_blocks(&self.tree.inode(*id).kind);
         let from = self.with_data.partition_point(|id| behind(id) <= first.0);
         let to = self.with_data.partition_point(|id| start(id) < end.0);
         &self.with_data[from..to.max(from)]
@@ -291,7 +306,7 @@ fn unstorable(inode: &Inode, names: u32) -> Option<String> {
             target.len()
         )),
         Kind::Symlink(target) if target.is_empty() => Some("a symlink without a target".to_owned()),
-        Kind::File(content) if content.size.div_ceil(BLOCK_SIZE.into()) > u64::from(u32::MAX) => {
+        Kind::File(content) if content.size > MAX_FILE => {
             Some(format!("a file of {} bytes is larger than the 16 TiB that ext4 stores", content.size))
         }
         Kind::CharDevice(device) | Kind::BlockDevice(device) if device.major > 0xFFF || device.minor > 0xF_FFFF => {
@@ -322,7 +337,11 @@ pub fn clamp_seconds(secs: i64) -> i64 {
 }
 
 /// The runs of blocks that `content` has, as (first logical block, count); a block that any byte run touches counts.
-pub(super) fn block_runs(content: &Content) -> Vec<(u32, u32)> {
+///
+/// # Panics
+/// Where the file is larger than [`MAX_FILE`].
+#[must_use]
+pub fn block_runs(content: &Content) -> Vec<(u32, u32)> {
     let block = u64::from(BLOCK_SIZE);
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for run in content.runs() {
@@ -336,13 +355,44 @@ pub(super) fn block_runs(content: &Content) -> Vec<(u32, u32)> {
     runs
 }
 
-/// How many blocks of data an inode has.
-pub(super) fn data_blocks(inode: &Inode) -> u32 {
-    match &inode.kind {
+/// How many blocks of data an inode has. [`block_runs`] says when this panics.
+#[must_use]
+pub fn data_blocks(kind: &Kind) -> u32 {
+    match kind {
         Kind::File(content) => block_runs(content).iter().map(|&(_, count)| count).sum(),
         Kind::Symlink(target) if target.len() > FAST_SYMLINK => 1,
         _ => 0,
     }
+}
+
+/// Where the next data stands in a layer's segment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SegmentCursor {
+    used: u64,
+}
+
+impl SegmentCursor {
+    /// The block of the segment where `blocks` of data start that follow those placed before; `None` past 2^32 blocks.
+    pub fn place(&mut self, blocks: u32) -> Option<u32> {
+        // A file of at least one chunk starts on a chunk, so that its chunks do not depend on what stands before it.
+        if blocks >= CHUNK_BLOCKS {
+            self.used = self.used.next_multiple_of(CHUNK_BLOCKS.into());
+        }
+        let start = u32::try_from(self.used).ok()?;
+        self.used += u64::from(blocks);
+        Some(start)
+    }
+}
+
+/// Data in a layer's segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed<'t> {
+    /// Its first block in the segment.
+    pub start: u32,
+    /// Whether anything of it is seen; if not, its blocks are zeros.
+    pub visible: bool,
+    /// A file or a symlink.
+    pub kind: &'t Kind,
 }
 
 /// The data region: one segment a layer.
@@ -357,26 +407,21 @@ struct Placement {
 
 impl Placement {
     fn of(tree: &Tree) -> Result<Self, LayoutError> {
-        let mut used = vec![0u64; usize::from(tree.layers)];
+        let mut cursors = vec![SegmentCursor::default(); usize::from(tree.layers)];
         let mut starts = vec![BlockAddr(0); tree.inodes.len()];
         let mut with_data = Vec::new();
         for (id, inode) in tree.iter() {
-            let blocks = data_blocks(inode);
+            let blocks = data_blocks(&inode.kind);
             if blocks == 0 {
                 continue;
             }
-            let at = &mut used[usize::from(inode.layer.0)];
-            // A file of at least one chunk starts on a chunk, so that its chunks do not depend on what stands before it.
-            if blocks >= CHUNK_BLOCKS {
-                *at = at.next_multiple_of(CHUNK_BLOCKS.into());
-            }
-            starts[id.0 as usize] = BlockAddr(u32::try_from(*at).map_err(|_| LayoutError::TooLarge)?);
-            *at += u64::from(blocks);
+            let start = cursors[usize::from(inode.layer.0)].place(blocks).ok_or(LayoutError::TooLarge)?;
+            starts[id.0 as usize] = BlockAddr(start);
             with_data.push(id);
         }
-        let (mut segments, mut chunks) = (Vec::with_capacity(used.len()), 0u64);
-        for blocks in used {
-            let count = blocks.div_ceil(CHUNK_BLOCKS.into());
+        let (mut segments, mut chunks) = (Vec::with_capacity(cursors.len()), 0u64);
+        for cursor in cursors {
+            let count = cursor.used.div_ceil(CHUNK_BLOCKS.into());
             let first_chunk = u32::try_from(chunks).map_err(|_| LayoutError::TooLarge)?;
             segments.push(Segment { first_chunk, chunks: u32::try_from(count).map_err(|_| LayoutError::TooLarge)? });
             chunks += count;

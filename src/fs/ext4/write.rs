@@ -70,7 +70,7 @@ impl Layout<'_> {
             let (inode, start) = (self.tree.inode(id), self.starts[id.0 as usize].0);
             // The blocks of the file's data that stand in this chunk.
             let from = first.saturating_sub(start);
-            let to = data_blocks(inode).min(first + CHUNK_BLOCKS - start);
+            let to = data_blocks(&inode.kind).min(first + CHUNK_BLOCKS - start);
             let at = (start + from - first) as usize * BLOCK;
             let part = &mut chunk[at..at + (to - from) as usize * BLOCK];
             match &inode.kind {
@@ -325,7 +325,7 @@ impl Layout<'_> {
         }
         for (id, inode) in self.tree.iter().filter(|(id, _)| self.is_visible(*id)) {
             if !matches!(inode.kind, Kind::Directory(_)) {
-                bits.set(self.starts[id.0 as usize].0, data_blocks(inode));
+                bits.set(self.starts[id.0 as usize].0, data_blocks(&inode.kind));
             }
         }
         for (&id, &first) in self.attributes.iter().filter(|(id, _)| self.is_visible(**id)) {

@@ -75,7 +75,7 @@ fn open_store(args: &ConvertArgs) -> Result<(LocalPut, String), Failure> {
 fn publish(converted: &Converted, key: &KeyFile, store: &LocalPut, path: &Path) -> Result<(), Error> {
     let bytes = converted.manifest.encode(&key.wrapping_key)?;
     let name = ObjectName::manifest(&converted.manifest.clear.root, Sha256::of(&bytes));
-    store.put_if_absent(&name, bytes.clone())?;
+    store.put_if_absent(&name, &bytes)?;
     output::write_whole(path, &bytes)
 }
 

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use coldpress::convert::ingest::ingest;
-use coldpress::convert::{Converted, Options, convert_layout};
+use coldpress::convert::{Converted, Options, convert, flatten_only};
 use coldpress::crypto::KeyFile;
 use coldpress::fs::ext4::layout::{EPOCH, Layout};
 use coldpress::manifest::{ChunkRef, OpenManifest};
@@ -108,15 +107,19 @@ fn from_source(
         store_hint: String::new(),
     };
     let image = source::open(reference, platform.as_ref(), &temp)?;
-    let flattened = ingest(&image, threads, &temp, progress)?;
-    let layout = Layout::new(&flattened.tree, recipe.free).map_err(Error::from)?;
-    let again = convert_layout(&image, &flattened, &layout, (&salt, &options), None, progress)?;
-    Ok(compare(manifest, &again, &layout, reference))
+    let again = convert(&image, &salt, &options, None, progress)?;
+    let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {
+        true => None,
+        // To say which files differ.
+        false => Some(flatten_only(&image, &options, progress)?),
+    };
+    let layout = tree.as_ref().map(|tree| Layout::new(tree, recipe.free)).transpose().map_err(Error::from)?;
+    Ok(compare(manifest, &again, layout.as_ref(), reference))
 }
 
-fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, reference: &ImageRef) -> Finding {
+/// `layout` where the images themselves differ.
+fn compare(manifest: &OpenManifest, again: &Converted, layout: Option<&Layout<'_>>, reference: &ImageRef) -> Finding {
     let (wanted, found) = (manifest.clear.root_digest, again.manifest.clear.root_digest);
-    let same_image = manifest.sealed.image_digest == again.manifest.sealed.image_digest;
     let mut json = json!({ "verified": wanted == found, "root_digest": found, "image_digest": again.manifest.sealed.image_digest });
     if wanted == found {
         return Finding { good: true, text: format!("source: {reference} gives the same root digest {found}\n"), json };
@@ -126,9 +129,7 @@ fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, refe
     let parts = differences(manifest, again);
     text.extend(parts.iter().map(|part| format!("  {part}\n")));
     json["differences"] = json!(parts);
-    if same_image {
-        text.push_str("  the image digests are equal: the same plaintext, sealed in another way\n");
-    } else {
+    if let Some(layout) = layout {
         let places = differing(&manifest.sealed.chunks, &again.manifest.sealed.chunks);
         let data = places.iter().find(|index| layout.is_data(**index)).or(places.first());
         if let Some(shown) = data {
@@ -147,6 +148,8 @@ fn compare(manifest: &OpenManifest, again: &Converted, layout: &Layout<'_>, refe
             json["first_differing_data_chunk"] = json!(places.iter().find(|index| layout.is_data(**index)));
             json["files"] = json!(files);
         }
+    } else {
+        text.push_str("  the image digests are equal: the same plaintext, sealed in another way\n");
     }
     Finding { good: false, text, json }
 }
