@@ -59,7 +59,9 @@ impl Error {
             Io::NotFound => ErrorKind::NotFound,
             Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
             Io::InvalidInput | Io::InvalidData | Io::UnexpectedEof => ErrorKind::Corrupt,
-            Io::AlreadyExists | Io::NotADirectory | Io::IsADirectory | Io::InvalidFilename => ErrorKind::Input,
+            Io::FileTooLarge | Io::AlreadyExists | Io::NotADirectory | Io::IsADirectory | Io::InvalidFilename => {
+                ErrorKind::Input
+            }
             _ => ErrorKind::Unavailable,
         };
         Self::caused(kind, object.to_string(), source)

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use coldpress::source::{self, ImageRef};
+use coldpress::source::{self, ImageRef, Limits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -15,6 +15,6 @@ fuzz_target!(|bytes: &[u8]| {
         ImageRef::OciArchive { file: path.clone(), tag: None },
         ImageRef::DockerArchive { file: path.clone(), reference: None },
     ] {
-        let _ = source::open(&reference, None, directory);
+        let _ = source::open(&reference, None, Limits { temp: directory, max_size: 64 << 20 });
     }
 });

@@ -8,8 +8,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::flatten::{self, LayerTree};
@@ -18,9 +17,10 @@ use super::segment::{SegmentWriter, Stop};
 use super::tar::{EntryKind, TarError, TarReader};
 use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::write::LayerBytes;
-use crate::fs::tree::{LayerIndex, Tree};
+use crate::fs::path::Display;
+use crate::fs::tree::{Content, LayerIndex, Tree};
 use crate::progress::{Progress, Stage};
-use crate::source::{Blob, Image, LayerReader, LayerSource};
+use crate::source::{Blob, Image, LayerReader, LayerSource, Limits};
 use crate::{Error, ErrorKind, Result};
 
 /// An image's layers, applied onto one another.
@@ -64,16 +64,13 @@ impl LayerBytes for Vec<IngestedLayer> {
 }
 
 /// How layers are read.
-#[derive(Clone, Copy)]
 pub struct Ingest<'a> {
-    /// Whose they are.
-    pub image: &'a Image,
-    /// Where layers are kept.
-    pub temp: &'a Path,
-    /// Takes the chunks that can be made at once; without it, no layer's bytes are wanted.
-    pub sealing: Option<&'a Sealing<'a>>,
-    /// Hears of the blobs' bytes.
-    pub progress: &'a dyn Progress,
+    image: &'a Image,
+    limits: Limits<'a>,
+    sealing: Option<&'a Sealing<'a>>,
+    progress: &'a dyn Progress,
+    /// Uncompressed bytes of the layers that were read.
+    size: AtomicU64,
 }
 
 struct ReadLayer {
@@ -81,7 +78,17 @@ struct ReadLayer {
     what: IngestedLayer,
 }
 
-impl Ingest<'_> {
+impl<'a> Ingest<'a> {
+    /// For the layers of `image`. `sealing` takes the chunks that can be made at once; without it, no layer's bytes are wanted.
+    pub fn new(
+        image: &'a Image,
+        limits: Limits<'a>,
+        sealing: Option<&'a Sealing<'a>>,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self { image, limits, sealing, progress, size: AtomicU64::new(0) }
+    }
+
     /// Reads and flattens all layers, `at_once` of them side by side.
     ///
     /// # Errors
@@ -146,13 +153,13 @@ impl Ingest<'_> {
         read.map_err(|error| error.within(self.layer_name(index)))
     }
 
-    /// Reads a layer again whose chunks turned out to be others, and keeps it.
+    /// Reads a layer again whose chunks turned out to be others than `before`, and keeps it.
     ///
     /// # Errors
     /// As [`Ingest::all`].
-    pub fn again(&self, index: usize) -> Result<IngestedLayer> {
-        let read = self.read(index, None)?;
-        Ok(read.what)
+    pub fn again(&self, index: usize, before: &IngestedLayer) -> Result<IngestedLayer> {
+        self.size.fetch_sub(before.tar_bytes, Ordering::Relaxed);
+        Ok(self.read(index, None)?.what)
     }
 }
 
@@ -170,11 +177,17 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// How many bytes it may have.
+    fn left(&self) -> u64 {
+        self.ingest.limits.max_size.saturating_sub(self.ingest.size.load(Ordering::Relaxed))
+    }
+
     /// In one pass; `None` where that cannot be.
     fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
-        let mut reader = self.source.read()?;
+        let max_size = self.ingest.limits.max_size;
+        let mut reader = self.source.read(self.left())?;
         let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
-        let tree = match walk(&mut copy, Some(&mut segment)) {
+        let tree = match walk(&mut copy, max_size, Some(&mut segment)) {
             Ok(tree) => tree,
             Err(Walk::Unordered) => return Ok(None),
             Err(Walk::Failed(error)) => return Err(error),
@@ -184,8 +197,9 @@ impl Reading<'_> {
     }
 
     fn keep(&mut self) -> Result<ReadLayer> {
-        let mut reader = self.source.read()?;
-        let temp = self.ingest.temp;
+        let max_size = self.ingest.limits.max_size;
+        let mut reader = self.source.read(self.left())?;
+        let temp = self.ingest.limits.temp;
         let to = if self.ingest.sealing.is_none() || self.source.is_plain()? {
             None
         } else {
@@ -194,7 +208,7 @@ impl Reading<'_> {
         let file = to.as_ref().map(File::try_clone).transpose().map_err(|error| Error::file(temp, error))?;
         let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
         let mut copy = Copy { from: &mut reader, to, failed: None, reading: self };
-        let walked = walk(&mut copy, None);
+        let walked = walk(&mut copy, max_size, None);
         // A full disk is not the stream's fault.
         copy.finish().map_err(|error| Error::file(temp, error))?;
         let tree = match walked {
@@ -208,6 +222,12 @@ impl Reading<'_> {
 
     fn check(&mut self, reader: LayerReader<'_>, tree: LayerTree, bytes: TarBytes) -> Result<ReadLayer> {
         let (diff_id, tar_bytes) = reader.finish()?;
+        // Layers that were read at the same time did not know of each other.
+        let (read, most) = (self.ingest.size.fetch_add(tar_bytes, Ordering::Relaxed), self.ingest.limits.max_size);
+        if tar_bytes > most.saturating_sub(read) {
+            let message = format!("the layers have more than the {most} bytes uncompressed that --max-size allows");
+            return Err(Error::new(ErrorKind::Input, message));
+        }
         self.tell(self.source.blob.length());
         Ok(ReadLayer { tree: Arc::new(tree), what: IngestedLayer { diff_id, tar_bytes, bytes } })
     }
@@ -242,9 +262,17 @@ impl From<Stop> for Walk {
     }
 }
 
-fn walk(stream: &mut impl Read, mut segment: Option<&mut SegmentWriter<'_>>) -> Result<LayerTree, Walk> {
+fn walk(stream: &mut impl Read, max_size: u64, mut segment: Option<&mut SegmentWriter<'_>>) -> Result<LayerTree, Walk> {
     let (mut tar, mut tree) = (TarReader::new(stream), LayerTree::default());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
+        if let EntryKind::File(Content { size, .. }) = entry.kind
+            && size > max_size
+        {
+            let path = Display(&entry.path);
+            let message =
+                format!("`{path}`: a file of {size} bytes is more than the {max_size} that --max-size allows");
+            return Err(Error::new(ErrorKind::Input, message).into());
+        }
         let with_data = segment.is_some() && matches!(entry.kind, EntryKind::File(_) | EntryKind::Symlink(_));
         let path = with_data.then(|| entry.path.clone());
         tree.apply(entry).map_err(Error::from)?;

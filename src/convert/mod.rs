@@ -23,7 +23,7 @@ use crate::manifest::root_digest::{Leaf, image_digest, root_digest, uuid};
 use crate::manifest::v1::names_of;
 use crate::manifest::{self, ChunkRef, Clear, LayerInfo, OpenManifest, Recipe};
 use crate::progress::{Progress, Stage};
-use crate::source::Image;
+use crate::source::{Image, Limits};
 use crate::store::{PutIfAbsent, RootId};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, Result};
 
@@ -42,12 +42,22 @@ pub struct Options {
     pub threads: usize,
     /// Where inflated layers are kept, in files without a name.
     pub temp: PathBuf,
+    /// Most uncompressed bytes of the layers together, and of a file.
+    pub max_size: u64,
     /// Where chunks are collected together.
     pub root: RootId,
     /// A stable name for key policies; may be empty.
     pub application: String,
     /// Where the chunks go, as a hint for readers.
     pub store_hint: String,
+}
+
+impl Options {
+    /// What unpacking may take.
+    #[must_use]
+    pub fn limits(&self) -> Limits<'_> {
+        Limits { temp: &self.temp, max_size: self.max_size }
+    }
 }
 
 /// Chunks and bytes of a conversion.
@@ -103,7 +113,7 @@ pub fn convert(
 /// # Errors
 /// As [`convert`].
 pub fn flatten_only(image: &Image, options: &Options, progress: &dyn Progress) -> Result<Tree> {
-    Ingest { image, temp: &options.temp, sealing: None, progress }.all(options.threads).map(|flattened| flattened.tree)
+    Ingest::new(image, options.limits(), None, progress).all(options.threads).map(|flattened| flattened.tree)
 }
 
 /// What is left when all chunks but the first are handed over.
@@ -118,7 +128,7 @@ struct Made {
 
 /// Hands over every chunk but the first.
 fn make(image: &Image, options: &Options, sealing: &Sealing<'_>, progress: &dyn Progress) -> Result<Made> {
-    let ingest = Ingest { image, temp: &options.temp, sealing: Some(sealing), progress };
+    let ingest = Ingest::new(image, options.limits(), Some(sealing), progress);
     // A thread that inflates keeps about one that seals busy.
     let Flattened { tree, mut layers } = ingest.all(options.threads.div_ceil(2))?;
     let layout = Layout::new(&tree, options.free)?;
@@ -126,13 +136,15 @@ fn make(image: &Image, options: &Options, sealing: &Sealing<'_>, progress: &dyn 
     for (index, segment) in layout.segments().iter().enumerate() {
         let layer = LayerIndex(u16::try_from(index).map_err(|_| flatten::too_many_layers())?);
         if matches!(&layers[index].bytes, TarBytes::Sealed(placed) if *placed != digest_of(&layout, layer)) {
-            layers[index] = ingest.again(index)?;
+            layers[index] = ingest.again(index, &layers[index])?;
         }
         let sealed = matches!(layers[index].bytes, TarBytes::Sealed(_));
         segments.push(sealed.then_some(segment.first_chunk));
     }
     let kept = |index: &usize| segments[*index].is_none();
-    let of = |index: usize| layout.segments()[index].first_chunk..layout.segments()[index].first_chunk + layout.segments()[index].chunks;
+    let of = |index: usize| {
+        layout.segments()[index].first_chunk..layout.segments()[index].first_chunk + layout.segments()[index].chunks
+    };
     progress.begin(Stage::Chunks, layout.device_bytes());
     for index in (0..layers.len()).filter(kept).flat_map(of).map(ChunkIndex) {
         let mut chunk = sealing.buffer();

@@ -37,6 +37,9 @@ impl From<TarError> for Stop {
     }
 }
 
+/// Fills a part of what is written, from an offset on.
+type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), Stop> + 'a;
+
 /// Makes the chunks of one layer's segment, ascending.
 pub struct SegmentWriter<'a> {
     layer: LayerIndex,
@@ -116,12 +119,7 @@ impl<'a> SegmentWriter<'a> {
     }
 
     /// Puts `length` bytes at `at` of the segment, behind all that was put before; `read` yields those from an offset on.
-    fn write(
-        &mut self,
-        at: u64,
-        length: u64,
-        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+    fn write(&mut self, at: u64, length: u64, read: &mut Fill<'_>) -> Result<(), Stop> {
         let mut done = 0;
         while done < length {
             let (index, inside) = ((at + done) / CHUNK, (at + done) % CHUNK);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Limits;
 use super::blob::Blob;
 use super::layer::{Compression, LayerSource};
 use crate::fs::path::{Display, components};
@@ -38,12 +39,12 @@ impl Container {
         Ok(Self::Directory(path.to_owned()))
     }
 
-    /// Lists the archive; a compressed one is first unpacked into a file without a name in `temp`.
-    pub(super) fn archive(path: &Path, temp: &Path) -> Result<Self> {
+    /// Lists the archive; a compressed one is first unpacked into a file without a name.
+    pub(super) fn archive(path: &Path, limits: Limits<'_>) -> Result<Self> {
         let stored = Blob::open(path)?;
         let blob = match Compression::detect(&stored)? {
             Compression::None => stored,
-            _ => inflate(stored, temp)?,
+            _ => inflate(stored, limits)?,
         };
         let members = list(&blob).map_err(|error| {
             Error::caused(ErrorKind::Corrupt, format!("{}: not a tar archive", path.display()), error)
@@ -76,11 +77,11 @@ impl Container {
     }
 }
 
-fn inflate(stored: Blob, temp: &Path) -> Result<Blob> {
+fn inflate(stored: Blob, Limits { temp, max_size }: Limits<'_>) -> Result<Blob> {
     let name = stored.name().to_owned();
     let source = LayerSource { blob: stored, digest: None, size: None, diff_id: None };
     let mut file = tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?;
-    let mut reader = source.read()?;
+    let mut reader = source.read(max_size)?;
     io::copy(&mut reader, &mut file).map_err(|error| Error::io(&name, error))?;
     let (_, length) = reader.finish()?;
     Ok(Blob::of_file(&name, file, length))

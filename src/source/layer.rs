@@ -169,14 +169,19 @@ fn inflate(
     decoder: &mut impl Read,
     to: &SyncSender<io::Result<Piece>>,
     hasher: &SyncSender<Hashed>,
+    limit: u64,
     mut told: impl FnMut(usize),
 ) -> io::Result<()> {
-    let mut pieces = Pieces::default();
+    let (mut pieces, mut left) = (Pieces::default(), limit);
     loop {
         let piece = pieces.fill(decoder)?;
         if piece.is_empty() {
             return Ok(());
         }
+        left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
+            let message = format!("more than the {limit} bytes uncompressed that --max-size leaves it");
+            io::Error::new(io::ErrorKind::FileTooLarge, message)
+        })?;
         told(piece.len());
         hasher.send(Hashed::Plain(Arc::clone(&piece))).map_err(|_| gone())?;
         to.send(Ok(piece)).map_err(|_| gone())?;
@@ -189,24 +194,25 @@ fn inflate_all(
     compression: Compression,
     to: &SyncSender<io::Result<Piece>>,
     hasher: SyncSender<Hashed>,
+    limit: u64,
     bytes_read: Arc<AtomicU64>,
 ) -> io::Result<()> {
     if compression == Compression::None {
         // The bytes are the uncompressed ones: one hash serves both.
         let mut blob = blob;
-        return inflate(&mut blob, to, &hasher, |n| _ = bytes_read.fetch_add(n as u64, Ordering::Relaxed));
+        return inflate(&mut blob, to, &hasher, limit, |n| _ = bytes_read.fetch_add(n as u64, Ordering::Relaxed));
     }
     let plain = hasher.clone();
     let stored = Stored { blob, pieces: Pieces::default(), now: Arc::default(), used: 0, hasher, bytes_read };
     let mut stored = match compression {
         Compression::Gzip => {
             let mut decoder = MultiGzDecoder::new(stored);
-            inflate(&mut decoder, to, &plain, |_| ())?;
+            inflate(&mut decoder, to, &plain, limit, |_| ())?;
             decoder.into_inner()
         }
         _ => {
             let mut decoder = zstd::Decoder::with_buffer(stored)?;
-            inflate(&mut decoder, to, &plain, |_| ())?;
+            inflate(&mut decoder, to, &plain, limit, |_| ())?;
             decoder.finish()
         }
     };
@@ -232,11 +238,11 @@ impl LayerSource {
         Ok(Compression::detect(&self.blob)? == Compression::None)
     }
 
-    /// Opens it from its start.
+    /// Opens it from its start; reading fails where it has more than `limit` bytes uncompressed.
     ///
     /// # Errors
     /// `Corrupt` where its size is not the descriptor's; those of the file.
-    pub fn read(&self) -> Result<LayerReader<'_>> {
+    pub fn read(&self, limit: u64) -> Result<LayerReader<'_>> {
         if let Some(size) = self.size.filter(|size| *size != self.blob.length()) {
             let found = self.blob.length();
             return Err(Error::new(
@@ -249,10 +255,11 @@ impl LayerSource {
         let (to_hasher, hashed) = sync_channel(AHEAD);
         let bytes_read = Arc::new(AtomicU64::new(0));
         let thread = |error| Error::io("a thread for a layer", error);
-        let hasher = std::thread::Builder::new().name("hash".to_owned()).spawn(move || hash(&hashed)).map_err(thread)?;
+        let hasher =
+            std::thread::Builder::new().name("hash".to_owned()).spawn(move || hash(&hashed)).map_err(thread)?;
         let (blob, counter) = (self.blob.reader(), Arc::clone(&bytes_read));
         let work = move || {
-            if let Err(error) = inflate_all(blob, compression, &to, to_hasher, counter) {
+            if let Err(error) = inflate_all(blob, compression, &to, to_hasher, limit, counter) {
                 // Where the reader is gone, nobody wants to know.
                 let _ = to.send(Err(error));
             }

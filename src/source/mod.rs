@@ -32,14 +32,21 @@ pub struct Image {
     pub manifest_digest: Option<Sha256>,
 }
 
+/// What unpacking may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'a> {
+    /// Where what must be unpacked to be read again is kept, in files without a name.
+    pub temp: &'a Path,
+    /// Most uncompressed bytes of an archive, of an image's layers together, and of a file.
+    pub max_size: u64,
+}
+
 /// Finds the image that `reference` names, and the `platform` of it where it has several.
-///
-/// `temp` takes what must be unpacked to be read (a compressed archive), in files without a name.
 ///
 /// # Errors
 /// `NotFound`, `Input`, `Unsupported` or `Corrupt`, naming the file or the blob.
-pub fn open(reference: &ImageRef, platform: Option<&Platform>, temp: &Path) -> Result<Image> {
-    let archive = |file: &Path| archive::Container::archive(file, temp);
+pub fn open(reference: &ImageRef, platform: Option<&Platform>, limits: Limits<'_>) -> Result<Image> {
+    let archive = |file: &Path| archive::Container::archive(file, limits);
     let image = match reference {
         ImageRef::OciLayout { directory, tag } => archive::Container::directory(directory)
             .and_then(|container| oci_layout::open(&container, tag.as_deref(), platform)),

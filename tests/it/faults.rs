@@ -326,7 +326,8 @@ fn keygen_never_replaces_a_key() {
 #[test]
 fn a_full_disk_ends_with_4_and_leaves_nothing_half() {
     let bench = Bench::new();
-    let image = Image::new([Layer::new().file("data", &noise(3 << 20, 4))]);
+    // Not in path order, so that it is kept in the temporary directory.
+    let image = Image::new([Layer::new().file("data", &noise(3 << 20, 4)).file("before", b"late")]);
     image.oci_layout(&bench.path("image"), Packing::Gzip);
     let full = bench.path("full");
     std::fs::create_dir(&full).unwrap();

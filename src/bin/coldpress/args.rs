@@ -119,6 +119,10 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub free: Size,
 
+    /// Refuse an image whose layers together, or one of whose files, are larger than this uncompressed
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    pub max_size: Size,
+
     /// The root under which chunks lie in the store: what is collected together
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub root: RootId,
@@ -155,6 +159,10 @@ pub struct VerifyArgs {
     /// Convert this image again and compare; the key file must have the salt
     #[arg(long, value_name = "IMAGE")]
     pub source: Option<ImageRef>,
+
+    /// With --source: refuse an image whose layers together, or one of whose files, are larger than this uncompressed
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    pub max_size: Size,
 
     #[command(flatten)]
     pub threads: ThreadArgs,

@@ -34,18 +34,18 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     let known = known.map(|manifest| manifest.clear.names.into_iter().collect::<BTreeSet<_>>());
     let store = if args.dry_run { None } else { Some(open_store(args)?) };
     let (store, hint) = store.map_or((None, String::new()), |(store, hint)| (Some(store), hint));
-    let temp = args.threads.temp();
     let options = Options {
         codec: args.compression,
         free: args.free.0,
         threads: args.threads.threads(),
-        temp: temp.clone(),
+        temp: args.threads.temp(),
+        max_size: args.max_size.0,
         root: args.root.clone(),
         application: args.application.clone(),
         store_hint: hint,
     };
     let progress = output::progress(cli);
-    let image = source::open(&args.image, args.platform.as_ref(), &temp)?;
+    let image = source::open(&args.image, args.platform.as_ref(), options.limits())?;
     let put = store.as_ref().map(|store| store as &dyn PutIfAbsent);
     let converted = convert(&image, &salt, &options, put, &*progress)?;
     if let (Some(store), Some(path)) = (&store, &args.output) {

@@ -96,17 +96,18 @@ fn from_source(
         .map(str::parse)
         .transpose()
         .map_err(|error| Error::caused(ErrorKind::Corrupt, "the manifest's platform", error))?;
-    let (threads, temp) = (args.threads.threads(), args.threads.temp());
+    let threads = args.threads.threads();
     let options = Options {
         codec: recipe.codec,
         free: recipe.free,
         threads,
-        temp: temp.clone(),
+        temp: args.threads.temp(),
+        max_size: args.max_size.0,
         root: clear.root.clone(),
         application: clear.application.clone(),
         store_hint: String::new(),
     };
-    let image = source::open(reference, platform.as_ref(), &temp)?;
+    let image = source::open(reference, platform.as_ref(), options.limits())?;
     let again = convert(&image, &salt, &options, None, progress)?;
     let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {
         true => None,
