@@ -184,10 +184,10 @@ impl Reading<'_> {
 
     /// In one pass; `None` where that cannot be.
     fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
-        let max_size = self.ingest.limits.max_size;
+        let max_file = self.ingest.limits.max_file;
         let mut reader = self.source.read(self.left())?;
         let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
-        let tree = match walk(&mut copy, max_size, Some(&mut segment)) {
+        let tree = match walk(&mut copy, max_file, Some(&mut segment)) {
             Ok(tree) => tree,
             Err(Walk::Unordered) => return Ok(None),
             Err(Walk::Failed(error)) => return Err(error),
@@ -197,7 +197,7 @@ impl Reading<'_> {
     }
 
     fn keep(&mut self) -> Result<ReadLayer> {
-        let max_size = self.ingest.limits.max_size;
+        let max_file = self.ingest.limits.max_file;
         let mut reader = self.source.read(self.left())?;
         let temp = self.ingest.limits.temp;
         let to = if self.ingest.sealing.is_none() || self.source.is_plain()? {
@@ -208,7 +208,7 @@ impl Reading<'_> {
         let file = to.as_ref().map(File::try_clone).transpose().map_err(|error| Error::file(temp, error))?;
         let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
         let mut copy = Copy { from: &mut reader, to, failed: None, reading: self };
-        let walked = walk(&mut copy, max_size, None);
+        let walked = walk(&mut copy, max_file, None);
         // A full disk is not the stream's fault.
         copy.finish().map_err(|error| Error::file(temp, error))?;
         let tree = match walked {
@@ -262,15 +262,15 @@ impl From<Stop> for Walk {
     }
 }
 
-fn walk(stream: &mut impl Read, max_size: u64, mut segment: Option<&mut SegmentWriter<'_>>) -> Result<LayerTree, Walk> {
+fn walk(stream: &mut impl Read, max_file: u64, mut segment: Option<&mut SegmentWriter<'_>>) -> Result<LayerTree, Walk> {
     let (mut tar, mut tree) = (TarReader::new(stream), LayerTree::default());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         if let EntryKind::File(Content { size, .. }) = entry.kind
-            && size > max_size
+            && size > max_file
         {
             let path = Display(&entry.path);
             let message =
-                format!("`{path}`: a file of {size} bytes is more than the {max_size} that --max-size allows");
+                format!("`{path}`: a file of {size} bytes is larger than the {max_file} that --max-size allows");
             return Err(Error::new(ErrorKind::Input, message).into());
         }
         let with_data = segment.is_some() && matches!(entry.kind, EntryKind::File(_) | EntryKind::Symlink(_));

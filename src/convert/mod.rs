@@ -31,6 +31,9 @@ use ingest::{Flattened, Ingest, TarBytes};
 use seal::{Place, Sealed, SealedChunk, Sealer, Sealing, seal_one};
 use segment::digest_of;
 
+/// Most uncompressed bytes of an image where nothing else is said.
+const DEFAULT_MAX_SIZE: u64 = 64 << 30;
+
 /// What a conversion can be told.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -42,8 +45,9 @@ pub struct Options {
     pub threads: usize,
     /// Where inflated layers are kept, in files without a name.
     pub temp: PathBuf,
-    /// Most uncompressed bytes of the layers together, and of a file.
-    pub max_size: u64,
+    /// Most uncompressed bytes of the layers together; `None` for 64 GiB. Where it is given, no file may be larger either, holes
+    /// included.
+    pub max_size: Option<u64>,
     /// Where chunks are collected together.
     pub root: RootId,
     /// A stable name for key policies; may be empty.
@@ -56,7 +60,12 @@ impl Options {
     /// What unpacking may take.
     #[must_use]
     pub fn limits(&self) -> Limits<'_> {
-        Limits { temp: &self.temp, max_size: self.max_size }
+        Limits {
+            temp: &self.temp,
+            max_size: self.max_size.unwrap_or(DEFAULT_MAX_SIZE),
+            // Holes cost nothing here, and images have them: a lastlog of over 1 TiB is nothing unusual.
+            max_file: self.max_size.unwrap_or(u64::MAX),
+        }
     }
 }
 

@@ -37,8 +37,10 @@ pub struct Image {
 pub struct Limits<'a> {
     /// Where what must be unpacked to be read again is kept, in files without a name.
     pub temp: &'a Path,
-    /// Most uncompressed bytes of an archive, of an image's layers together, and of a file.
+    /// Most uncompressed bytes of an archive, and of an image's layers together.
     pub max_size: u64,
+    /// Most bytes of a file, holes included.
+    pub max_file: u64,
 }
 
 /// Finds the image that `reference` names, and the `platform` of it where it has several.

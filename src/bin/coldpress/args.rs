@@ -119,9 +119,9 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub free: Size,
 
-    /// Refuse an image whose layers together, or one of whose files, are larger than this uncompressed
-    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
-    pub max_size: Size,
+    /// Refuse layers of together more bytes than this uncompressed, and any larger file [default: 64GiB, any file]
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Size>,
 
     /// The root under which chunks lie in the store: what is collected together
     #[arg(long, value_name = "NAME", default_value = "main")]
@@ -160,9 +160,9 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "IMAGE")]
     pub source: Option<ImageRef>,
 
-    /// With --source: refuse an image whose layers together, or one of whose files, are larger than this uncompressed
-    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
-    pub max_size: Size,
+    /// With --source: refuse layers of together more bytes than this uncompressed, and any larger file [default: 64GiB, any file]
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Size>,
 
     #[command(flatten)]
     pub threads: ThreadArgs,

@@ -39,7 +39,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         free: args.free.0,
         threads: args.threads.threads(),
         temp: args.threads.temp(),
-        max_size: args.max_size.0,
+        max_size: args.max_size.map(|size| size.0),
         root: args.root.clone(),
         application: args.application.clone(),
         store_hint: hint,

@@ -102,7 +102,7 @@ fn from_source(
         free: recipe.free,
         threads,
         temp: args.threads.temp(),
-        max_size: args.max_size.0,
+        max_size: args.max_size.map(|size| size.0),
         root: clear.root.clone(),
         application: clear.application.clone(),
         store_hint: String::new(),
