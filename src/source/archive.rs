@@ -77,7 +77,7 @@ impl Container {
     }
 }
 
-fn inflate(stored: Blob, Limits { temp, max_size }: Limits<'_>) -> Result<Blob> {
+fn inflate(stored: Blob, Limits { temp, max_size, .. }: Limits<'_>) -> Result<Blob> {
     let name = stored.name().to_owned();
     let source = LayerSource { blob: stored, digest: None, size: None, diff_id: None };
     let mut file = tempfile::tempfile_in(temp).map_err(|error| Error::file(temp, error))?;
