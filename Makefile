@@ -43,7 +43,12 @@ compression: build ## Stored bytes and time of each codec (needs COLDPRESS_CORPU
 	tools/compression.sh
 
 .PHONY: bench
-bench: ## The parts of a conversion, timed: packing, keys, sealing, ext4
+bench: build ## Whole conversions against the floor of this machine and against peers (needs COLDPRESS_CORPUS; 10 minutes)
+	$(CARGO) build --release --locked --manifest-path tools/peers/Cargo.toml --target-dir target/peers
+	$(CARGO) bench --locked --bench whole
+
+.PHONY: bench-parts
+bench-parts: ## The parts of a conversion, timed: packing, keys, sealing
 	$(CARGO) bench --locked --bench parts
 
 .PHONY: test-corpus
