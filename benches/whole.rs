@@ -5,6 +5,8 @@
 //! sealing and names of all chunks, and putting the distinct ones into a store. Its sum, divided by the processors, is what
 //! a conversion without any cost of its own would take.
 
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a program that prints a table")]
+
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs::File;
@@ -140,8 +142,11 @@ fn chunks(plain: &OpenManifest, codec: Codec, made: &Path, again: &Path, floor: 
     Ok(())
 }
 
-/// Wall and CPU seconds, and peak MiB, of the median run by wall time; `command` gets a fresh folder.
-fn runs(work: &Path, command: &dyn Fn(&Path) -> Command) -> Result<(f64, f64, f64), AnyError> {
+/// Wall and CPU seconds, and peak MiB.
+type Figures = (f64, f64, f64);
+
+/// Those of the median run by wall time; `command` gets a fresh folder.
+fn runs(work: &Path, command: &dyn Fn(&Path) -> Command) -> Result<Figures, AnyError> {
     let mut times = Vec::new();
     for run in 0..RUNS {
         let folder = work.join(format!("run-{run}"));
@@ -165,7 +170,7 @@ fn runs(work: &Path, command: &dyn Fn(&Path) -> Command) -> Result<(f64, f64, f6
     Ok(times[RUNS / 2])
 }
 
-fn ours(coldpress: &Path, layout: &Path, codec: Codec, work: &Path) -> Result<(f64, f64, f64), AnyError> {
+fn ours(coldpress: &Path, layout: &Path, codec: Codec, work: &Path) -> Result<Figures, AnyError> {
     let key = work.join("key");
     if !key.exists() {
         let made = Command::new(coldpress).args(["keygen", "--quiet", "-o"]).arg(&key).status()?;
@@ -181,7 +186,7 @@ fn ours(coldpress: &Path, layout: &Path, codec: Codec, work: &Path) -> Result<(f
 }
 
 /// Those that are installed, by what they do.
-fn peers(layout: &Path, work: &Path) -> Result<Vec<(&'static str, (f64, f64, f64))>, AnyError> {
+fn peers(layout: &Path, work: &Path) -> Result<Vec<(&'static str, Figures)>, AnyError> {
     let shell = |script: &'static str| {
         move |folder: &Path| {
             let mut command = Command::new("sh");

@@ -19,7 +19,7 @@ static METADATA: LazyLock<(u64, Vec<(u64, Vec<u8>)>)> = LazyLock::new(|| {
     while let Some(entry) = reader.next_entry().expect("the seed is a tar") {
         layer.apply(entry).expect("the seed is legal");
     }
-    flatten::merge(&mut tree, &layer).expect("the seed is legal");
+    flatten::merge(&mut tree, layer).expect("the seed is legal");
     let layout = Layout::new(&tree, 0).expect("the seed is small");
     let mut chunks = Vec::new();
     let first = layout.metadata(&mut |index, chunk| {

@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut tree = flatten::empty();
     for part in [bytes, &bytes[bytes.len() / 1024 * 512..]] {
         let Some(layer) = layer(part) else { return };
-        if flatten::merge(&mut tree, &layer).is_err() {
+        if flatten::merge(&mut tree, layer).is_err() {
             return;
         }
     }

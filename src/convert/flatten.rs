@@ -9,13 +9,15 @@ use std::collections::BTreeMap;
 use super::tar::{Entry, EntryKind};
 use crate::fs::ext4::layout::directory_blocks;
 use crate::fs::path::{Display, components, raw_components};
-use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, LayerIndex, Metadata, Tree, Xattrs};
+use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, Metadata, Tree, Xattrs};
 use crate::{Error, ErrorKind};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What AUFS kept for itself at a layer's root.
 const AUFS: &[u8] = b".wh..wh.";
+/// Entries that a layer may have: nodes and links are counted in 31 bits.
+const MAX_ENTRIES: usize = 1 << 31;
 /// Links that one name may lead through, as in Linux.
 const MAX_LINKS_FOLLOWED: usize = 40;
 
@@ -39,12 +41,15 @@ fn refuse(path: &[u8], reason: impl Into<String>) -> FlattenError {
 
 /// A node of a layer's own tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct NodeId(usize);
+struct NodeId(u32);
 
 #[derive(Debug)]
 enum Node {
-    Directory(LayerDirectory),
+    /// Behind a pointer: there are many more of the others.
+    Directory(Box<LayerDirectory>),
     Other(Metadata, Kind),
+    /// What became of it when the layer was merged.
+    Placed(InodeId),
 }
 
 /// A directory as one layer sees it.
@@ -61,12 +66,13 @@ struct LayerDirectory {
 
 /// An entry's place in its layer: what came before can be told from what came behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-struct Step(u64);
+struct Step(u32);
 
 /// A child, and since when it is there.
 #[derive(Debug, Clone, Copy)]
 struct Entered {
-    child: Child,
+    /// In 31 bits, and the top one for a link: there may be millions.
+    child: u32,
     since: Step,
 }
 
@@ -74,7 +80,26 @@ struct Entered {
 enum Child {
     Node(NodeId),
     /// A hard link whose target is not in the layer alone; the index into `links`.
-    Link(usize),
+    Link(u32),
+}
+
+impl Entered {
+    const LINK: u32 = 1 << 31;
+
+    fn new(child: Child, since: Step) -> Self {
+        let child = match child {
+            Child::Node(NodeId(node)) => node,
+            Child::Link(link) => link | Self::LINK,
+        };
+        Self { child, since }
+    }
+
+    fn child(&self) -> Child {
+        match self.child & Self::LINK {
+            0 => Child::Node(NodeId(self.child)),
+            _ => Child::Link(self.child & !Self::LINK),
+        }
+    }
 }
 
 /// A hard link that is resolved when the layers below are known.
@@ -98,7 +123,7 @@ pub struct LayerTree {
 impl Default for LayerTree {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::Directory(LayerDirectory::default())],
+            nodes: vec![Node::Directory(Box::default())],
             links: Vec::new(),
             replaced: BTreeMap::new(),
             step: Step::default(),
@@ -115,7 +140,8 @@ impl LayerTree {
     /// [`FlattenError`], naming the entry.
     pub fn apply(&mut self, entry: Entry) -> Result<(), FlattenError> {
         let Entry { path, metadata, kind } = entry;
-        self.step.0 += 1;
+        let next = self.step.0.checked_add(1).filter(|_| self.nodes.len() < MAX_ENTRIES);
+        self.step.0 = next.ok_or_else(|| refuse(&path, "more than 2^31 entries in a layer"))?;
         let parts = components(&path);
         let Some((&name, above)) = parts.split_last() else {
             return self.apply_root(&path, metadata, &kind);
@@ -155,9 +181,9 @@ impl LayerTree {
     #[must_use]
     pub fn kind_at(&self, path: &[u8]) -> Option<&Kind> {
         match self.own(&components(path))? {
-            Child::Node(id) => match &self.nodes[id.0] {
+            Child::Node(id) => match self.node(id) {
                 Node::Other(_, kind) => Some(kind),
-                Node::Directory(_) => None,
+                Node::Directory(_) | Node::Placed(_) => None,
             },
             Child::Link(_) => None,
         }
@@ -172,7 +198,7 @@ impl LayerTree {
             if directory.opaque.is_some() || directory.whiteouts.contains_key(name) {
                 return true;
             }
-            match directory.children.get(name).map(|entered| entered.child) {
+            match directory.children.get(name).map(Entered::child) {
                 None => return false,
                 Some(Child::Node(id)) if self.is_directory(id) => at = id,
                 Some(_) => return true,
@@ -192,7 +218,7 @@ impl LayerTree {
     /// A directory keeps the entries that the layer gave it before; anything else of its name goes.
     fn apply_directory(&mut self, parent: NodeId, name: &[u8], metadata: Metadata) -> Result<(), FlattenError> {
         let id = match self.child(parent, name) {
-            Some(Child::Node(id)) if matches!(self.nodes[id.0], Node::Directory(_)) => id,
+            Some(Child::Node(id)) if self.is_directory(id) => id,
             _ => self.add_directory(parent, name),
         };
         self.directory_mut(id).metadata = Some(storable(metadata));
@@ -209,7 +235,7 @@ impl LayerTree {
             return Ok(child);
         }
         self.links.push(Link { path: path.to_vec(), target, at: self.step });
-        Ok(Child::Link(self.links.len() - 1))
+        Ok(Child::Link(index(self.links.len() - 1)))
     }
 
     /// What is no directory at `parts` where the layer has all of them itself, without a symlink on the way.
@@ -226,7 +252,11 @@ impl LayerTree {
     }
 
     fn is_directory(&self, id: NodeId) -> bool {
-        matches!(self.nodes[id.0], Node::Directory(_))
+        matches!(self.node(id), Node::Directory(_))
+    }
+
+    fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
     }
 
     /// The directory at `parts`, made where the layer has none; its own symlinks are followed, never out of the root.
@@ -260,7 +290,7 @@ impl LayerTree {
                 return Ok(None);
             };
             match child {
-                Child::Node(id) => match &self.nodes[id.0] {
+                Child::Node(id) => match self.node(id) {
                     Node::Directory(_) => stack.push(id),
                     Node::Other(_, Kind::Symlink(target)) => {
                         followed += 1;
@@ -272,7 +302,7 @@ impl LayerTree {
                         }
                         todo.extend(raw_components(target).rev());
                     }
-                    Node::Other(..) => {
+                    Node::Other(..) | Node::Placed(_) => {
                         return Err(format!("`{}` above it is not a directory in its own layer", Display(name)));
                     }
                 },
@@ -283,25 +313,25 @@ impl LayerTree {
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<Child> {
-        self.directory(parent).children.get(name).map(|entered| entered.child)
+        self.directory(parent).children.get(name).map(Entered::child)
     }
 
     fn directory(&self, id: NodeId) -> &LayerDirectory {
-        match &self.nodes[id.0] {
+        match self.node(id) {
             Node::Directory(directory) => directory,
-            Node::Other(..) => unreachable!("only directories are walked into"),
+            Node::Other(..) | Node::Placed(_) => unreachable!("only directories are walked into"),
         }
     }
 
     fn directory_mut(&mut self, id: NodeId) -> &mut LayerDirectory {
-        match &mut self.nodes[id.0] {
+        match &mut self.nodes[id.0 as usize] {
             Node::Directory(directory) => directory,
-            Node::Other(..) => unreachable!("only directories are walked into"),
+            Node::Other(..) | Node::Placed(_) => unreachable!("only directories are walked into"),
         }
     }
 
     fn enter(&mut self, parent: NodeId, name: &[u8], child: Child) {
-        let entered = Entered { child, since: self.step };
+        let entered = Entered::new(child, self.step);
         if let Some(old) = self.directory_mut(parent).children.insert(name.into(), entered) {
             self.replaced.entry((parent, name.into())).or_default().push(old);
         }
@@ -311,19 +341,24 @@ impl LayerTree {
     fn child_before(&self, parent: NodeId, name: &[u8], step: Step) -> Option<Child> {
         let now = self.directory(parent).children.get(name)?;
         let earlier = || self.replaced.get(&(parent, name.into()))?.iter().rev().find(|entered| entered.since < step);
-        Some(if now.since < step { now } else { earlier()? }.child)
+        Some(if now.since < step { now } else { earlier()? }.child())
     }
 
     fn add(&mut self, node: Node) -> Child {
         self.nodes.push(node);
-        Child::Node(NodeId(self.nodes.len() - 1))
+        Child::Node(NodeId(index(self.nodes.len() - 1)))
     }
 
     fn add_directory(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
-        let child = self.add(Node::Directory(LayerDirectory::default()));
+        let child = self.add(Node::Directory(Box::default()));
         self.enter(parent, name, child);
-        NodeId(self.nodes.len() - 1)
+        NodeId(index(self.nodes.len() - 1))
     }
+}
+
+/// A place in a layer's or a tree's lists.
+fn index(place: usize) -> u32 {
+    u32::try_from(place).expect("apply() counts entries, next_id() inodes")
 }
 
 /// What a whiteout hides.
@@ -363,27 +398,28 @@ fn storable(metadata: Metadata) -> Metadata {
 #[must_use]
 pub fn empty() -> Tree {
     let root = Inode {
-        layer: LayerIndex(0),
         metadata: Metadata::implied_directory(),
-        kind: Kind::Directory(Directory { first_blocks: 1, ..Directory::default() }),
+        kind: Kind::Directory(Box::new(Directory { first_blocks: 1, ..Directory::default() })),
     };
-    Tree { inodes: vec![root], layers: 0 }
+    Tree { inodes: vec![root], layer_ends: Vec::new() }
 }
 
 /// Puts `layer` on top of `tree`.
 ///
 /// # Errors
 /// `Input` where a hard link has no target below, `Unsupported` where the image is past a limit.
-pub fn merge(tree: &mut Tree, layer: &LayerTree) -> Result<(), Error> {
-    let index = LayerIndex(tree.layers);
-    tree.layers = tree.layers.checked_add(1).ok_or_else(too_many_layers)?;
+pub fn merge(tree: &mut Tree, layer: LayerTree) -> Result<(), Error> {
+    if tree.layers() == usize::from(u16::MAX) {
+        return Err(too_many_layers());
+    }
     let mut links = Vec::with_capacity(layer.links.len());
     for link in &layer.links {
-        let target = Seen { tree, layer, link, resolved: &links }.target()?;
+        let target = Seen { tree, layer: &layer, link, resolved: &links }.target()?;
         links.push(target);
     }
-    let first_new = if index.0 == 0 { 0 } else { tree.inodes.len() };
-    Merge { tree, layer, index, links, placed: vec![None; layer.nodes.len()] }.run()?;
+    let first_new = if tree.layers() == 0 { 0 } else { tree.inodes.len() };
+    Merge { tree, layer, links }.run()?;
+    tree.layer_ends.push(index(tree.inodes.len()));
     for id in first_new..tree.inodes.len() {
         if let Kind::Directory(directory) = &tree.inodes[id].kind {
             let blocks = directory_blocks(directory)?;
@@ -477,7 +513,7 @@ impl Seen<'_> {
                 Ok(Found::Directory(Place { own: Some(id), lower: lower_directory }))
             }
             Some(Child::Node(id)) => Ok(self.leaf(Target::Own(id))),
-            Some(Child::Link(index)) => Ok(self.leaf(self.resolved[index])),
+            Some(Child::Link(index)) => Ok(self.leaf(self.resolved[index as usize])),
             None => match (lower, lower_directory) {
                 (_, Some(id)) => Ok(Found::Directory(Place { own: None, lower: Some(id) })),
                 (Some(id), None) => Ok(self.leaf(Target::Lower(id))),
@@ -490,9 +526,9 @@ impl Seen<'_> {
     fn leaf(&self, target: Target) -> Found {
         let kind = match target {
             Target::Lower(id) => &self.tree.inode(id).kind,
-            Target::Own(id) => match &self.layer.nodes[id.0] {
+            Target::Own(id) => match self.layer.node(id) {
                 Node::Other(_, kind) => kind,
-                Node::Directory(_) => unreachable!("directories are no leaves"),
+                Node::Directory(_) | Node::Placed(_) => unreachable!("directories are no leaves"),
             },
         };
         match kind {
@@ -502,61 +538,67 @@ impl Seen<'_> {
     }
 }
 
+/// Moves what the layer has into the tree, so that nothing of many files is there twice.
 struct Merge<'a> {
     tree: &'a mut Tree,
-    layer: &'a LayerTree,
-    index: LayerIndex,
+    layer: LayerTree,
     /// Targets of the layer's links.
     links: Vec<Target>,
-    /// The layer's nodes that have an inode already.
-    placed: Vec<Option<InodeId>>,
 }
 
 impl Merge<'_> {
     /// Walks the layer's tree in path order, so that new inodes are introduced in path order.
     fn run(mut self) -> Result<(), Error> {
-        let layer = self.layer;
-        self.enter(LayerTree::ROOT, Tree::ROOT);
-        let mut stack = vec![(Tree::ROOT, layer.directory(LayerTree::ROOT).children.iter())];
+        let children = self.enter(LayerTree::ROOT, Tree::ROOT);
+        let mut stack = vec![(Tree::ROOT, children.into_iter())];
         while let Some((parent, children)) = stack.last_mut() {
             let parent = *parent;
             let Some((name, entered)) = children.next() else {
                 stack.pop();
                 continue;
             };
-            let target = match entered.child {
-                Child::Link(index) => self.links[index],
+            let target = match entered.child() {
+                Child::Link(index) => self.links[index as usize],
                 Child::Node(node) => Target::Own(node),
             };
-            let id = match target {
-                Target::Lower(id) => id,
-                Target::Own(node) => match &layer.nodes[node.0] {
-                    Node::Directory(directory) => {
-                        let id = self.merge_directory(parent, name)?;
-                        self.enter(node, id);
-                        stack.push((id, directory.children.iter()));
-                        continue;
-                    }
-                    Node::Other(metadata, kind) => match self.placed[node.0] {
-                        Some(id) => id,
-                        None => self.introduce(metadata.clone(), kind.clone())?,
-                    },
-                },
-            };
-            if let Target::Own(node) = target {
-                self.placed[node.0] = Some(id);
+            match target {
+                Target::Lower(id) => self.link(parent, name, id),
+                Target::Own(node) if self.layer.is_directory(node) => {
+                    let id = self.merge_directory(parent, name)?;
+                    let children = self.enter(node, id);
+                    stack.push((id, children.into_iter()));
+                }
+                Target::Own(node) => {
+                    let id = self.place(node)?;
+                    self.link(parent, name, id);
+                }
             }
-            self.link(parent, name, id);
         }
         Ok(())
     }
 
-    /// Hides what the layer hides in this directory, and takes its metadata where the layer says some.
-    fn enter(&mut self, node: NodeId, id: InodeId) {
-        let from = self.layer.directory(node);
+    /// The inode of what is no directory, made where its first name in path order is.
+    fn place(&mut self, node: NodeId) -> Result<InodeId, Error> {
+        let next = self.next_id()?;
+        match std::mem::replace(&mut self.layer.nodes[node.0 as usize], Node::Placed(next)) {
+            Node::Other(metadata, kind) => {
+                self.tree.inodes.push(Inode { metadata, kind });
+                Ok(next)
+            }
+            Node::Placed(id) => {
+                self.layer.nodes[node.0 as usize] = Node::Placed(id);
+                Ok(id)
+            }
+            Node::Directory(_) => unreachable!("directories are merged"),
+        }
+    }
+
+    /// Hides what the layer hides in this directory, and takes its metadata where the layer says some; what the layer has in it.
+    fn enter(&mut self, node: NodeId, id: InodeId) -> BTreeMap<Box<[u8]>, Entered> {
+        let from = std::mem::take(self.layer.directory_mut(node));
         let inode = &mut self.tree.inodes[id.0 as usize];
-        if let Some(metadata) = &from.metadata {
-            inode.metadata = metadata.clone();
+        if let Some(metadata) = from.metadata {
+            inode.metadata = metadata;
         }
         let Kind::Directory(directory) = &mut inode.kind else {
             unreachable!("directories are merged with directories")
@@ -568,30 +610,32 @@ impl Merge<'_> {
             // What the layer itself has of that name is not in yet, unless it was merged into a lower directory.
             directory.entries.remove(name);
         }
+        from.children
     }
 
     /// The directory below which the layer's own goes: the lower one, or a new one in place of whatever is there.
-    fn merge_directory(&mut self, parent: InodeId, name: &[u8]) -> Result<InodeId, Error> {
-        let below = self.tree.directory(parent).and_then(|directory| directory.entries.get(name)).copied();
+    fn merge_directory(&mut self, parent: InodeId, name: Box<[u8]>) -> Result<InodeId, Error> {
+        let below = self.tree.directory(parent).and_then(|directory| directory.entries.get(&name)).copied();
         if let Some(id) = below.filter(|id| self.tree.directory(*id).is_some()) {
             return Ok(id);
         }
-        let id = self.introduce(Metadata::implied_directory(), Kind::Directory(Directory::default()))?;
+        let id = self.next_id()?;
+        let kind = Kind::Directory(Box::default());
+        self.tree.inodes.push(Inode { metadata: Metadata::implied_directory(), kind });
         self.link(parent, name, id);
         Ok(id)
     }
 
-    fn introduce(&mut self, metadata: Metadata, kind: Kind) -> Result<InodeId, Error> {
-        let id = u32::try_from(self.tree.inodes.len())
-            .map_err(|_| Error::new(ErrorKind::Unsupported, "more than 2^32 inodes"))?;
-        self.tree.inodes.push(Inode { layer: self.index, metadata, kind });
-        Ok(InodeId(id))
+    fn next_id(&self) -> Result<InodeId, Error> {
+        u32::try_from(self.tree.inodes.len())
+            .map(InodeId)
+            .map_err(|_| Error::new(ErrorKind::Unsupported, "more than 2^32 inodes"))
     }
 
-    fn link(&mut self, parent: InodeId, name: &[u8], id: InodeId) {
+    fn link(&mut self, parent: InodeId, name: Box<[u8]>, id: InodeId) {
         let Kind::Directory(directory) = &mut self.tree.inodes[parent.0 as usize].kind else {
             unreachable!("entries are linked into directories")
         };
-        directory.entries.insert(name.into(), id);
+        directory.entries.insert(name, id);
     }
 }

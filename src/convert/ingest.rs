@@ -101,7 +101,8 @@ impl<'a> Ingest<'a> {
         let mut tree = flatten::empty();
         let mut layers = Vec::with_capacity(read.len());
         for (index, layer) in read.into_iter().enumerate() {
-            flatten::merge(&mut tree, &layer.tree).map_err(|error| error.within(self.layer_name(index)))?;
+            let from = Arc::into_inner(layer.tree).expect("nobody reads a layer below any more");
+            flatten::merge(&mut tree, from).map_err(|error| error.within(self.layer_name(index)))?;
             layers.push(layer.what);
         }
         Ok(Flattened { tree, layers })

@@ -14,6 +14,9 @@ pub struct InodeId(pub u32);
 pub struct LayerIndex(pub u16);
 
 /// Seconds and nanoseconds since 1970-01-01 00:00 UTC; `nanos` counts forward from `secs`, also before 1970.
+///
+/// 12 bytes and not 16: there is one in every inode of an image.
+#[repr(Rust, packed(4))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {
     /// Whole seconds, rounded down.
@@ -72,8 +75,6 @@ impl Metadata {
 /// One inode.
 #[derive(Debug, Clone)]
 pub struct Inode {
-    /// The layer that introduced it.
-    pub layer: LayerIndex,
     /// Owner, mode, time, xattrs.
     pub metadata: Metadata,
     /// What it is.
@@ -83,8 +84,8 @@ pub struct Inode {
 /// The kinds of inodes.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// A directory.
-    Directory(Directory),
+    /// A directory, behind a pointer: there are many more of the others.
+    Directory(Box<Directory>),
     /// A regular file.
     File(Content),
     /// A symbolic link with its target, as written.
@@ -160,9 +161,12 @@ impl Content {
 pub struct Tree {
     /// Every inode that any layer introduced, by layer, then path; the root is the first.
     pub inodes: Vec<Inode>,
-    /// How many layers there are, also those without inodes.
-    pub layers: u16,
+    /// Behind each layer's last inode, also for those without inodes.
+    pub layer_ends: Vec<u32>,
 }
+
+// There may be millions.
+const _: () = assert!(size_of::<Inode>() == 64);
 
 impl Tree {
     /// The root directory.
@@ -172,6 +176,19 @@ impl Tree {
     #[must_use]
     pub fn inode(&self, id: InodeId) -> &Inode {
         &self.inodes[id.0 as usize]
+    }
+
+    /// How many layers there are.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.layer_ends.len()
+    }
+
+    /// The layer that introduced `id`.
+    #[must_use]
+    pub fn layer_of(&self, id: InodeId) -> LayerIndex {
+        let before = self.layer_ends.partition_point(|end| *end <= id.0);
+        LayerIndex(u16::try_from(before).expect("layers are counted in 16 bits"))
     }
 
     /// The entries of `id`, or `None` where it is no directory.

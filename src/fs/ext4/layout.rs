@@ -169,8 +169,8 @@ impl<'t> Layout<'t> {
             .map(|s| Segment { first_chunk: s.first_chunk + geometry.data / CHUNK_BLOCKS, ..*s })
             .collect::<Vec<_>>();
         let mut starts = placement.starts;
-        for (&id, inode) in placement.with_data.iter().map(|id| (id, tree.inode(*id))) {
-            starts[id.0 as usize].0 += segments[usize::from(inode.layer.0)].first_chunk * CHUNK_BLOCKS;
+        for &id in &placement.with_data {
+            starts[id.0 as usize].0 += segments[usize::from(tree.layer_of(id).0)].first_chunk * CHUNK_BLOCKS;
         }
         let mut at = geometry.attributes;
         let mut attributes = BTreeMap::new();
@@ -197,7 +197,7 @@ impl<'t> Layout<'t> {
 
     /// The data in the segment of `layer`, in its order.
     pub fn placed(&self, layer: LayerIndex) -> impl Iterator<Item = Placed<'t>> {
-        let of = |id: &InodeId| self.tree.inode(*id).layer;
+        let of = |id: &InodeId| self.tree.layer_of(*id);
         let from = self.with_data.partition_point(|id| of(id) < layer);
         let to = self.with_data.partition_point(|id| of(id) <= layer);
         let base = self.segments[usize::from(layer.0)].first_chunk * CHUNK_BLOCKS;
@@ -327,7 +327,7 @@ fn path_of(tree: &Tree, wanted: InodeId) -> String {
             found = Some(Display(path).to_string());
         }
     });
-    found.unwrap_or_else(|| format!("an entry of layer {} that a later layer hides", tree.inode(wanted).layer.0 + 1))
+    found.unwrap_or_else(|| format!("an entry of layer {} that a later layer hides", tree.layer_of(wanted).0 + 1))
 }
 
 /// `secs` as ext4 can store it; times outside its range take the nearest.
@@ -407,7 +407,7 @@ struct Placement {
 
 impl Placement {
     fn of(tree: &Tree) -> Result<Self, LayoutError> {
-        let mut cursors = vec![SegmentCursor::default(); usize::from(tree.layers)];
+        let mut cursors = vec![SegmentCursor::default(); tree.layers()];
         let mut starts = vec![BlockAddr(0); tree.inodes.len()];
         let mut with_data = Vec::new();
         for (id, inode) in tree.iter() {
@@ -415,7 +415,7 @@ impl Placement {
             if blocks == 0 {
                 continue;
             }
-            let start = cursors[usize::from(inode.layer.0)].place(blocks).ok_or(LayoutError::TooLarge)?;
+            let start = cursors[usize::from(tree.layer_of(id).0)].place(blocks).ok_or(LayoutError::TooLarge)?;
             starts[id.0 as usize] = BlockAddr(start);
             with_data.push(id);
         }
@@ -435,8 +435,8 @@ fn plan_directories(tree: &Tree, visible: &Visible) -> Result<Vec<DirectoryPlan>
     let (mut plans, mut at, mut layer) = (Vec::new(), 0u32, LayerIndex(0));
     for (id, inode) in tree.iter() {
         let Kind::Directory(directory) = &inode.kind else { continue };
-        if inode.layer != layer {
-            (at, layer) = (at.next_multiple_of(CHUNK_BLOCKS), inode.layer);
+        if tree.layer_of(id) != layer {
+            (at, layer) = (at.next_multiple_of(CHUNK_BLOCKS), tree.layer_of(id));
         }
         let first = directory.first_blocks.max(1);
         let blocks = match visible.names[id.0 as usize] {
@@ -573,9 +573,9 @@ fn table_start(groups: u32) -> u32 {
 
 /// How many inodes each layer has that are no directories.
 fn files_per_layer(tree: &Tree) -> Vec<u64> {
-    let mut counts = vec![0; usize::from(tree.layers)];
-    for inode in tree.inodes.iter().filter(|inode| !matches!(inode.kind, Kind::Directory(_))) {
-        counts[usize::from(inode.layer.0)] += 1;
+    let mut counts = vec![0; tree.layers()];
+    for (id, _) in tree.iter().filter(|(_, inode)| !matches!(inode.kind, Kind::Directory(_))) {
+        counts[usize::from(tree.layer_of(id).0)] += 1;
     }
     counts
 }
@@ -605,7 +605,7 @@ fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>,
         }
         let next = match inode.kind {
             Kind::Directory(_) => &mut next_directory,
-            _ => &mut next_file[usize::from(inode.layer.0)],
+            _ => &mut next_file[usize::from(tree.layer_of(id).0)],
         };
         *next += 1;
         InodeNumber(*next - 1)

@@ -74,7 +74,7 @@ impl Layout<'_> {
             let at = (start + from - first) as usize * BLOCK;
             let part = &mut chunk[at..at + (to - from) as usize * BLOCK];
             match &inode.kind {
-                Kind::File(content) => fill(content, from, part, inode.layer, layers)?,
+                Kind::File(content) => fill(content, from, part, self.tree.layer_of(id), layers)?,
                 Kind::Symlink(target) => part[..target.len()].copy_from_slice(target),
                 _ => unreachable!("only files and symlinks have data"),
             }

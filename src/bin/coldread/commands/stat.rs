@@ -2,6 +2,7 @@
 
 use coldpress::fs::ext4::read::{Ext4, FileType, Node};
 use coldpress::fs::path::Display;
+use coldpress::fs::tree::Timestamp;
 use coldpress::{Result, digest};
 use serde_json::{Value, json};
 
@@ -25,6 +26,7 @@ pub fn run(cli: &Cli, args: &StatArgs) -> CommandResult {
 /// Everything that an inode says.
 pub fn node_json(fs: &Ext4<'_>, path: &[u8], node: &Node) -> Result<Value> {
     let stat = &node.stat;
+    let Timestamp { secs: seconds, nanos } = stat.mtime;
     let mut json = json!({
         "path": Display(path).to_string(),
         "type": type_name(stat.file_type).1,
@@ -35,8 +37,8 @@ pub fn node_json(fs: &Ext4<'_>, path: &[u8], node: &Node) -> Result<Value> {
         "size": stat.size,
         "allocated_bytes": stat.sectors * 512,
         "links": stat.links,
-        "mtime_seconds": stat.mtime.secs,
-        "mtime_nanoseconds": stat.mtime.nanos,
+        "mtime_seconds": seconds,
+        "mtime_nanoseconds": nanos,
     });
     match stat.file_type {
         FileType::Symlink => json["target"] = json!(Display(&fs.read_link(node)?).to_string()),
