@@ -55,6 +55,14 @@ bench-parts: ## The parts of a conversion, timed: packing, keys, sealing
 test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view (needs COLDPRESS_CORPUS and root; 15 minutes)
 	tools/test-corpus.sh
 
+.PHONY: kills
+kills: test-tools ## Conversions killed at 200 random moments, 50 full disks, 50 removed stores (needs root; 2 minutes)
+	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::)'
+
+.PHONY: big
+big: build ## Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
+	tools/big.sh
+
 .PHONY: fuzz
 fuzz: ## Fuzz each decoder for FUZZ_SECONDS (default 60) a target; findings in fuzz/artifacts (needs cargo-fuzz)
 	for target in $$(ls fuzz/fuzz_targets | sed 's/\.rs$$//'); do \

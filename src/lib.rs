@@ -16,6 +16,7 @@ pub mod read;
 pub mod serve;
 pub mod source;
 pub mod store;
+pub mod whole_file;
 
 pub use error::{Error, ErrorKind, Result};
 

@@ -1,18 +1,25 @@
-//! A directory as a store: each object is written to a file without a name and linked into place, so it is there whole or
-//! not at all, nothing is left aside however the process ends, and an existing object is never touched.
+//! A directory as a store: each object appears whole or not at all ([`crate::whole_file`]), and an existing one is never
+//! touched.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, fstat, statat};
 
 use super::{Get, ObjectName, PutIfAbsent, PutOutcome};
+use crate::whole_file::{WholeFile, open_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// The half that can only put.
-pub struct LocalPut(PathBuf);
+pub struct LocalPut {
+    path: PathBuf,
+    /// Held open: where someone removes them meanwhile, nothing more can be put, and not into new ones.
+    directories: Mutex<BTreeMap<PathBuf, Arc<OwnedFd>>>,
+}
 
 /// The half that can only get.
 pub struct LocalGet(PathBuf);
@@ -24,7 +31,36 @@ impl LocalPut {
     /// Those of making it.
     pub fn open(directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
-        Ok(Self(directory.to_owned()))
+        Ok(Self { path: directory.to_owned(), directories: Mutex::default() })
+    }
+
+    /// The directory of an object, made for its first.
+    fn directory(&self, path: &Path) -> io::Result<Arc<OwnedFd>> {
+        let parent = path.parent().expect("objects lie in a root");
+        let mut directories = self.directories.lock().expect("no thread panics with it");
+        if let Some(directory) = directories.get(parent) {
+            return Ok(Arc::clone(directory));
+        }
+        let full = self.path.join(parent);
+        std::fs::create_dir_all(&full)?;
+        let directory = Arc::new(open_directory(&full)?);
+        directories.insert(parent.to_owned(), Arc::clone(&directory));
+        Ok(directory)
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<PutOutcome> {
+        let directory = self.directory(path)?;
+        let name = Path::new(path.file_name().expect("objects have names"));
+        if statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Ok(PutOutcome::Present);
+        }
+        let file = WholeFile::create(&directory, 0o644)?;
+        file.file().write_all(bytes)?;
+        match file.link(name) {
+            Ok(()) => Ok(PutOutcome::Stored),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(PutOutcome::Present),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -43,45 +79,32 @@ impl LocalGet {
 
 impl PutIfAbsent for LocalPut {
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
-        let path = self.0.join(name.as_str());
-        if path.exists() {
-            return Ok(PutOutcome::Present);
-        }
-        match link_whole(&self.0, &path, bytes) {
-            Ok(()) => Ok(PutOutcome::Stored),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(PutOutcome::Present),
+        let path = Path::new(name.as_str());
+        self.put(path, bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => removed(name),
+            // What a removed directory answers differs among file systems.
+            _ if self
+                .directory(path)
+                .is_ok_and(|directory| fstat(&*directory).is_ok_and(|stat| stat.st_nlink == 0)) =>
+            {
+                removed(name)
+            }
+            _ => failure(name, error),
+        })
+    }
+
+    fn still_there(&self, name: &ObjectName) -> Result<()> {
+        match self.path.join(name.as_str()).symlink_metadata() {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(removed(name)),
             Err(error) => Err(failure(name, error)),
         }
     }
 }
 
-/// Writes `bytes` to a file that gets the name `path` when it is whole.
-fn link_whole(store: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().expect("objects lie in a root");
-    let open = || rustix::fs::open(directory, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from(0o644));
-    let file = match open() {
-        // The first object of its root. The store itself was made when it was opened: where it is gone, someone removed it.
-        Err(Errno::NOENT) if store.is_dir() => {
-            std::fs::create_dir_all(directory)?;
-            open()
-        }
-        other => other,
-    };
-    let mut file = match file {
-        Ok(file) => File::from(file),
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return link_named(directory, path, bytes),
-        Err(error) => return Err(error.into()),
-    };
-    file.write_all(bytes)?;
-    let unnamed = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-    Ok(rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
-}
-
-/// The same where the file system has no files without a name (NFS, some of FUSE); a SIGKILL can leave `.put-*` there.
-fn link_named(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".put-").tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.persist_noclobber(path).map(drop).map_err(|error| error.error)
+fn removed(name: &ObjectName) -> Error {
+    let message = format!("object {name}: someone removed it, or the store's directory, during the conversion");
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 impl Get for LocalGet {
@@ -123,10 +146,7 @@ mod tests {
         let name = ObjectName::chunk(&root, Sha256::of(b"x"));
         assert_eq!(put.put_if_absent(&name, b"first").unwrap(), PutOutcome::Stored);
         assert_eq!(put.put_if_absent(&name, b"second").unwrap(), PutOutcome::Present);
-        for link in [link_named as fn(&Path, &Path, &[u8]) -> io::Result<()>, link_whole] {
-            let there = link(&path.join("main"), &path.join(name.as_str()), b"third");
-            assert_eq!(there.map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
-        }
+        put.still_there(&name).unwrap();
         let get = LocalGet::open(&path).unwrap();
         assert_eq!(get.get(&name, 5).unwrap(), b"first");
         assert_eq!(get.get(&name, 4).map_err(|error| error.kind()), Err(ErrorKind::Corrupt));
@@ -134,5 +154,10 @@ mod tests {
         assert_eq!(get.get(&other, 5).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
         let files = std::fs::read_dir(path.join("main")).unwrap().count();
         assert_eq!(files, 1, "nothing is left aside");
+        std::fs::remove_dir_all(&path).unwrap();
+        for failed in [put.still_there(&name), put.put_if_absent(&name, b"first").map(drop)] {
+            assert_eq!(failed.map_err(|error| error.kind()), Err(ErrorKind::Unavailable));
+        }
+        assert!(!path.exists(), "what was removed is not made again");
     }
 }

@@ -27,6 +27,13 @@ pub trait PutIfAbsent: Sync {
     /// # Errors
     /// `Denied` or `Unavailable`, naming the object.
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome>;
+
+    /// Whether what was put is there, as far as the store can tell whoever may only put: asked for every chunk before a
+    /// manifest names it.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is gone, naming the object.
+    fn still_there(&self, name: &ObjectName) -> Result<()>;
 }
 
 /// Gets objects.

@@ -9,6 +9,7 @@ mod determinism;
 mod faults;
 mod flattening;
 mod kernel;
+mod kills;
 mod property;
 mod readers;
 mod sharing;

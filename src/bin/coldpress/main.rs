@@ -8,11 +8,30 @@ mod output;
 mod shared;
 mod size;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
+    end_on_signals();
     shared::failure::finish("coldpress", commands::run(&cli))
+}
+
+/// Ctrl-C ends at once: every file is whole or not there at any moment, so there is nothing to clean up.
+fn end_on_signals() {
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            let mut stderr = std::io::stderr();
+            // Behind a progress bar, not over it.
+            let start = if stderr.is_terminal() { "\n" } else { "" };
+            let _ =
+                writeln!(stderr, "{start}coldpress: interrupted; nothing is half-written, run the same command again");
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    });
 }

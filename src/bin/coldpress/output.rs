@@ -1,11 +1,13 @@
 //! What `coldpress` prints: results on standard output, progress and warnings on standard error, files whole or not at all.
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use coldpress::progress::{Progress, Silent, Stage};
+use coldpress::whole_file::{WholeFile, open_directory};
 use coldpress::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -104,19 +106,16 @@ fn warning(message: &str) {
     let _ = writeln!(std::io::stderr(), "coldpress: warning: {message}");
 }
 
-/// Writes a file aside and renames it into place.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut file = aside(path)?;
-    file.write_all(bytes).map_err(|error| Error::file(path, error))?;
-    into_place(file, path)
-}
-
-/// A file beside `path` that is gone unless it is put [`into_place`].
-pub fn aside(path: &Path) -> Result<tempfile::NamedTempFile, Error> {
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    let file = tempfile::Builder::new().prefix(".coldpress-").permissions(permissions).tempfile_in(directory_of(path));
-    // The kind alone: the name aside means nothing to anyone.
-    file.map_err(|error| Error::file(path, error.kind().into()))
+/// Makes the file `path` of what `fill` writes into it, in place of what is there, whole or not at all.
+pub fn write_whole(path: &Path, fill: impl FnOnce(&File) -> Result<(), Error>) -> Result<(), Error> {
+    let fail = |error| Error::file(path, error);
+    let Some(name) = path.file_name() else {
+        return Err(Error::new(ErrorKind::Input, format!("{}: not the name of a file", path.display())));
+    };
+    let directory = open_directory(directory_of(path)).map_err(fail)?;
+    let file = WholeFile::create(&directory, 0o666).map_err(fail)?;
+    fill(file.file())?;
+    file.replace(Path::new(name)).map_err(fail)
 }
 
 /// Refuses at the start what could not be written at the end.
@@ -133,9 +132,4 @@ pub fn check_directory_of(path: &Path) -> Result<(), Error> {
 
 fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Renames `file` to `path`.
-pub fn into_place(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
-    file.persist(path).map(drop).map_err(|error| Error::file(path, error.error))
 }

@@ -1,6 +1,7 @@
 //! `coldpress convert`.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -73,10 +74,12 @@ fn open_store(args: &ConvertArgs) -> Result<(LocalPut, String), Failure> {
 
 /// Puts the manifest in the store and then writes it: the last things that a conversion does.
 fn publish(converted: &Converted, key: &KeyFile, store: &LocalPut, path: &Path) -> Result<(), Error> {
+    let clear = &converted.manifest.clear;
+    // A manifest never names a chunk that is missing.
+    clear.names.iter().try_for_each(|name| store.still_there(&ObjectName::chunk(&clear.root, *name)))?;
     let bytes = converted.manifest.encode(&key.wrapping_key)?;
-    let name = ObjectName::manifest(&converted.manifest.clear.root, Sha256::of(&bytes));
-    store.put_if_absent(&name, &bytes)?;
-    output::write_whole(path, &bytes)
+    store.put_if_absent(&ObjectName::manifest(&clear.root, Sha256::of(&bytes)), &bytes)?;
+    output::write_whole(path, |mut file| file.write_all(&bytes).map_err(|error| Error::file(path, error)))
 }
 
 struct Report<'a> {

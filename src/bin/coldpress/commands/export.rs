@@ -25,14 +25,13 @@ pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let key = args.from.key.require()?;
     let manifest = args.from.manifest.open(&key)?;
     let store = args.from.store.open(&manifest)?;
-    let file = output::aside(&args.output)?;
-    file.as_file().set_len(manifest.device_bytes()).map_err(|error| Error::file(&args.output, error))?;
     let progress = output::progress(cli);
-    let write = |offset, bytes: &[u8]| {
-        file.as_file().write_all_at(bytes, offset).map_err(|error| Error::file(&args.output, error))
-    };
-    copy(&manifest, &store, args.threads.threads(), &*progress, &write)?;
-    output::into_place(file, &args.output)?;
+    let fail = |error| Error::file(&args.output, error);
+    output::write_whole(&args.output, |file| {
+        file.set_len(manifest.device_bytes()).map_err(fail)?;
+        let write = |offset, bytes: &[u8]| file.write_all_at(bytes, offset).map_err(fail);
+        copy(&manifest, &store, args.threads.threads(), &*progress, &write)
+    })?;
     let text = format!(
         "{}: {} ({} chunks)\n",
         args.output.display(),

@@ -1,0 +1,164 @@
+//! Files that are there whole or not at all, however the process ends.
+//!
+//! A file is written without a name (`O_TMPFILE`) and linked into its directory when it is complete, so a SIGKILL leaves
+//! nothing behind. Where a file system has no files without a name (NFS, some of FUSE), it is written as `.coldpress-*`
+//! beside its place, and a SIGKILL can leave that.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+/// Opens a directory to make files in it.
+///
+/// # Errors
+/// Those of opening it.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// A file on its way into a directory; gone unless it is linked.
+pub struct WholeFile<'d> {
+    directory: BorrowedFd<'d>,
+    file: File,
+    /// Its name meanwhile, where it must have one.
+    aside: Option<String>,
+}
+
+impl<'d> WholeFile<'d> {
+    /// An empty file for `directory`, with what the umask leaves of `mode`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(directory: &'d OwnedFd, mode: u32) -> io::Result<Self> {
+        let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        // Linking goes through /proc.
+        let file = match Path::new("/proc/self/fd").exists() {
+            true => openat(directory, ".", unnamed, Mode::from(mode)),
+            false => Err(Errno::OPNOTSUPP),
+        };
+        match file {
+            Ok(file) => Ok(Self { directory: directory.as_fd(), file: file.into(), aside: None }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Self::create_named(directory, mode),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn create_named(directory: &'d OwnedFd, mode: u32) -> io::Result<Self> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+        loop {
+            let name = name_aside();
+            match openat(directory, &name, flags, Mode::from(mode)) {
+                Ok(file) => return Ok(Self { directory: directory.as_fd(), file: file.into(), aside: Some(name) }),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// To write to.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it `name` in its directory.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where that name is taken; what is there stays.
+    pub fn link(&self, name: &Path) -> io::Result<()> {
+        match &self.aside {
+            None => {
+                let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(CWD, unnamed, self.directory, name, AtFlags::SYMLINK_FOLLOW)?;
+            }
+            Some(aside) => linkat(self.directory, aside.as_str(), self.directory, name, AtFlags::empty())?,
+        }
+        Ok(())
+    }
+
+    /// Gives it `name` in its directory, in place of what is there.
+    ///
+    /// # Errors
+    /// Those of the file system; what is there stays.
+    pub fn replace(mut self, name: &Path) -> io::Result<()> {
+        if self.aside.is_none() {
+            match self.link(name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                linked => return linked,
+            }
+            let aside = name_aside();
+            self.link(Path::new(&aside))?;
+            self.aside = Some(aside);
+        }
+        let aside = self.aside.as_ref().expect("it has a name now");
+        renameat(self.directory, aside.as_str(), self.directory, name)?;
+        self.aside = None;
+        Ok(())
+    }
+}
+
+impl Drop for WholeFile<'_> {
+    fn drop(&mut self) {
+        if let Some(aside) = &self.aside {
+            let _ = unlinkat(self.directory, aside.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+fn name_aside() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!(".coldpress-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_and_only_when_it_is_linked() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = open_directory(temp.path()).unwrap();
+        for named in [false, true] {
+            let create = |directory, mode| match named {
+                false => WholeFile::create(directory, mode),
+                true => WholeFile::create_named(directory, mode),
+            };
+            let file = create(&directory, 0o644).unwrap();
+            file.file().write_all(b"one").unwrap();
+            assert_eq!(names(temp.path()).len(), usize::from(named));
+            drop(file);
+            assert!(names(temp.path()).is_empty(), "an abandoned file is gone");
+
+            let file = create(&directory, 0o644).unwrap();
+            file.file().write_all(b"one").unwrap();
+            file.link(Path::new("a")).unwrap();
+            let again = file.link(Path::new("a")).map_err(|error| error.kind());
+            assert_eq!(again, Err(io::ErrorKind::AlreadyExists));
+            drop(file);
+            let file = create(&directory, 0o600).unwrap();
+            file.file().write_all(b"two").unwrap();
+            file.replace(Path::new("a")).unwrap();
+            assert_eq!(std::fs::read(temp.path().join("a")).unwrap(), b"two");
+            let file = create(&directory, 0o600).unwrap();
+            file.replace(Path::new("b")).unwrap();
+            assert_eq!(names(temp.path()), ["a", "b"]);
+            std::fs::remove_file(temp.path().join("a")).unwrap();
+            std::fs::remove_file(temp.path().join("b")).unwrap();
+        }
+    }
+}
