@@ -2,6 +2,7 @@
 """make_big.py DIR KIND: an OCI layout that is large in one way, for `make big`. Needs the package zstandard.
 
 KIND: million   a million small files in 1,000 directories
+      few       a thousand small files in one directory
       crowd     a million empty files in one directory
       gib:N     N GiB of distinct bytes in files of 1 to 512 MiB, in four layers
 """
@@ -55,8 +56,8 @@ def add(tar, name, data=b"", kind=tarfile.REGTYPE):
     tar.addfile(info, io.BytesIO(data))
 
 
-def million(tar):
-    for directory in range(1000):
+def files(tar, directories):
+    for directory in range(directories):
         add(tar, f"d{directory:03}", kind=tarfile.DIRTYPE)
         for file in range(1000):
             add(tar, f"d{directory:03}/file-{file:06}.txt", b"%d" % (directory * 1000 + file))
@@ -105,7 +106,7 @@ def main(directory, kind):
     if kind.startswith("gib:"):
         fills = [bytes_of(int(kind[4:]) * (1 << 30) // 4, number) for number in range(4)]
     else:
-        fills = [{"million": million, "crowd": crowd}[kind]]
+        fills = [{"million": lambda tar: files(tar, 1000), "few": lambda tar: files(tar, 1), "crowd": crowd}[kind]]
     layers = [layer(directory, fill) for fill in fills]
     config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]}}
     config = put(directory, json.dumps(config).encode())

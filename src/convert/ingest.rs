@@ -120,21 +120,25 @@ impl<'a> Ingest<'a> {
         let count = self.image.layers.len();
         let (begun, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let done: Mutex<Vec<Option<Result<ReadLayer>>>> = Mutex::new((0..count).map(|_| None).collect());
-        std::thread::scope(|scope| {
-            for _ in 0..at_once.clamp(1, count.max(1)) {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let Some(index) = count.checked_sub(begun.fetch_add(1, Ordering::Relaxed) + 1) else { return };
-                        let above = above(&done.lock().expect("no thread panics with it")[index + 1..]);
-                        let layer = self.read(index, above.as_deref());
-                        if layer.is_err() {
-                            // The others need not start.
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                        done.lock().expect("no thread panics with it")[index] = Some(layer);
-                    }
-                });
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let Some(index) = count.checked_sub(begun.fetch_add(1, Ordering::Relaxed) + 1) else { return };
+                let above = above(&done.lock().expect("no thread panics with it")[index + 1..]);
+                let layer = self.read(index, above.as_deref());
+                if layer.is_err() {
+                    // The others need not start.
+                    stop.store(true, Ordering::Relaxed);
+                }
+                done.lock().expect("no thread panics with it")[index] = Some(layer);
             }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..at_once.clamp(1, count.max(1)) {
+                scope.spawn(work);
+            }
+            // This thread reads too: what it frees of a layer when that is merged, it can use again at once (glibc keeps freed memory by
+            // thread: 33 bytes a file).
+            work();
         });
         let mut done = done.into_inner().expect("no thread panicked with it");
         if let Some(failed) = done.iter_mut().find_map(|slot| slot.take_if(|layer| layer.is_err())) {
