@@ -8,6 +8,7 @@ mod common;
 mod determinism;
 mod faults;
 mod flattening;
+mod hostile;
 mod kernel;
 mod kills;
 mod property;
