@@ -56,6 +56,7 @@ impl Error {
     pub fn io(object: impl fmt::Display, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match source.kind() {
+            _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => ErrorKind::Input,
             Io::NotFound => ErrorKind::NotFound,
             Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
             Io::InvalidInput | Io::InvalidData | Io::UnexpectedEof => ErrorKind::Corrupt,

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::tar::{Entry, EntryKind};
-use crate::fs::ext4::layout::directory_blocks;
+use crate::fs::ext4::MAX_NAME;
+use crate::fs::ext4::layout::{directory_blocks, unstorable};
 use crate::fs::path::{Display, components, raw_components};
 use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, Metadata, Tree, Xattrs};
 use crate::{Error, ErrorKind};
@@ -27,16 +28,33 @@ const MAX_LINKS_FOLLOWED: usize = 40;
 pub struct FlattenError {
     path: String,
     reason: String,
+    kind: ErrorKind,
 }
 
 impl From<FlattenError> for Error {
     fn from(error: FlattenError) -> Self {
-        Error::new(ErrorKind::Input, error.to_string())
+        Error::new(error.kind, error.to_string())
     }
 }
 
 fn refuse(path: &[u8], reason: impl Into<String>) -> FlattenError {
-    FlattenError { path: Display(path).to_string(), reason: reason.into() }
+    FlattenError { path: Display(path).to_string(), reason: reason.into(), kind: ErrorKind::Input }
+}
+
+fn storable_directory(path: &[u8], metadata: Metadata) -> Result<Metadata, FlattenError> {
+    match storable(path, metadata, Kind::Directory(Box::default()))? {
+        Node::Other(metadata, _) => Ok(metadata),
+        Node::Directory(_) | Node::Placed(_) => unreachable!("storable() makes no other node"),
+    }
+}
+
+/// Refuses what is legal in a tar, but nothing that ext4 can store.
+fn storable(path: &[u8], metadata: Metadata, kind: Kind) -> Result<Node, FlattenError> {
+    let metadata = without_foreign_xattrs(metadata);
+    match unstorable(&metadata, &kind) {
+        None => Ok(Node::Other(metadata, kind)),
+        Some(reason) => Err(FlattenError { kind: ErrorKind::Unsupported, ..refuse(path, reason) }),
+    }
 }
 
 /// A node of a layer's own tree.
@@ -152,6 +170,14 @@ impl LayerTree {
         if let Some(part) = above.iter().find(|part| part.starts_with(WHITEOUT)) {
             return Err(refuse(&path, format!("`{}` is a whiteout and cannot have entries", Display(part))));
         }
+        if let Some(part) = parts.iter().find(|part| part.len() > MAX_NAME) {
+            let reason =
+                format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", part.len());
+            // Where it is, without the long name itself.
+            let above: Vec<_> = parts.iter().take_while(|part| part.len() <= MAX_NAME).copied().collect();
+            let directory = if above.is_empty() { b"/".to_vec() } else { above.join(&b'/') };
+            return Err(FlattenError { kind: ErrorKind::Unsupported, ..refuse(&directory, reason) });
+        }
         let parent = self.directory_at(&path, above)?;
         if let Some(hidden) = whiteout(&path, name, &kind)? {
             let (step, directory) = (self.step, self.directory_mut(parent));
@@ -162,16 +188,16 @@ impl LayerTree {
             return Ok(());
         }
         let child = match kind {
-            EntryKind::Directory => return self.apply_directory(parent, name, metadata),
+            EntryKind::Directory => return self.apply_directory(&path, parent, name, metadata),
             EntryKind::HardLink(target) => self.hard_link(&path, target)?,
-            EntryKind::File(content) => self.add(Node::Other(storable(metadata), Kind::File(content))),
+            EntryKind::File(content) => self.add(storable(&path, metadata, Kind::File(content))?),
             // Linux gives every symlink this mode, whatever the tar says.
             EntryKind::Symlink(target) => {
-                self.add(Node::Other(Metadata { mode: 0o777, ..storable(metadata) }, Kind::Symlink(target.into())))
+                self.add(storable(&path, Metadata { mode: 0o777, ..metadata }, Kind::Symlink(target.into()))?)
             }
-            EntryKind::CharDevice(device) => self.add(Node::Other(storable(metadata), Kind::CharDevice(device))),
-            EntryKind::BlockDevice(device) => self.add(Node::Other(storable(metadata), Kind::BlockDevice(device))),
-            EntryKind::Fifo => self.add(Node::Other(storable(metadata), Kind::Fifo)),
+            EntryKind::CharDevice(device) => self.add(storable(&path, metadata, Kind::CharDevice(device))?),
+            EntryKind::BlockDevice(device) => self.add(storable(&path, metadata, Kind::BlockDevice(device))?),
+            EntryKind::Fifo => self.add(storable(&path, metadata, Kind::Fifo)?),
         };
         self.enter(parent, name, child);
         Ok(())
@@ -211,17 +237,24 @@ impl LayerTree {
         if *kind != EntryKind::Directory {
             return Err(refuse(path, "the root can only be a directory"));
         }
-        self.directory_mut(Self::ROOT).metadata = Some(storable(metadata));
+        self.directory_mut(Self::ROOT).metadata = Some(storable_directory(path, metadata)?);
         Ok(())
     }
 
     /// A directory keeps the entries that the layer gave it before; anything else of its name goes.
-    fn apply_directory(&mut self, parent: NodeId, name: &[u8], metadata: Metadata) -> Result<(), FlattenError> {
+    fn apply_directory(
+        &mut self,
+        path: &[u8],
+        parent: NodeId,
+        name: &[u8],
+        metadata: Metadata,
+    ) -> Result<(), FlattenError> {
+        let metadata = storable_directory(path, metadata)?;
         let id = match self.child(parent, name) {
             Some(Child::Node(id)) if self.is_directory(id) => id,
             _ => self.add_directory(parent, name),
         };
-        self.directory_mut(id).metadata = Some(storable(metadata));
+        self.directory_mut(id).metadata = Some(metadata);
         Ok(())
     }
 
@@ -261,55 +294,44 @@ impl LayerTree {
 
     /// The directory at `parts`, made where the layer has none; its own symlinks are followed, never out of the root.
     fn directory_at(&mut self, path: &[u8], parts: &[&[u8]]) -> Result<NodeId, FlattenError> {
-        loop {
-            let mut missing = None;
-            let found = self.follow(parts, &mut |at, name| missing = Some((at, name.to_vec())));
-            match found.map_err(|reason| refuse(path, reason))? {
-                Some(id) => return Ok(id),
-                None => {
-                    let (at, name) = missing.expect("what follow() did not find is named");
-                    self.add_directory(at, &name);
-                }
-            }
-        }
-    }
-
-    /// Walks `parts` from the root. `Ok(None)` where `missing` was told of a name that is not there.
-    fn follow(&self, parts: &[&[u8]], missing: &mut dyn FnMut(NodeId, &[u8])) -> Result<Option<NodeId>, String> {
         let mut stack = vec![Self::ROOT];
-        let mut todo: Vec<&[u8]> = parts.iter().rev().copied().collect();
+        let mut todo: Vec<Vec<u8>> = Vec::new();
+        let mut parts = parts.iter();
         let mut followed = 0;
-        while let Some(name) = todo.pop() {
+        loop {
+            let target = todo.pop();
+            let Some(name) = target.as_deref().or_else(|| parts.next().copied()) else {
+                return Ok(stack[stack.len() - 1]);
+            };
             let at = stack[stack.len() - 1];
             if name == b".." {
                 stack.truncate((stack.len() - 1).max(1));
                 continue;
             }
-            let Some(child) = self.child(at, name) else {
-                missing(at, name);
-                return Ok(None);
-            };
-            match child {
-                Child::Node(id) => match self.node(id) {
+            match self.child(at, name) {
+                None => stack.push(self.add_directory(at, name)),
+                Some(Child::Node(id)) => match self.node(id) {
                     Node::Directory(_) => stack.push(id),
                     Node::Other(_, Kind::Symlink(target)) => {
                         followed += 1;
                         if followed > MAX_LINKS_FOLLOWED {
-                            return Err(format!("more than {MAX_LINKS_FOLLOWED} symlinks in its path"));
+                            return Err(refuse(path, format!("more than {MAX_LINKS_FOLLOWED} symlinks in its path")));
                         }
                         if target.starts_with(b"/") {
                             stack.truncate(1);
                         }
-                        todo.extend(raw_components(target).rev());
+                        todo.extend(raw_components(target).rev().map(<[u8]>::to_vec));
                     }
                     Node::Other(..) | Node::Placed(_) => {
-                        return Err(format!("`{}` above it is not a directory in its own layer", Display(name)));
+                        let reason = format!("`{}` above it is not a directory in its own layer", Display(name));
+                        return Err(refuse(path, reason));
                     }
                 },
-                Child::Link(_) => return Err(format!("`{}` above it is a hard link", Display(name))),
+                Some(Child::Link(_)) => {
+                    return Err(refuse(path, format!("`{}` above it is a hard link", Display(name))));
+                }
             }
         }
-        Ok(stack.pop())
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<Child> {
@@ -340,7 +362,10 @@ impl LayerTree {
     /// What the layer had at a name before `step`.
     fn child_before(&self, parent: NodeId, name: &[u8], step: Step) -> Option<Child> {
         let now = self.directory(parent).children.get(name)?;
-        let earlier = || self.replaced.get(&(parent, name.into()))?.iter().rev().find(|entered| entered.since < step);
+        let earlier = || {
+            let replaced = self.replaced.get(&(parent, name.into()))?;
+            replaced[..replaced.partition_point(|entered| entered.since < step)].last()
+        };
         Some(if now.since < step { now } else { earlier()? }.child())
     }
 
@@ -383,11 +408,12 @@ fn whiteout<'a>(path: &[u8], name: &'a [u8], kind: &EntryKind) -> Result<Option<
 }
 
 /// Drops xattrs that belong to an overlay and those of no Linux namespace, as runtimes do.
-fn storable(metadata: Metadata) -> Metadata {
+fn without_foreign_xattrs(metadata: Metadata) -> Metadata {
     let mut xattrs = Xattrs::default();
     for (name, value) in metadata.xattrs.iter() {
         let overlay = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
-        if !overlay && crate::fs::ext4::is_storable_xattr(name) {
+        // A name that is no name at all is refused, not dropped.
+        if name.is_empty() || !overlay && crate::fs::ext4::is_linux_xattr(name) {
             xattrs.insert(name, value);
         }
     }

@@ -108,7 +108,9 @@ impl<'a> Ingest<'a> {
         Ok(Flattened { tree, layers })
     }
 
-    fn layer_name(&self, index: usize) -> String {
+    /// What errors call a layer.
+    #[must_use]
+    pub fn layer_name(&self, index: usize) -> String {
         let layer = &self.image.layers[index];
         let digest = layer.digest.or(layer.diff_id);
         let name = digest.map_or_else(|| layer.blob.name().to_owned(), |digest| digest.to_string());

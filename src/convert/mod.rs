@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use crate::crypto::packed::trimmed;
 use crate::crypto::{Codec, Salt};
 use crate::digest::{Blake3, Sha256};
-use crate::fs::ext4::layout::{EPOCH, Layout};
+use crate::fs::ext4::layout::{EPOCH, Layout, LayoutError};
 use crate::fs::ext4::write::set_uuid;
 use crate::fs::tree::{LayerIndex, Tree};
 use crate::manifest::root_digest::{Leaf, image_digest, root_digest, uuid};
@@ -140,7 +140,10 @@ fn make(image: &Image, options: &Options, sealing: &Sealing<'_>, progress: &dyn 
     let ingest = Ingest::new(image, options.limits(), Some(sealing), progress);
     // A thread that inflates keeps about one that seals busy.
     let Flattened { tree, mut layers } = ingest.all(options.threads.div_ceil(2))?;
-    let layout = Layout::new(&tree, options.free)?;
+    let layout = Layout::new(&tree, options.free).map_err(|error| match error {
+        LayoutError::Inode { layer, .. } => Error::from(error).within(ingest.layer_name(layer.0.into())),
+        LayoutError::TooLarge => error.into(),
+    })?;
     let mut segments = Vec::with_capacity(layers.len());
     for (index, segment) in layout.segments().iter().enumerate() {
         let layer = LayerIndex(u16::try_from(index).map_err(|_| flatten::too_many_layers())?);

@@ -17,6 +17,15 @@ const BLOCK: usize = 512;
 const MAX_EXTENDED: u64 = 8 << 20;
 /// Most runs of one sparse file.
 const MAX_RUNS: usize = 1 << 20;
+/// Most bytes of a path: as many as Linux takes at once, its NUL not counted.
+pub const MAX_PATH: usize = 4_096;
+/// Most digits of a number in a sparse map, with its line feed.
+const MAX_NUMBER: usize = 21;
+/// The PAX records that mean something here; those of extended attributes begin in one of two ways.
+const PAX_KEYS: [&[u8]; 6] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"];
+const PAX_PREFIXES: [&[u8]; 3] = [b"GNU.sparse.", SCHILY_XATTR, LIBARCHIVE_XATTR];
+const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
+const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
 
 /// Why a stream is no tar that can be converted.
 #[derive(Debug, thiserror::Error)]
@@ -130,31 +139,40 @@ impl<R: Read> TarReader<R> {
         let mut extended = Extended::default();
         while let Some((at, block)) = self.next_header()? {
             let header = Header::from_byte_slice(&block);
-            let size = match extended.get("size") {
-                Some(text) => {
-                    decimal(text).ok_or(TarError::Header { offset: at, reason: "its PAX size is no number" })?
-                }
-                None => number(&header.as_old().size)
-                    .and_then(|n| u64::try_from(n).ok())
-                    .ok_or(TarError::Header { offset: at, reason: "its size is no number" })?,
-            };
+            let no_number = |reason| TarError::Header { offset: at, reason };
+            // A PAX size is that of the entry's bytes, not of further extended headers.
+            let size = number(&header.as_old().size)
+                .and_then(|n| u64::try_from(n).ok())
+                .ok_or_else(|| no_number("its size is no number"));
             match block[156] {
                 flag @ (b'x' | b'L' | b'K') => {
-                    extended.bytes += size;
+                    let size = size?;
+                    extended.bytes = extended.bytes.saturating_add(size);
                     if extended.bytes > MAX_EXTENDED {
                         return Err(TarError::Header { offset: at, reason: "its extended headers are over 8 MiB" });
                     }
                     let body = self.body(at, size)?;
                     match flag {
-                        b'x' => parse_pax(&body, &mut extended.pax)
-                            .ok_or(TarError::Header { offset: at, reason: "its PAX records are not of the form" })?,
+                        // A second one replaces the first, as in Go's reader.
+                        b'x' => {
+                            extended.pax = parse_pax(&body).ok_or(TarError::Header {
+                                offset: at,
+                                reason: "its PAX records are not of the form",
+                            })?;
+                        }
                         b'L' => extended.path = Some(until_nul(&body).to_vec()),
                         _ => extended.link = Some(until_nul(&body).to_vec()),
                     }
                 }
                 // Global headers do not touch entries, as containerd reads them (docs/design.md, "Flattening").
-                b'g' => self.skip(at, size)?,
-                _ => return self.entry(at, &block, size, &extended).map(Some),
+                b'g' => self.skip(at, size?)?,
+                _ => {
+                    let size = match extended.get("size") {
+                        Some(text) => decimal(text).ok_or_else(|| no_number("its PAX size is no number"))?,
+                        None => size?,
+                    };
+                    return self.entry(at, &block, size, &extended).map(Some);
+                }
             }
         }
         if extended.bytes > 0 {
@@ -248,12 +266,22 @@ impl<R: Read> TarReader<R> {
         let named = extended.get("GNU.sparse.name").or(extended.get("path")).or(extended.path.as_deref());
         let path = named.map_or_else(|| header.path_bytes().into_owned(), <[u8]>::to_vec);
         let fail = |reason: &str| TarError::Entry { path: Display(&path).to_string(), reason: reason.to_owned() };
+        let too_long =
+            |what: &str, text: &[u8]| format!("{what} of {} bytes; at most {MAX_PATH} are possible", text.len());
+        if path.len() > MAX_PATH {
+            let reason = too_long("a path", &path);
+            return Err(TarError::Entry { path: format!("{}…", Display(&path[..64])), reason });
+        }
         if path.contains(&0) {
             return Err(fail("a NUL in its name"));
         }
         let link = || {
             let named = extended.get("linkpath").or(extended.link.as_deref());
             let link = named.map_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned(), <[u8]>::to_vec);
+            if link.len() > MAX_PATH {
+                let what = if block[156] == b'1' { "a hard link's target" } else { "a symlink's target" };
+                return Err(fail(&too_long(what, &link)));
+            }
             if link.contains(&0) { Err(fail("a NUL in its link's target")) } else { Ok(link) }
         };
         let device = || {
@@ -366,6 +394,9 @@ impl<R: Read> TarReader<R> {
             if used > size {
                 return Err(fail("a sparse map longer than its file"));
             }
+            if text.len() > MAX_NUMBER {
+                return Err(fail("a sparse map that is no number"));
+            }
             text.extend_from_slice(&self.block()?.ok_or(TarError::Truncated(at))?);
             let complete = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
             for line in
@@ -440,12 +471,12 @@ fn metadata(header: &Header, extended: &Extended, fail: &dyn Fn(&str) -> TarErro
 fn xattrs(extended: &Extended) -> Option<Xattrs> {
     let mut out = Xattrs::default();
     for (key, value) in &extended.pax {
-        if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+        if let Some(name) = key.strip_prefix(LIBARCHIVE_XATTR) {
             out.insert(&percent_decoded(name)?, &base64_decoded(value)?);
         }
     }
     for (key, value) in &extended.pax {
-        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+        if let Some(name) = key.strip_prefix(SCHILY_XATTR) {
             out.insert(name, value);
         }
     }
@@ -453,16 +484,20 @@ fn xattrs(extended: &Extended) -> Option<Xattrs> {
 }
 
 /// Records of the form `LENGTH KEY=VALUE\n`, the length counting the whole record. Values may hold any byte.
-fn parse_pax(mut body: &[u8], out: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Option<()> {
+fn parse_pax(mut body: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut out = Vec::new();
     while body.iter().any(|&byte| byte != 0) {
         let space = body.iter().take(20).position(|&byte| byte == b' ')?;
         let length = usize::try_from(decimal(&body[..space])?).ok()?;
         let record = body.get(space + 1..length)?.strip_suffix(b"\n")?;
         let equals = record.iter().position(|&byte| byte == b'=')?;
-        out.push((record[..equals].to_vec(), record[equals + 1..].to_vec()));
+        let key = &record[..equals];
+        if PAX_KEYS.contains(&key) || PAX_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+            out.push((key.to_vec(), record[equals + 1..].to_vec()));
+        }
         body = &body[length..];
     }
-    Some(())
+    Some(out)
 }
 
 /// A header's number: octal with spaces and NULs around it, nothing for 0, or base 256 where the first bit is set.
@@ -576,10 +611,9 @@ mod tests {
 
     #[test]
     fn pax_values_hold_any_byte() {
-        let mut out = Vec::new();
-        parse_pax(b"12 a=b\nc=d\0\n6 k=v\n\0\0", &mut out).unwrap();
-        assert_eq!(out, [(b"a".to_vec(), b"b\nc=d\0".to_vec()), (b"k".to_vec(), b"v".to_vec())]);
-        assert_eq!(parse_pax(b"99 a=b\n", &mut out), None);
+        let out = parse_pax(b"15 path=b\nc=d\0\n6 k=v\n8 uid=v\n\0\0").unwrap();
+        assert_eq!(out, [(b"path".to_vec(), b"b\nc=d\0".to_vec()), (b"uid".to_vec(), b"v".to_vec())]);
+        assert_eq!(parse_pax(b"99 a=b\n"), None);
     }
 
     #[test]

@@ -76,10 +76,12 @@ impl KeyFile {
                     .ok_or_else(|| broken(format!("line {number}: `{name}` is not 64 hexadecimal digits")))
             };
             match name {
-                "wrapping-key" => key = Some(WrappingKey::new(secret()?)),
-                "salt" => salt = Some(Salt::new(secret()?)),
+                "wrapping-key" if key.is_none() => key = Some(WrappingKey::new(secret()?)),
+                "salt" if salt.is_none() => salt = Some(Salt::new(secret()?)),
+                "wrapping-key" | "salt" => return Err(broken(format!("line {number}: a second `{name}`"))),
                 "wrapping-key-id" | "scope-id" => ids.push((number, name, value)),
-                _ => return Err(broken(format!("line {number}: unknown name `{name}`"))),
+                // It may be the secret itself, at the wrong place.
+                _ => return Err(broken(format!("line {number}: an unknown name"))),
             }
         }
         let wrapping_key = key.ok_or_else(|| broken("no line `wrapping-key`".to_owned()))?;

@@ -23,6 +23,8 @@ const PREFIX: usize = 12;
 const WRAP_FILE: u8 = 1;
 /// Most bytes of a block manifest: one of a 16 TiB device is below.
 pub const MAX_BYTES: u64 = 4 << 30;
+/// Bytes of its first, fixed part.
+pub const HEAD_BYTES: u64 = 24;
 
 /// What decides a device's bytes besides the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +207,23 @@ impl BlockManifest {
     /// # Errors
     /// `Corrupt` or `Unsupported`.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let (mut from, lengths) = Self::prefix(bytes)?;
+        let mut part = |at: usize| from.raw(usize::try_from(lengths[at]).map_err(|_| DecodeError("ends too early"))?);
+        let (wraps, clear, sealed) = (part(0)?, part(1)?, part(2)?.to_vec());
+        from.end()?;
+        Ok(Self { clear: Clear::decode(clear)?, wraps: decode_wraps(wraps)?, associated: associated(clear), sealed })
+    }
+
+    /// How many bytes the block manifest has that begins with `start`, 24 bytes or more of it.
+    ///
+    /// # Errors
+    /// As [`BlockManifest::decode`].
+    pub fn length(start: &[u8]) -> Result<u64> {
+        let (_, lengths) = Self::prefix(start)?;
+        Ok(HEAD_BYTES + lengths.into_iter().map(u64::from).sum::<u64>())
+    }
+
+    fn prefix(bytes: &[u8]) -> Result<(Decoder<'_>, [u32; 3])> {
         let mut from = Decoder(bytes);
         if from.array::<8>()? != *MAGIC {
             return Err(DecodeError("does not begin as one").into());
@@ -218,10 +237,7 @@ impl BlockManifest {
             return Err(DecodeError("has reserved bits set").into());
         }
         let lengths = [from.u32()?, from.u32()?, from.u32()?];
-        let mut part = |at: usize| from.raw(usize::try_from(lengths[at]).map_err(|_| DecodeError("ends too early"))?);
-        let (wraps, clear, sealed) = (part(0)?, part(1)?, part(2)?.to_vec());
-        from.end()?;
-        Ok(Self { clear: Clear::decode(clear)?, wraps: decode_wraps(wraps)?, associated: associated(clear), sealed })
+        Ok((from, lengths))
     }
 
     /// Opens the sealed part, and checks that all of it is what the root digest says.

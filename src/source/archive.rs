@@ -13,6 +13,9 @@ use crate::{Error, ErrorKind, Result};
 /// Most links that one name in an archive may lead through (old `docker save` links equal layers once).
 const MAX_LINKS: usize = 8;
 
+/// Most bytes of an extended header.
+const MAX_EXTENDED: u64 = 8 << 20;
+
 /// Files by name.
 #[derive(Debug)]
 pub(super) enum Container {
@@ -88,6 +91,18 @@ fn inflate(stored: Blob, Limits { temp, max_size, .. }: Limits<'_>) -> Result<Bl
 }
 
 fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
+    // The crate reads extended headers whole: their sizes are looked at first.
+    for entry in tar::Archive::new(SeekableBlob { blob: blob.clone(), at: 0 }).entries_with_seek()?.raw(true) {
+        let entry = entry?;
+        let extended = matches!(entry.header().as_bytes()[156], b'x' | b'g' | b'L' | b'K');
+        if extended && entry.size() > MAX_EXTENDED {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an extended header of more than 8 MiB"));
+        }
+        if entry.raw_file_position().checked_add(entry.size()).is_none_or(|end| end > blob.length()) {
+            let message = format!("`{}` ends behind the archive's end", Display(&entry.path_bytes()));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+    }
     let mut archive = tar::Archive::new(SeekableBlob { blob: blob.clone(), at: 0 });
     let mut members = BTreeMap::new();
     for entry in archive.entries_with_seek()? {

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use crate::digest::Sha256;
 use crate::{Error, ErrorKind, Result};
@@ -28,7 +30,10 @@ impl Blob {
     /// Those of opening it.
     pub fn open(path: &Path) -> Result<Self> {
         let fail = |error| Error::file(path, error);
-        let file = File::open(path).map_err(fail)?;
+        // A pipe would be waited for.
+        let mut options = std::fs::OpenOptions::new();
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2)");
+        let file = options.read(true).custom_flags(nonblocking).open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         if !metadata.is_file() {
             return Err(Error::new(ErrorKind::Input, format!("{}: not a regular file", path.display())));

@@ -3,27 +3,74 @@
 //! The forms in which one image travels re-write its config (skopeo and docker add and drop empty fields), so the normal
 //! form keeps named fields, drops empty values and sorts keys. The root digest and the image digest cover it.
 
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::Platform;
 use crate::digest::Sha256;
 use crate::{Error, ErrorKind, Result};
 
+/// A JSON object whose fields are read one by one, each as what it must be; those that nobody asks for are passed over.
+struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'a> Fields<'a> {
+    /// The field `key`, called `shown` in errors; `None` where it is absent or null.
+    fn get<T: Deserialize<'a>>(&self, key: &str, shown: &str) -> Result<Option<T>> {
+        let Some(value) = self.0.get(key) else { return Ok(None) };
+        serde_json::from_str(value.get())
+            .map_err(|error| Error::caused(ErrorKind::Input, format!("image config: `{shown}`"), error))
+    }
+}
+
+/// What a field of `config` must be.
+#[derive(Debug, Clone, Copy)]
+enum Type {
+    Flag,
+    Text,
+    Texts,
+    TextsByName,
+    Object,
+}
+
 /// The fields of `config` that are kept: those of the OCI image specification, and docker's `Healthcheck` and `Shell`.
-const KEPT: [&str; 12] = [
-    "ArgsEscaped",
-    "Cmd",
-    "Entrypoint",
-    "Env",
-    "ExposedPorts",
-    "Healthcheck",
-    "Labels",
-    "Shell",
-    "StopSignal",
-    "User",
-    "Volumes",
-    "WorkingDir",
+const KEPT: [(&str, Type); 12] = [
+    ("ArgsEscaped", Type::Flag),
+    ("Cmd", Type::Texts),
+    ("Entrypoint", Type::Texts),
+    ("Env", Type::Texts),
+    ("ExposedPorts", Type::Object),
+    ("Healthcheck", Type::Object),
+    ("Labels", Type::TextsByName),
+    ("Shell", Type::Texts),
+    ("StopSignal", Type::Text),
+    ("User", Type::Text),
+    ("Volumes", Type::Object),
+    ("WorkingDir", Type::Text),
 ];
+
+/// The fields of `config` in their normal form.
+fn settings(config: &Fields<'_>) -> Result<Map<String, Value>> {
+    let mut out = Map::new();
+    for (key, must_be) in KEPT {
+        let shown = format!("config.{key}");
+        let value = match must_be {
+            Type::Flag => config.get::<bool>(key, &shown)?.map(Value::from),
+            Type::Text => config.get::<String>(key, &shown)?.map(Value::from),
+            Type::Texts => config.get::<Vec<String>>(key, &shown)?.map(Value::from),
+            Type::TextsByName => config
+                .get::<BTreeMap<String, String>>(key, &shown)?
+                .map(|texts| texts.into_iter().map(|(name, text)| (name, Value::from(text))).collect()),
+            Type::Object => config.get::<Map<String, Value>>(key, &shown)?.map(Value::from),
+        };
+        if let Some(value) = value.and_then(normal_value) {
+            out.insert(key.to_owned(), value);
+        }
+    }
+    Ok(out)
+}
 
 /// What an image says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,27 +90,33 @@ impl ImageConfig {
     /// `Input` where they are no config.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let broken = |reason: &str| Error::new(ErrorKind::Input, format!("image config: {reason}"));
-        let value: Value = serde_json::from_slice(bytes)
-            .map_err(|error| Error::caused(ErrorKind::Input, "image config: not JSON", error))?;
-        let text =
-            |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-        let diff_ids =
-            value.pointer("/rootfs/diff_ids").and_then(Value::as_array).ok_or_else(|| broken("no rootfs.diff_ids"))?;
+        let fields = serde_json::from_slice(bytes).map(Fields).map_err(|error| {
+            let what = if error.is_data() { "not a JSON object" } else { "not JSON" };
+            Error::caused(ErrorKind::Input, format!("image config: {what}"), error)
+        })?;
+        let diff_ids = match fields.get("rootfs", "rootfs")?.map(Fields) {
+            Some(rootfs) => rootfs.get::<Vec<String>>("diff_ids", "rootfs.diff_ids")?,
+            None => None,
+        };
+        let diff_ids = diff_ids.ok_or_else(|| broken("no rootfs.diff_ids"))?;
         let diff_ids = diff_ids
             .iter()
-            .map(|id| {
-                id.as_str().and_then(|id| id.parse().ok()).ok_or_else(|| broken("a DiffID that is no sha256 digest"))
-            })
+            .map(|id| id.parse().map_err(|_| broken("a DiffID that is no sha256 digest")))
             .collect::<Result<_>>()?;
-        let platform = match (text("os"), text("architecture")) {
-            (Some(os), Some(architecture)) => Some(Platform { os, architecture, variant: text("variant") }),
+        let text = |key: &str| -> Result<Option<String>> {
+            Ok(fields.get::<String>(key, key)?.filter(|text| !text.is_empty()))
+        };
+        let platform = match (text("os")?, text("architecture")?, text("variant")?) {
+            (Some(os), Some(architecture), variant) => {
+                Some(Platform::new(&os, &architecture, variant.as_deref()).ok_or_else(|| {
+                    broken("its os, architecture or variant is no name of at most 64 plain characters")
+                })?)
+            }
             _ => None,
         };
         let mut normal = platform.as_ref().map(platform_fields).unwrap_or_default();
-        if let Some(config) = value.get("config").and_then(Value::as_object) {
-            let kept = config.iter().filter(|(key, _)| KEPT.contains(&key.as_str()));
-            let kept: Map<String, Value> =
-                kept.filter_map(|(key, value)| Some((key.clone(), normal_value(value)?))).collect();
+        if let Some(config) = fields.get("config", "config")?.map(Fields) {
+            let kept = settings(&config)?;
             if !kept.is_empty() {
                 normal.insert("config".to_owned(), Value::Object(kept));
             }
@@ -86,8 +139,8 @@ fn platform_fields(platform: &Platform) -> Map<String, Value> {
 }
 
 /// `None` for what says nothing: null, false, "", [], and {} that stands for no setting.
-fn normal_value(value: &Value) -> Option<Value> {
-    let empty = match value {
+fn normal_value(value: Value) -> Option<Value> {
+    let empty = match &value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
@@ -95,7 +148,7 @@ fn normal_value(value: &Value) -> Option<Value> {
         _ => false,
     };
     // Keys of objects sort by themselves: serde_json's map is ordered without its feature `preserve_order`.
-    (!empty).then(|| value.clone())
+    (!empty).then_some(value)
 }
 
 #[cfg(test)]

@@ -174,7 +174,12 @@ fn inflate(
 ) -> io::Result<()> {
     let (mut pieces, mut left) = (Pieces::default(), limit);
     loop {
-        let piece = pieces.fill(decoder)?;
+        // zstd's own errors are of no kind: its input is wrong.
+        let wrong = |error: io::Error| match error.kind() {
+            io::ErrorKind::Other => io::Error::new(io::ErrorKind::InvalidData, error),
+            _ => error,
+        };
+        let piece = pieces.fill(decoder).map_err(wrong)?;
         if piece.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,8 @@
 //! An OCI image layout, in a directory or an archive: from `index.json` to the layers of one platform.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 
 use super::archive::Container;
@@ -10,6 +13,8 @@ use crate::{Error, ErrorKind, Result};
 const TAG: &str = "org.opencontainers.image.ref.name";
 /// Indexes inside indexes.
 const MAX_DEPTH: usize = 4;
+/// Manifests and indexes that all indexes of a layout together may name.
+const MAX_MANIFESTS: usize = 10_000;
 
 /// Finds the image `tag` (the only one, where none is given) for `platform` (the host's, where several are offered).
 pub(super) fn open(container: &Container, tag: Option<&str>, platform: Option<&Platform>) -> Result<Image> {
@@ -76,6 +81,15 @@ fn tagged(index: &ImageIndex, tag: Option<&str>) -> Result<Vec<Descriptor>> {
     }
 }
 
+/// What indexes offer.
+#[derive(Default)]
+struct Offered {
+    candidates: Vec<Candidate>,
+    /// Indexes that were read.
+    indexes: BTreeSet<Sha256>,
+    descriptors: usize,
+}
+
 /// A manifest that an index offers, and for which platform it is.
 struct Candidate {
     descriptor: Descriptor,
@@ -83,8 +97,9 @@ struct Candidate {
 }
 
 fn choose(container: &Container, descriptors: Vec<Descriptor>, asked: Option<&Platform>) -> Result<Descriptor> {
-    let mut candidates = Vec::new();
-    collect(container, descriptors, MAX_DEPTH, &mut candidates)?;
+    let mut offered = Offered::default();
+    collect(container, descriptors, MAX_DEPTH, &mut offered)?;
+    let mut candidates = offered.candidates;
     if asked.is_none() && candidates.len() == 1 {
         return Ok(candidates.remove(0).descriptor);
     }
@@ -101,7 +116,11 @@ fn choose(container: &Container, descriptors: Vec<Descriptor>, asked: Option<&Pl
     Err(Error::new(ErrorKind::NotFound, format!("no image for {wanted} in it; --platform can be one of: {list}")))
 }
 
-fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, out: &mut Vec<Candidate>) -> Result<()> {
+fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, out: &mut Offered) -> Result<()> {
+    out.descriptors += descriptors.len();
+    if out.descriptors > MAX_MANIFESTS {
+        return Err(Error::new(ErrorKind::Input, format!("its indexes name more than {MAX_MANIFESTS} manifests")));
+    }
     for descriptor in descriptors {
         let media_type = descriptor.media_type().to_string();
         if media_type.ends_with("index.v1+json") || media_type.ends_with("manifest.list.v2+json") {
@@ -110,6 +129,9 @@ fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, ou
                     ErrorKind::Input,
                     format!("{}: indexes nested too deeply", descriptor.digest()),
                 ));
+            }
+            if !out.indexes.insert(sha256(&descriptor)?) {
+                continue;
             }
             let bytes = blob(container, &descriptor)?.document(Some(sha256(&descriptor)?))?;
             let index = parse_index(descriptor.digest().as_ref(), &bytes)?;
@@ -125,7 +147,7 @@ fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, ou
         if platform.as_ref().is_some_and(|platform| platform.os == "unknown") || descriptor.artifact_type().is_some() {
             continue;
         }
-        out.push(Candidate { descriptor, platform });
+        out.candidates.push(Candidate { descriptor, platform });
     }
     Ok(())
 }
@@ -147,15 +169,16 @@ fn layers(container: &Container, manifest: &ImageManifest, config: &ImageConfig)
             format!("the manifest has {} layers, the config {} DiffIDs", descriptors.len(), config.diff_ids.len());
         return Err(Error::new(ErrorKind::Input, message));
     }
+    // Equal layers are one file.
+    let mut blobs: BTreeMap<Sha256, Blob> = BTreeMap::new();
     let layer = |(descriptor, diff_id): (&Descriptor, &Sha256)| {
         check_layer_type(descriptor)?;
-        let digest = Some(sha256(descriptor)?);
-        Ok(LayerSource {
-            blob: blob(container, descriptor)?,
-            digest,
-            size: Some(descriptor.size()),
-            diff_id: Some(*diff_id),
-        })
+        let digest = sha256(descriptor)?;
+        let blob = match blobs.entry(digest) {
+            Entry::Occupied(there) => there.get().clone(),
+            Entry::Vacant(free) => free.insert(blob(container, descriptor)?).clone(),
+        };
+        Ok(LayerSource { blob, digest: Some(digest), size: Some(descriptor.size()), diff_id: Some(*diff_id) })
     };
     descriptors.iter().zip(&config.diff_ids).map(layer).collect()
 }

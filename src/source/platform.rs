@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Most characters of an operating system, an architecture or a variant.
+const MAX_PART: usize = 64;
+
 /// An operating system and processor: `os/arch[/variant]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
@@ -20,6 +23,17 @@ pub struct Platform {
 pub struct ParsePlatformError(String);
 
 impl Platform {
+    /// From its parts; `None` where one is empty, long, or not of plain characters.
+    #[must_use]
+    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Option<Self> {
+        let plain = |part: &str| {
+            (1..=MAX_PART).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+        };
+        let all = plain(os) && plain(architecture) && variant.is_none_or(plain);
+        let variant = variant.map(str::to_owned);
+        all.then(|| Self { os: os.to_owned(), architecture: architecture.to_owned(), variant })
+    }
+
     /// The one that this program was built for.
     #[must_use]
     pub fn host() -> Self {
@@ -46,16 +60,13 @@ impl FromStr for Platform {
     type Err = ParsePlatformError;
 
     fn from_str(text: &str) -> Result<Self, ParsePlatformError> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let (os, architecture, variant) = match parts[..] {
-            [os, architecture] => (os, architecture, None),
-            [os, architecture, variant] => (os, architecture, Some(variant)),
-            _ => return Err(ParsePlatformError(text.to_owned())),
+        let parts: Vec<&str> = text.split('/').take(4).collect();
+        let platform = match parts[..] {
+            [os, architecture] => Self::new(os, architecture, None),
+            [os, architecture, variant] => Self::new(os, architecture, Some(variant)),
+            _ => None,
         };
-        if parts.iter().any(|part| part.is_empty()) {
-            return Err(ParsePlatformError(text.to_owned()));
-        }
-        Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) })
+        platform.ok_or_else(|| ParsePlatformError(text.chars().take(4 * MAX_PART).collect()))
     }
 }
 

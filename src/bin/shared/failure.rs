@@ -62,6 +62,9 @@ pub fn finish(name: &str, result: CommandResult) -> ExitCode {
             (chain(&error), hint(error.kind()), code(error.kind()))
         }
     };
+    // Names in it come from outside; a terminal shall not act on them.
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let message: String = message.chars().map(shown).collect();
     let mut out = format!("{name}: error: {message}\n");
     if let Some(hint) = hint {
         out.push_str(&format!("  hint: {hint}\n"));

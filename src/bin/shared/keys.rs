@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::Args;
 use coldpress::crypto::KeyFile;
 use coldpress::digest::Sha256;
-use coldpress::manifest::v1::MAX_BYTES;
+use coldpress::manifest::v1::{HEAD_BYTES, MAX_BYTES};
 use coldpress::manifest::{BlockManifest, OpenManifest};
 use coldpress::store::LocalGet;
 use coldpress::{Error, ErrorKind};
@@ -141,10 +141,13 @@ pub struct Source {
 
 /// Reads the block manifest `path`.
 pub fn read_manifest(path: &Path, expect: Option<Sha256>) -> Result<BlockManifest, Error> {
-    let file = File::open(path).map_err(|error| Error::file(path, error))?;
+    let fail = |error| Error::file(path, error);
+    let mut file = File::open(path).map_err(fail)?;
     let mut bytes = Vec::new();
-    let read = file.take(MAX_BYTES).read_to_end(&mut bytes);
-    read.map_err(|error| Error::file(path, error))?;
+    file.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(fail)?;
+    // No more than it says that it has, and one byte that must not be there.
+    let length = BlockManifest::length(&bytes).map_err(|error| error.within(path.display()))?;
+    file.take((length - HEAD_BYTES).min(MAX_BYTES) + 1).read_to_end(&mut bytes).map_err(fail)?;
     BlockManifest::decode(&bytes)
         .and_then(|manifest| manifest.expect(expect))
         .map_err(|error| error.within(path.display()))

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 
 use super::spec::{
     BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, INODES_PER_BLOCK,
-    INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_NAME, MAX_SYMLINK, ROOT_INODE, TABLE_START,
-    TIME_RANGE,
+    INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_SYMLINK, ROOT_INODE, TABLE_START, TIME_RANGE,
 };
 use super::{dirblock, extent, xattr};
 use crate::fs::path::Display;
-use crate::fs::tree::{Content, Directory, Inode, InodeId, Kind, LayerIndex, Tree};
+use crate::fs::tree::{Content, Directory, InodeId, Kind, LayerIndex, Metadata, Tree};
 use crate::{Error, ErrorKind};
 
 /// The layout epoch that this module writes. A change of any address or byte is a new epoch.
@@ -40,6 +39,8 @@ pub enum LayoutError {
     /// One inode cannot be stored.
     #[error("`{path}`: {reason}")]
     Inode {
+        /// The layer that brought it.
+        layer: LayerIndex,
         /// Its path in the image.
         path: String,
         /// What does not fit.
@@ -282,25 +283,33 @@ impl Visible {
     }
 }
 
-/// Refuses by name what ext4 cannot store.
+/// Refuses by name what ext4 cannot store; what an inode says of itself was refused when its layer was read.
 fn check(tree: &Tree, names: &[u32]) -> Result<(), LayoutError> {
     for (id, inode) in tree.iter() {
-        if let Some(reason) = unstorable(inode, names[id.0 as usize]) {
-            return Err(LayoutError::Inode { path: path_of(tree, id), reason });
+        let names = names[id.0 as usize];
+        let reason = match unstorable(&inode.metadata, &inode.kind) {
+            None if !matches!(inode.kind, Kind::Directory(_)) && names > MAX_LINKS => {
+                Some(format!("{names} hard links are more than the {MAX_LINKS} that ext4 stores"))
+            }
+            other => other,
+        };
+        if let Some(reason) = reason {
+            return Err(LayoutError::Inode { layer: tree.layer_of(id), path: path_of(tree, id), reason });
         }
     }
     Ok(())
 }
 
-fn unstorable(inode: &Inode, names: u32) -> Option<String> {
-    let metadata = &inode.metadata;
+/// Why ext4 cannot store such an inode, if it cannot.
+#[must_use]
+pub fn unstorable(metadata: &Metadata, kind: &Kind) -> Option<String> {
     if let Err(error) = xattr::place(&metadata.xattrs) {
         return Some(error.to_string());
     }
     if metadata.uid == u32::MAX || metadata.gid == u32::MAX {
         return Some("an owner or group of 4294967295 means \"none\" to Linux and cannot be stored".to_owned());
     }
-    match &inode.kind {
+    match kind {
         Kind::Symlink(target) if target.len() > MAX_SYMLINK => Some(format!(
             "a symlink's target of {} bytes is longer than the {MAX_SYMLINK} that ext4 stores",
             target.len()
@@ -312,10 +321,6 @@ fn unstorable(inode: &Inode, names: u32) -> Option<String> {
         Kind::CharDevice(device) | Kind::BlockDevice(device) if device.major > 0xFFF || device.minor > 0xF_FFFF => {
             Some(format!("device {}:{} is past ext4's 4095:1048575", device.major, device.minor))
         }
-        Kind::Directory(directory) => directory.entries.keys().find(|name| name.len() > MAX_NAME).map(|name| {
-            format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", name.len())
-        }),
-        _ if names > MAX_LINKS => Some(format!("{names} hard links are more than the {MAX_LINKS} that ext4 stores")),
         _ => None,
     }
 }
@@ -441,8 +446,11 @@ fn plan_directories(tree: &Tree, visible: &Visible) -> Result<Vec<DirectoryPlan>
         let first = directory.first_blocks.max(1);
         let blocks = match visible.names[id.0 as usize] {
             0 => 0,
-            _ => directory_blocks(directory)
-                .map_err(|error| LayoutError::Inode { path: path_of(tree, id), reason: error.to_string() })?,
+            _ => directory_blocks(directory).map_err(|error| LayoutError::Inode {
+                layer: tree.layer_of(id),
+                path: path_of(tree, id),
+                reason: error.to_string(),
+            })?,
         };
         let parent = visible.parents.get(&id).copied().unwrap_or(Tree::ROOT);
         plans.push(DirectoryPlan {
@@ -484,8 +492,11 @@ impl DirectoryPlan {
 fn attribute_blocks(tree: &Tree) -> Result<Vec<(InodeId, u32)>, LayoutError> {
     let mut out = Vec::new();
     for (id, inode) in tree.iter() {
-        let placed = xattr::place(&inode.metadata.xattrs)
-            .map_err(|error| LayoutError::Inode { path: path_of(tree, id), reason: error.to_string() })?;
+        let placed = xattr::place(&inode.metadata.xattrs).map_err(|error| LayoutError::Inode {
+            layer: tree.layer_of(id),
+            path: path_of(tree, id),
+            reason: error.to_string(),
+        })?;
         let extents = match &inode.kind {
             Kind::File(content) => extent::blocks_needed(block_runs(content).into_iter().map(|(_, count)| count)),
             _ => 0,

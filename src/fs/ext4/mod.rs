@@ -15,5 +15,5 @@ mod spec;
 pub mod write;
 mod xattr;
 
-pub use spec::{BLOCK_SIZE, BlockAddr, InodeNumber};
-pub use xattr::is_storable as is_storable_xattr;
+pub use spec::{BLOCK_SIZE, BlockAddr, InodeNumber, MAX_NAME};
+pub use xattr::is_of_linux as is_linux_xattr;

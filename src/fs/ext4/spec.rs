@@ -99,7 +99,8 @@ pub(super) const FAST_SYMLINK: usize = 59;
 /// Longest symlink target (one block with its final NUL).
 pub(super) const MAX_SYMLINK: usize = BLOCK - 1;
 /// Longest name of an entry.
-pub(super) const MAX_NAME: usize = 255;
+/// Most bytes of a name in a directory.
+pub const MAX_NAME: usize = 255;
 /// Most hard links to one file; a directory with more subdirectories says 1 (`dir_nlink`).
 pub(super) const MAX_LINKS: u32 = 65_000;
 /// Times that fit the inode's 34-bit seconds.

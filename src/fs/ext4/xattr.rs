@@ -5,7 +5,7 @@
 
 use super::csum;
 use super::inode::XATTRS_AT;
-use super::spec::{BLOCK, BlockAddr, INODE, get16, get32, lo16, put16, put32, small};
+use super::spec::{BLOCK, BlockAddr, INODE, MAX_NAME, get16, get32, lo16, put16, put32, small};
 use crate::fs::tree::Xattrs;
 
 const MAGIC: u32 = 0xEA02_0000;
@@ -26,24 +26,24 @@ pub(super) enum XattrError {
     #[error("its extended attributes take more than an ext4 inode and one block hold (about 4,040 bytes)")]
     TooLarge,
     /// Of a namespace that Linux does not have.
-    #[error("the extended attribute `{0}` is of no namespace that ext4 can store")]
+    #[error("the extended attribute `{0}` has a name that ext4 cannot store")]
     Namespace(String),
     /// An ACL that the kernel would not take.
     #[error("the extended attribute `{0}` is not a POSIX ACL")]
     Acl(String),
 }
 
-/// Whether ext4 can store an attribute of this name.
+/// Whether an attribute is of a namespace that Linux has; others are dropped, as runtimes do.
 #[must_use]
-pub fn is_storable(name: &[u8]) -> bool {
-    split(name).is_some()
+pub fn is_of_linux(name: &[u8]) -> bool {
+    NAMESPACES.iter().any(|(start, _)| name.starts_with(start))
 }
 
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     let (start, index) = NAMESPACES.iter().find(|(start, _)| name.starts_with(start))?;
     let rest = &name[start.len()..];
     let whole = !start.ends_with(b".");
-    (whole == rest.is_empty() && rest.len() <= 255).then_some((*index, rest))
+    (whole == rest.is_empty() && name.len() <= MAX_NAME).then_some((*index, rest))
 }
 
 struct Entry {
@@ -259,9 +259,10 @@ mod tests {
         let mut large = Xattrs::default();
         large.insert(b"user.a", &[1; 5000]);
         assert_eq!(place(&large).err(), Some(XattrError::TooLarge));
-        assert!(!is_storable(b"com.apple.quarantine"));
-        assert!(!is_storable(b"user."));
-        assert!(is_storable(b"system.posix_acl_access"));
+        assert!(!is_of_linux(b"com.apple.quarantine"));
+        assert!(is_of_linux(b"user.") && split(b"user.").is_none());
+        assert!(is_of_linux(b"system.posix_acl_access"));
+        assert!(split(&[b"user.", &[b'x'; 256][..]].concat()).is_none());
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     if args.application.len() > MAX_APPLICATION {
         return Err(Failure::Usage(format!("--application: longer than {MAX_APPLICATION} bytes")));
     }
+    if args.application.chars().any(char::is_control) {
+        return Err(Failure::Usage("--application: has control characters".to_owned()));
+    }
     if let Some(path) = &args.output {
         output::check_directory_of(path)?;
     }
@@ -69,7 +72,9 @@ fn open_store(args: &ConvertArgs) -> Result<(LocalPut, String), Failure> {
     let directory = named_store(args.store.as_deref())?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
     let store = LocalPut::open(&directory)?;
     let hint = directory.canonicalize().ok().and_then(|path: PathBuf| path.into_os_string().into_string().ok());
-    Ok((store, hint.filter(|hint| hint.len() <= usize::from(u16::MAX)).unwrap_or_default()))
+    // A path that a manifest cannot say is no hint.
+    let sayable = |hint: &String| hint.len() <= usize::from(u16::MAX) && !hint.chars().any(char::is_control);
+    Ok((store, hint.filter(sayable).unwrap_or_default()))
 }
 
 /// Puts the manifest in the store and then writes it: the last things that a conversion does.
