@@ -16,12 +16,16 @@ use super::seal::Sealing;
 use super::segment::{SegmentWriter, Stop};
 use super::tar::{EntryKind, TarError, TarReader};
 use crate::digest::{Blake3, Sha256};
+use crate::fs::ext4::BLOCK_SIZE;
 use crate::fs::ext4::write::LayerBytes;
 use crate::fs::path::Display;
-use crate::fs::tree::{Content, LayerIndex, Tree};
+use crate::fs::tree::{Content, Data, LayerIndex, Tree};
 use crate::progress::{Progress, Stage};
 use crate::source::{Blob, Image, LayerReader, LayerSource, Limits};
 use crate::{Error, ErrorKind, Result};
+
+/// Most runs of all sparse files of a layer.
+const MAX_RUNS: usize = 1 << 22;
 
 /// An image's layers, applied onto one another.
 pub struct Flattened {
@@ -191,10 +195,10 @@ impl Reading<'_> {
 
     /// In one pass; `None` where that cannot be.
     fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
-        let max_file = self.ingest.limits.max_file;
+        let limits = self.ingest.limits;
         let mut reader = self.source.read(self.left())?;
         let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
-        let tree = match walk(&mut copy, max_file, Some(&mut segment)) {
+        let tree = match walk(&mut copy, limits, Some(&mut segment)) {
             Ok(tree) => tree,
             Err(Walk::Unordered) => return Ok(None),
             Err(Walk::Failed(error)) => return Err(error),
@@ -204,7 +208,7 @@ impl Reading<'_> {
     }
 
     fn keep(&mut self) -> Result<ReadLayer> {
-        let max_file = self.ingest.limits.max_file;
+        let limits = self.ingest.limits;
         let mut reader = self.source.read(self.left())?;
         let temp = self.ingest.limits.temp;
         let to = if self.ingest.sealing.is_none() || self.source.is_plain()? {
@@ -215,7 +219,7 @@ impl Reading<'_> {
         let file = to.as_ref().map(File::try_clone).transpose().map_err(|error| Error::file(temp, error))?;
         let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
         let mut copy = Copy { from: &mut reader, to, failed: None, reading: self };
-        let walked = walk(&mut copy, max_file, None);
+        let walked = walk(&mut copy, limits, None);
         // A full disk is not the stream's fault.
         copy.finish().map_err(|error| Error::file(temp, error))?;
         let tree = match walked {
@@ -269,16 +273,15 @@ impl From<Stop> for Walk {
     }
 }
 
-fn walk(stream: &mut impl Read, max_file: u64, mut segment: Option<&mut SegmentWriter<'_>>) -> Result<LayerTree, Walk> {
-    let (mut tar, mut tree) = (TarReader::new(stream), LayerTree::default());
+fn walk(
+    stream: &mut impl Read,
+    limits: Limits<'_>,
+    mut segment: Option<&mut SegmentWriter<'_>>,
+) -> Result<LayerTree, Walk> {
+    let (mut tar, mut tree, mut sparse) = (TarReader::new(stream), LayerTree::default(), Sparse::default());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
-        if let EntryKind::File(Content { size, .. }) = entry.kind
-            && size > max_file
-        {
-            let path = Display(&entry.path);
-            let message =
-                format!("`{path}`: a file of {size} bytes is larger than the {max_file} that --max-size allows");
-            return Err(Error::new(ErrorKind::Input, message).into());
+        if let EntryKind::File(content) = &entry.kind {
+            check_size(&entry.path, content, limits, &mut sparse)?;
         }
         let with_data = segment.is_some() && matches!(entry.kind, EntryKind::File(_) | EntryKind::Symlink(_));
         let path = with_data.then(|| entry.path.clone());
@@ -290,6 +293,37 @@ fn walk(stream: &mut impl Read, max_file: u64, mut segment: Option<&mut SegmentW
         }
     }
     Ok(tree)
+}
+
+/// What the sparse files of a layer take: a run of one byte costs a record here, and a block of the device.
+#[derive(Default)]
+struct Sparse {
+    runs: usize,
+    bytes: u64,
+}
+
+fn check_size(path: &[u8], content: &Content, limits: Limits<'_>, sparse: &mut Sparse) -> Result<()> {
+    let refuse = |reason: String| Err(Error::new(ErrorKind::Input, format!("`{}`: {reason}", Display(path))));
+    if content.size > limits.max_file {
+        return refuse(format!(
+            "a file of {} bytes is larger than the {} that --max-size allows",
+            content.size, limits.max_file
+        ));
+    }
+    if let Data::Sparse(runs) = &content.data {
+        sparse.runs += runs.len();
+        if sparse.runs > MAX_RUNS {
+            return refuse(format!("with it, the layer's sparse files have more than {MAX_RUNS} runs of bytes"));
+        }
+        sparse.bytes += runs.len() as u64 * u64::from(BLOCK_SIZE);
+        if sparse.bytes > limits.max_size {
+            let most = limits.max_size;
+            return refuse(format!(
+                "with it, the layer's sparse files take more than the {most} bytes that --max-size allows"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn tar_error(error: TarError) -> Error {

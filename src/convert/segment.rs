@@ -12,7 +12,7 @@ use super::flatten::LayerTree;
 use super::seal::{Place, Sealing};
 use super::tar::{TarError, TarReader};
 use crate::digest::{Blake3, Blake3Hasher};
-use crate::fs::ext4::layout::{Layout, MAX_FILE, SegmentCursor, block_runs, data_blocks};
+use crate::fs::ext4::layout::{Layout, SegmentCursor, block_runs, data_blocks};
 use crate::fs::path::raw_components;
 use crate::fs::tree::{Content, Kind, LayerIndex, Run};
 use crate::{CHUNK_SIZE, Error};
@@ -71,10 +71,6 @@ impl<'a> SegmentWriter<'a> {
     /// # Errors
     /// [`Stop`].
     pub fn place(&mut self, path: &[u8], kind: &Kind, tar: &mut TarReader<impl Read>) -> Result<(), Stop> {
-        if matches!(kind, Kind::File(content) if content.size > MAX_FILE) {
-            // What is too large is refused when all is known.
-            return Err(Stop::Unordered);
-        }
         let blocks = data_blocks(kind);
         if blocks == 0 {
             return Ok(());
