@@ -160,14 +160,13 @@ fn make(image: &Image, options: &Options, sealing: &Sealing<'_>, progress: &dyn 
     progress.begin(Stage::Chunks, layout.device_bytes());
     for index in (0..layers.len()).filter(kept).flat_map(of).map(ChunkIndex) {
         let mut chunk = sealing.buffer();
-        chunk.resize(CHUNK_SIZE as usize, 0);
         let made = layout.data_chunk(index, &layers, &mut chunk);
         made.map_err(|error| Error::io("a layer's bytes, while its chunks were made", error))?;
         sealing.put(Place::Device(index), chunk)?;
     }
     let first = layout.metadata(&mut |index, bytes| {
         let mut chunk = sealing.buffer();
-        chunk.extend_from_slice(bytes);
+        chunk.copy_from_slice(bytes);
         sealing.put(Place::Device(index), chunk)
     })?;
     progress.end(Stage::Chunks);

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{Scope, ScopedJoinHandle};
 
-use crate::crypto::convergent::{self, ChunkKey};
+use crate::crypto::convergent::{self, ChunkKey, MAX_SEALED};
 use crate::crypto::packed::{Packer, trimmed_length};
 use crate::crypto::{Codec, Salt};
 use crate::digest::{Blake3, Sha256};
@@ -105,12 +105,13 @@ impl<'scope> Sealing<'scope> {
         Self { jobs, threads: threads.collect(), shared }
     }
 
-    /// An empty buffer for a chunk, from those that were sealed.
+    /// A buffer of a chunk's length, from those that were sealed, and with what was in them.
     #[must_use]
     pub fn buffer(&self) -> Vec<u8> {
         let spare = self.shared.spare.lock().expect("no thread panics with it").pop();
-        let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(CHUNK));
-        buffer.clear();
+        // A chunk may be packed in place, which takes a tag more.
+        let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(MAX_SEALED));
+        buffer.resize(CHUNK, 0);
         buffer
     }
 

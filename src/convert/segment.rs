@@ -55,8 +55,9 @@ pub struct SegmentWriter<'a> {
 /// The chunk that is being filled.
 struct Chunk {
     index: u32,
-    /// Filled up to its length.
+    /// Of a chunk's length; what stands behind `filled` means nothing.
     bytes: Vec<u8>,
+    filled: usize,
 }
 
 impl<'a> SegmentWriter<'a> {
@@ -123,9 +124,11 @@ impl<'a> SegmentWriter<'a> {
             let count = (length - done).min(CHUNK - inside);
             let chunk = self.chunk_at(index)?;
             let within = |value: u64| usize::try_from(value).expect("within a chunk");
-            debug_assert!(chunk.bytes.len() <= within(inside), "segments are written forward");
-            chunk.bytes.resize(within(inside + count), 0);
-            read(done, &mut chunk.bytes[within(inside)..])?;
+            let (from, to) = (within(inside), within(inside + count));
+            // Segments are written forward.
+            chunk.bytes[chunk.filled..from].fill(0);
+            read(done, &mut chunk.bytes[from..to])?;
+            chunk.filled = to;
             done += count;
         }
         Ok(())
@@ -135,12 +138,15 @@ impl<'a> SegmentWriter<'a> {
         if self.chunk.as_ref().is_none_or(|chunk| chunk.index != index) {
             self.flush().map_err(Stop::Sealing)?;
         }
-        Ok(self.chunk.get_or_insert_with(|| Chunk { index, bytes: self.sealing.buffer() }))
+        Ok(self.chunk.get_or_insert_with(|| Chunk { index, bytes: self.sealing.buffer(), filled: 0 }))
     }
 
     fn flush(&mut self) -> Result<(), Error> {
         match self.chunk.take() {
-            Some(Chunk { index, bytes }) => self.sealing.put(Place::Segment(self.layer, index), bytes),
+            Some(Chunk { index, mut bytes, filled }) => {
+                bytes.truncate(filled);
+                self.sealing.put(Place::Segment(self.layer, index), bytes)
+            }
             None => Ok(()),
         }
     }

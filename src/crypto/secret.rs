@@ -2,10 +2,23 @@
 
 use std::fmt;
 
-use aws_lc_rs::rand;
+use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroize;
 
 use crate::{Error, ErrorKind, Result};
+
+/// Bytes of the kernel's random source (getrandom(2)); aws-lc would first spend 45 ms on one of its own.
+///
+/// # Errors
+/// `Internal` where it gives none.
+pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // Up to 256 bytes come whole.
+    match getrandom(&mut bytes[..], GetRandomFlags::empty()) {
+        Ok(read) if read == N => Ok(bytes),
+        _ => Err(Error::new(ErrorKind::Internal, "the operating system gives no random bytes")),
+    }
+}
 
 /// 256 secret bits.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,10 +30,7 @@ impl Secret {
     /// # Errors
     /// `Internal` where it gives none.
     pub fn random() -> Result<Self> {
-        let mut bytes = [0; 32];
-        rand::fill(&mut bytes)
-            .map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
-        Ok(Self(bytes))
+        random_bytes().map(Self)
     }
 
     /// From its bytes.

@@ -4,12 +4,11 @@
 //! random; it may wrap 2^32 data keys (NIST SP 800-38D, 8.3).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::rand;
 
 use super::convergent::{TAG, mac, single_use_key};
-use super::secret::Secret;
+use super::secret::{Secret, random_bytes};
 use crate::digest::{Sha256, to_hex};
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 
 const CONTEXT_LABEL: &[u8] = b"coldpress wrap v1\n";
 const KEY_ID_LABEL: &[u8] = b"coldpress wrapping key id v1\n";
@@ -108,9 +107,7 @@ impl WrappingKey {
     /// # Errors
     /// `Internal` where the operating system gives no random bytes.
     pub fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        rand::fill(&mut nonce)
-            .map_err(|_| Error::new(ErrorKind::Internal, "the operating system gives no random bytes"))?;
+        let nonce: [u8; NONCE_LEN] = random_bytes()?;
         let mut key = *data_key.0.expose();
         let sealed = self.aead().seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),

@@ -17,8 +17,8 @@ use super::blob::{Blob, BlobReader, wrong_digest};
 use crate::digest::{Sha256, Sha256Hasher};
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes that go from one thread to the next at once: little enough to stay in a core's cache.
-const PIECE: usize = 256 * 1024;
+/// Bytes that go from one thread to the next at once: enough that waking it costs little.
+const PIECE: usize = 512 * 1024;
 /// Pieces that may wait between two threads.
 const AHEAD: usize = 8;
 
