@@ -7,8 +7,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 
 use super::convergent::{TAG, mac, single_use_key};
 use super::secret::{Secret, random_bytes};
-use crate::digest::{Sha256, to_hex};
 use crate::Result;
+use crate::digest::{Sha256, to_hex};
 
 const CONTEXT_LABEL: &[u8] = b"coldpress wrap v1\n";
 const KEY_ID_LABEL: &[u8] = b"coldpress wrapping key id v1\n";

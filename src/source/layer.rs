@@ -3,13 +3,12 @@
 //! The compression is told by the first bytes, as containerd does, since descriptors and docker archives are often silent
 //! or wrong. zstd:chunked and eStargz are valid zstd and gzip streams.
 //!
-//! One thread inflates, one hashes what goes in and what comes out, and the caller's reads the result.
+//! One thread inflates and hashes what goes in; the caller's hashes what comes out, while it is in its core's cache.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -19,6 +18,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Bytes that go from one thread to the next at once: enough that waking it costs little.
 const PIECE: usize = 512 * 1024;
+/// Bytes that are read of a blob at once.
+const STORED_PIECE: usize = 128 * 1024;
 /// Pieces that may wait between two threads.
 const AHEAD: usize = 8;
 
@@ -58,35 +59,8 @@ impl Compression {
     }
 }
 
-/// Some bytes, shared by the thread that hashes them and the one that uses them.
+/// Some bytes on their way from one thread to the other.
 type Piece = Arc<Vec<u8>>;
-
-/// What the hashing thread takes.
-enum Hashed {
-    Stored(Piece),
-    Plain(Piece),
-}
-
-/// Digests and lengths of a layer's two forms.
-struct Digests {
-    stored: Option<Sha256>,
-    plain: Sha256,
-    plain_bytes: u64,
-}
-
-fn hash(pieces: &Receiver<Hashed>) -> Digests {
-    let (mut stored, mut plain, mut plain_bytes) = (None, Sha256Hasher::new(), 0);
-    for piece in pieces {
-        match piece {
-            Hashed::Stored(piece) => stored.get_or_insert_with(Sha256Hasher::new).update(&piece),
-            Hashed::Plain(piece) => {
-                plain.update(&piece);
-                plain_bytes += piece.len() as u64;
-            }
-        }
-    }
-    Digests { stored: stored.map(Sha256Hasher::finish), plain: plain.finish(), plain_bytes }
-}
 
 /// Buffers that are used again as soon as nobody holds them.
 #[derive(Default)]
@@ -98,7 +72,7 @@ struct Pieces {
 impl Pieces {
     /// Fills a buffer from `reader` as far as it goes.
     fn fill(&mut self, reader: &mut impl Read) -> io::Result<Piece> {
-        // As many as can wait in both channels, and what each thread holds.
+        // As many as can wait, and what each thread holds.
         if self.ring.len() < AHEAD + 4 {
             self.ring.push(Arc::default());
             self.next = self.ring.len() - 1;
@@ -124,25 +98,26 @@ impl Pieces {
     }
 }
 
-/// The blob's bytes on their way to a decoder; the hashing thread sees them too.
+/// The blob's bytes on their way to a decoder.
 struct Stored {
     blob: BlobReader,
-    pieces: Pieces,
-    now: Piece,
+    buf: Vec<u8>,
     used: usize,
-    hasher: SyncSender<Hashed>,
+    hasher: Sha256Hasher,
     bytes_read: Arc<AtomicU64>,
 }
 
 impl BufRead for Stored {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.used == self.now.len() {
-            self.now = self.pieces.fill(&mut self.blob)?;
+        if self.used == self.buf.len() {
+            self.buf.resize(STORED_PIECE, 0);
+            let read = self.blob.read(&mut self.buf)?;
+            self.buf.truncate(read);
             self.used = 0;
-            self.bytes_read.fetch_add(self.now.len() as u64, Ordering::Relaxed);
-            self.hasher.send(Hashed::Stored(Arc::clone(&self.now))).map_err(|_| gone())?;
+            self.hasher.update(&self.buf);
+            self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
         }
-        Ok(&self.now[self.used..])
+        Ok(&self.buf[self.used..])
     }
 
     fn consume(&mut self, n: usize) {
@@ -160,18 +135,20 @@ impl Read for Stored {
     }
 }
 
+/// What the inflating thread sends.
+enum Sent {
+    Piece(Piece),
+    /// All was read; the digest of the bytes as stored, where those are not the ones that were sent.
+    End(Option<Sha256>),
+    Failed(io::Error),
+}
+
 fn gone() -> io::Error {
     io::Error::other("nobody reads it any more")
 }
 
-/// Sends what `decoder` yields to both, to its end.
-fn inflate(
-    decoder: &mut impl Read,
-    to: &SyncSender<io::Result<Piece>>,
-    hasher: &SyncSender<Hashed>,
-    limit: u64,
-    mut told: impl FnMut(usize),
-) -> io::Result<()> {
+/// Sends what `decoder` yields, to its end.
+fn send_all(decoder: &mut impl Read, to: &SyncSender<Sent>, limit: u64, mut told: impl FnMut(usize)) -> io::Result<()> {
     let (mut pieces, mut left) = (Pieces::default(), limit);
     loop {
         // zstd's own errors are of no kind: its input is wrong.
@@ -188,50 +165,54 @@ fn inflate(
             io::Error::new(io::ErrorKind::FileTooLarge, message)
         })?;
         told(piece.len());
-        hasher.send(Hashed::Plain(Arc::clone(&piece))).map_err(|_| gone())?;
-        to.send(Ok(piece)).map_err(|_| gone())?;
+        to.send(Sent::Piece(piece)).map_err(|_| gone())?;
     }
 }
 
-/// Inflates all of `blob`; what stands behind the compressed stream counts for the digest.
-fn inflate_all(
-    blob: BlobReader,
+/// Inflates all of `blob`; what stands behind the compressed stream counts for its digest.
+fn inflate(
+    mut blob: BlobReader,
     compression: Compression,
-    to: &SyncSender<io::Result<Piece>>,
-    hasher: SyncSender<Hashed>,
+    to: &SyncSender<Sent>,
     limit: u64,
     bytes_read: Arc<AtomicU64>,
-) -> io::Result<()> {
-    if compression == Compression::None {
-        // The bytes are the uncompressed ones: one hash serves both.
-        let mut blob = blob;
-        return inflate(&mut blob, to, &hasher, limit, |n| _ = bytes_read.fetch_add(n as u64, Ordering::Relaxed));
-    }
-    let plain = hasher.clone();
-    let stored = Stored { blob, pieces: Pieces::default(), now: Arc::default(), used: 0, hasher, bytes_read };
+) -> io::Result<Option<Sha256>> {
+    let stored = |blob| {
+        let hasher = Sha256Hasher::new();
+        Stored { blob, buf: Vec::new(), used: 0, hasher, bytes_read: Arc::clone(&bytes_read) }
+    };
     let mut stored = match compression {
+        Compression::None => {
+            // The bytes are the uncompressed ones: one hash serves both.
+            send_all(&mut blob, to, limit, |n| _ = bytes_read.fetch_add(n as u64, Ordering::Relaxed))?;
+            return Ok(None);
+        }
         Compression::Gzip => {
-            let mut decoder = MultiGzDecoder::new(stored);
-            inflate(&mut decoder, to, &plain, limit, |_| ())?;
+            let mut decoder = MultiGzDecoder::new(stored(blob));
+            send_all(&mut decoder, to, limit, |_| ())?;
             decoder.into_inner()
         }
-        _ => {
-            let mut decoder = zstd::Decoder::with_buffer(stored)?;
-            inflate(&mut decoder, to, &plain, limit, |_| ())?;
+        Compression::Zstd => {
+            let mut decoder = zstd::Decoder::with_buffer(stored(blob))?;
+            send_all(&mut decoder, to, limit, |_| ())?;
             decoder.finish()
         }
     };
-    io::copy(&mut stored, &mut io::sink()).map(drop)
+    io::copy(&mut stored, &mut io::sink())?;
+    Ok(Some(stored.hasher.finish()))
 }
 
 /// Reads a layer's uncompressed tar stream.
 pub struct LayerReader<'a> {
     source: &'a LayerSource,
-    pieces: Receiver<io::Result<Piece>>,
+    sent: Receiver<Sent>,
     now: Piece,
     used: usize,
+    hasher: Sha256Hasher,
+    plain_bytes: u64,
     bytes_read: Arc<AtomicU64>,
-    hasher: JoinHandle<Digests>,
+    /// What [`Sent::End`] said.
+    ended: Option<Option<Sha256>>,
 }
 
 impl LayerSource {
@@ -256,32 +237,46 @@ impl LayerSource {
             ));
         }
         let compression = Compression::detect(&self.blob)?;
-        let (to, pieces) = sync_channel(AHEAD);
-        let (to_hasher, hashed) = sync_channel(AHEAD);
+        let (to, sent) = sync_channel(AHEAD);
         let bytes_read = Arc::new(AtomicU64::new(0));
-        let thread = |error| Error::io("a thread for a layer", error);
-        let hasher =
-            std::thread::Builder::new().name("hash".to_owned()).spawn(move || hash(&hashed)).map_err(thread)?;
         let (blob, counter) = (self.blob.reader(), Arc::clone(&bytes_read));
         let work = move || {
-            if let Err(error) = inflate_all(blob, compression, &to, to_hasher, limit, counter) {
-                // Where the reader is gone, nobody wants to know.
-                let _ = to.send(Err(error));
-            }
+            // Where the reader is gone, nobody wants to know.
+            let _ = to.send(match inflate(blob, compression, &to, limit, counter) {
+                Ok(digest) => Sent::End(digest),
+                Err(error) => Sent::Failed(error),
+            });
         };
-        std::thread::Builder::new().name("inflate".to_owned()).spawn(work).map_err(thread)?;
-        Ok(LayerReader { source: self, pieces, now: Arc::default(), used: 0, bytes_read, hasher })
+        let thread = std::thread::Builder::new().name("inflate".to_owned()).spawn(work);
+        thread.map_err(|error| Error::io("a thread for a layer", error))?;
+        Ok(LayerReader {
+            source: self,
+            sent,
+            now: Arc::default(),
+            used: 0,
+            hasher: Sha256Hasher::new(),
+            plain_bytes: 0,
+            bytes_read,
+            ended: None,
+        })
     }
 }
 
 impl LayerReader<'_> {
     /// The bytes that are there, more where there are none; empty at the end.
     fn piece(&mut self) -> io::Result<&[u8]> {
-        if self.used == self.now.len() {
+        if self.used == self.now.len() && self.ended.is_none() {
             // Given back before the next is taken, so that it can be used again.
             (self.now, self.used) = (Arc::default(), 0);
-            if let Ok(piece) = self.pieces.recv() {
-                self.now = piece?;
+            match self.sent.recv() {
+                Ok(Sent::Piece(piece)) => {
+                    self.hasher.update(&piece);
+                    self.plain_bytes += piece.len() as u64;
+                    self.now = piece;
+                }
+                Ok(Sent::End(digest)) => self.ended = Some(digest),
+                Ok(Sent::Failed(error)) => return Err(error),
+                Err(_) => return Err(io::Error::other("the thread that inflates it is gone")),
             }
         }
         Ok(&self.now[self.used..])
@@ -314,8 +309,8 @@ impl LayerReader<'_> {
         while !self.piece().map_err(|error| Error::io(name, error))?.is_empty() {
             self.used = self.now.len();
         }
-        let digests = self.hasher.join().expect("hashing does not panic");
-        let (diff_id, digest) = (digests.plain, digests.stored.unwrap_or(digests.plain));
+        let diff_id = self.hasher.finish();
+        let digest = self.ended.flatten().unwrap_or(diff_id);
         if let Some(wanted) = self.source.digest.filter(|wanted| *wanted != digest) {
             return Err(wrong_digest(name, wanted, digest));
         }
@@ -324,7 +319,7 @@ impl LayerReader<'_> {
                 ErrorKind::Corrupt,
                 format!("{name}: uncompressed it is {diff_id}, but the image config says {wanted}"),
             )),
-            _ => Ok((diff_id, digests.plain_bytes)),
+            _ => Ok((diff_id, self.plain_bytes)),
         }
     }
 }
