@@ -47,6 +47,10 @@ bench: build ## Whole conversions against the floor of this machine and against 
 	$(CARGO) build --release --locked --manifest-path tools/peers/Cargo.toml --target-dir target/peers
 	$(CARGO) bench --locked --bench whole
 
+.PHONY: instructions
+instructions: build ## Instructions of a small conversion against those of the last release (needs valgrind)
+	tools/instructions.sh
+
 .PHONY: bench-parts
 bench-parts: ## The parts of a conversion, timed: packing, keys, sealing
 	$(CARGO) bench --locked --bench parts

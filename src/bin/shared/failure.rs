@@ -32,6 +32,9 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Corrupt => Some("these bytes are not what they should be; get or build them again"),
         ErrorKind::Unavailable => Some("nothing is damaged; run the same command again"),
         ErrorKind::Denied => Some("check the key, the expected digest, and who may read or write there"),
+        ErrorKind::Input => Some("what is named here is not as it must be; correct it"),
+        ErrorKind::Unsupported => Some("this cannot be done with what is named here; change it, or leave it out"),
+        ErrorKind::NotFound => Some("check the name, and where it should be"),
         ErrorKind::Internal => Some("this is a defect of coldpress; please report it with the command"),
         _ => None,
     }
