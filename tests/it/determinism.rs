@@ -97,6 +97,49 @@ fn the_number_of_threads_changes_nothing() {
     assert_eq!(with("1"), with("8"));
 }
 
+/// A layer is sealed as it is read, or kept and sealed when all is known; the image is the same. A plain tar of files in path order
+/// without anything odd is what each must equal.
+#[test]
+fn a_layer_in_any_order_gives_the_chunks_of_one_in_path_order() {
+    let (a, b, c) = (noise(700_000, 1), noise(30_000, 2), noise(600_000, 3));
+    let ordered = || Layer::new().file("d/a", &a).file("d/b", &b).file("d/c", &c);
+    let linked = || Layer::new().file("d/a", &a).hardlink("d/b", "d/a").file("d/c", &c);
+    let odd: [(&str, Layer, Layer); 7] = [
+        ("backwards", Layer::new().file("d/c", &c).file("d/b", &b).file("d/a", &a), ordered()),
+        ("the first last", Layer::new().file("d/b", &b).file("d/c", &c).file("d/a", &a), ordered()),
+        ("an entry twice", Layer::new().file("d/a", &c).file("d/b", &b).file("d/a", &a).file("d/c", &c), ordered()),
+        (
+            "a file that becomes a symlink",
+            Layer::new().file("d/0", &c).file("d/a", &a).symlink("d/0", "a").file("d/b", &b).file("d/c", &c),
+            ordered().symlink("d/0", "a"),
+        ),
+        ("up and down again", Layer::new().file("d/a", &a).file("x/../d/b", &b).file("d/c", &c), ordered()),
+        (
+            "through a symlink of its own",
+            Layer::new().file("d/a", &a).symlink("l", "d").file("l/b", &b).file("d/c", &c),
+            ordered().symlink("l", "d"),
+        ),
+        ("a link before its file", Layer::new().file("d/b", &a).hardlink("d/a", "d/b").file("d/c", &c), linked()),
+    ];
+    for (what, odd, wanted) in odd {
+        let implied = |layer: Layer| layer.dir("d");
+        let image = |layer: Layer| Image::new([implied(layer), Layer::new().whiteout("d/c").file("top", b"top")]);
+        let with = |image: &Image, packing, threads: &str| {
+            let layout = |bench: &Bench| format!("oci:{}", image.oci_layout(&bench.path("image"), packing).display());
+            let bench = Bench::new();
+            let json = bench.convert_from(&layout(&bench), "out", &["--threads", threads]);
+            (json["image_digest"].clone(), json["chunks"].clone())
+        };
+        let (odd, wanted) = (image(odd), image(wanted));
+        let wanted = with(&wanted, Packing::Plain, "1");
+        for (packing, threads) in
+            [(Packing::Gzip, "1"), (Packing::Zstd, "2"), (Packing::Plain, "2"), (Packing::Gzip, "8")]
+        {
+            assert_eq!(with(&odd, packing, threads), wanted, "{what}, {packing:?}, {threads} threads");
+        }
+    }
+}
+
 /// Another user, directory, time zone, locale, umask and year. `faketime` (Debian's package of that name) sets the clock.
 #[test]
 fn who_where_and_when_change_nothing() {
