@@ -45,6 +45,7 @@ compression: build ## Stored bytes and time of each codec (needs COLDPRESS_CORPU
 .PHONY: bench
 bench: build ## Whole conversions against the floor of this machine and against peers (needs COLDPRESS_CORPUS; 10 minutes)
 	$(CARGO) build --release --locked --manifest-path tools/peers/Cargo.toml --target-dir target/peers
+	$(CARGO) install --locked --quiet mkext4 --example mkfs --root target/peers/mkext4
 	$(CARGO) bench --locked --bench whole
 
 .PHONY: instructions

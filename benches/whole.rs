@@ -215,6 +215,11 @@ fn peers(layout: &Path, work: &Path) -> Result<Vec<(&'static str, Figures)>, Any
         );
         found.push(("umoci unpack, mke2fs -d", runs(work, &shell(script))?));
     }
+    if there("umoci") && Path::new("target/peers/mkext4/bin/mkfs").exists() {
+        let mkfs = "target/peers/mkext4/bin/mkfs \"$2/bundle/rootfs\" \"$2/image\" 8589934592 >&2";
+        let script = Box::leak(format!("{unpack} {mkfs}").into_boxed_str());
+        found.push(("umoci unpack, mkext4", runs(work, &shell(script))?));
+    }
     if there("umoci") && there("mkfs.erofs") {
         let script = Box::leak(format!("{unpack} mkfs.erofs \"$2/image\" \"$2/bundle/rootfs\" >&2").into_boxed_str());
         found.push(("umoci unpack, mkfs.erofs", runs(work, &shell(script))?));

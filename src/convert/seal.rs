@@ -1,7 +1,7 @@
 //! Chunks, sealed and put by several threads; the result does not depend on their number or order.
 //!
 //! Whoever makes chunks (the layers' readers, the layout) hands them to a [`Sealing`]; its threads pack, seal and put them.
-//! At most [`AHEAD`] wait, so makers run no faster than chunks can be put. The first chunk of a device comes last: the
+//! A bounded number wait, so makers run no faster than chunks can be put. The first chunk of a device comes last: the
 //! UUID in it is made of all chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
