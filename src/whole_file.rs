@@ -140,8 +140,9 @@ mod tests {
             };
             let file = create(&directory, 0o644).unwrap();
             file.file().write_all(b"one").unwrap();
-            assert_eq!(names(temp.path()).len(), usize::from(named));
-            drop(file);
+            let other = create(&directory, 0o644).unwrap();
+            assert_eq!(names(temp.path()).len(), 2 * usize::from(named));
+            drop((file, other));
             assert!(names(temp.path()).is_empty(), "an abandoned file is gone");
 
             let file = create(&directory, 0o644).unwrap();

@@ -140,6 +140,26 @@ fn a_layer_in_any_order_gives_the_chunks_of_one_in_path_order() {
     }
 }
 
+/// What is sealed as it is read needs no room elsewhere, also below a layer that hides some of it.
+#[test]
+fn layers_in_path_order_need_no_temporary_directory() {
+    let base = Layer::new().dir("d").file("d/a", &noise(700_000, 1)).symlink("d/l", &"long/".repeat(20));
+    let image = |base: Layer| Image::new([base, Layer::new().whiteout("d/a").file("e", &noise(5_000, 2))]);
+    let convert = |image: &Image| {
+        let bench = Bench::new();
+        let layout = image.oci_layout(&bench.path("image"), Packing::Gzip);
+        let reference = format!("oci:{}", layout.display());
+        let command =
+            ["convert", &reference, "--store", "store", "-o", "out.cpm", "--temp", "nowhere", "--threads", "2"];
+        bench.coldpress(&command)
+    };
+    let ordered = convert(&image(base.clone()));
+    assert!(ordered.status.success(), "{}", String::from_utf8_lossy(&ordered.stderr));
+    let unordered = convert(&image(base.file("d/0", b"late")));
+    assert_eq!(unordered.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unordered.stderr).contains("nowhere"));
+}
+
 /// Another user, directory, time zone, locale, umask and year. `faketime` (Debian's package of that name) sets the clock.
 #[test]
 fn who_where_and_when_change_nothing() {
