@@ -43,7 +43,7 @@ compression: build ## Stored bytes and time of each codec (needs COLDPRESS_CORPU
 	tools/compression.sh
 
 .PHONY: bench
-bench: build ## Whole conversions against the floor of this machine and against peers (needs COLDPRESS_CORPUS; 10 minutes)
+bench: build test-tools ## Whole conversions against the floor of this machine and against peers (needs COLDPRESS_CORPUS; 10 minutes)
 	$(CARGO) build --release --locked --manifest-path tools/peers/Cargo.toml --target-dir target/peers
 	$(CARGO) install --locked --quiet mkext4 --example mkfs --root target/peers/mkext4
 	$(CARGO) bench --locked --bench whole
@@ -65,7 +65,7 @@ kills: test-tools ## Conversions killed at 200 random moments, 50 full disks, 50
 	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::)'
 
 .PHONY: big
-big: build ## Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
+big: build test-tools ## Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
 	tools/big.sh
 
 .PHONY: fuzz

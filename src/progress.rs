@@ -22,7 +22,7 @@ pub trait Progress: Send + Sync {
 pub enum Stage {
     /// Layers are read, decompressed and checked; counted in bytes as stored.
     Layers,
-    /// Chunks are sealed and put; counted in bytes of the block image.
+    /// The chunks that were not made while layers were read are made, sealed and put; counted in bytes of the block image.
     Chunks,
     /// Chunks are fetched and opened; counted in bytes of the block image.
     Fetch,

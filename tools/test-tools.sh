@@ -3,7 +3,7 @@
 set -eu
 missing=
 for tool in e2fsck:e2fsprogs debugfs:e2fsprogs losetup:mount mount:mount fusermount3:fuse3 setpriv:util-linux faketime:faketime \
-    setfattr:attr cc:gcc tar:tar python3:python3; do
+    setfattr:attr time:time cc:gcc tar:tar python3:python3; do
     command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
 done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

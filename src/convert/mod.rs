@@ -157,16 +157,23 @@ fn make(image: &Image, options: &Options, sealing: &Sealing<'_>, progress: &dyn 
     let of = |index: usize| {
         layout.segments()[index].first_chunk..layout.segments()[index].first_chunk + layout.segments()[index].chunks
     };
-    progress.begin(Stage::Chunks, layout.device_bytes());
+    // What is left: the kept layers' chunks, and all that stands before the data.
+    let metadata = layout.segments().first().map_or(0, |segment| u64::from(segment.first_chunk));
+    let left = (0..layers.len()).filter(kept).map(|index| u64::from(layout.segments()[index].chunks)).sum::<u64>();
+    progress.begin(Stage::Chunks, (left + metadata) * u64::from(CHUNK_SIZE));
     for index in (0..layers.len()).filter(kept).flat_map(of).map(ChunkIndex) {
         let mut chunk = sealing.buffer();
         let made = layout.data_chunk(index, &layers, &mut chunk);
         made.map_err(|error| Error::io("a layer's bytes, while its chunks were made", error))?;
         sealing.put(Place::Device(index), chunk)?;
+        progress.advance(Stage::Chunks, CHUNK_SIZE.into());
     }
+    let mut told = 0;
     let first = layout.metadata(&mut |index, bytes| {
         let mut chunk = sealing.buffer();
         chunk.copy_from_slice(bytes);
+        progress.advance(Stage::Chunks, u64::from(index.0 - told) * u64::from(CHUNK_SIZE));
+        told = index.0;
         sealing.put(Place::Device(index), chunk)
     })?;
     progress.end(Stage::Chunks);
