@@ -649,6 +649,16 @@ fn a_tar_with_sparse_maps_that_lie_is_refused() {
         packed.extend(repeated(Packing::Gzip, &vec![b'1'; MIB], count / MIB));
         packed
     };
+    // A byte a block, in two files that are both below the limit.
+    let speckled = {
+        let map: String = (0..12_000).map(|block| format!("{}\n1\n", block * 4_096)).collect();
+        let file = pax_1_0(12_000 * 4_096, format!("12000\n{map}").as_bytes(), &[b'x'; 12_000]);
+        Layer::new().raw(&open_ended(&file)).raw(&open_ended(&file))
+    };
+    cases.push(
+        bad_layer("sparse_files_of_24_000_bytes_in_as_many_blocks", &["`f`", "sparse files take more"], speckled)
+            .with(&["--max-size", "64MiB"]),
+    );
     let honest = sparse_forms(&[(0, 4), (20_480, 4)]);
     cases.extend(honest.map(|(form, layer)| good_layer(&format!("an_honest_sparse_map_in_{form}"), layer)));
     cases.extend([
