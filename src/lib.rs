@@ -13,6 +13,7 @@ pub mod fs;
 pub mod manifest;
 pub mod progress;
 pub mod read;
+pub mod runtime;
 pub mod serve;
 pub mod source;
 pub mod store;

@@ -18,4 +18,5 @@ if [ -n "$missing" ]; then
 fi
 cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 [ -x "$1/bin/python" ] || python3 -m venv "$1"
-"$1/bin/python" -c 'import blake3, cryptography, zstandard' 2>/dev/null || "$1/bin/pip" install --quiet blake3 cryptography zstandard
+"$1/bin/python" -c 'import blake3, boto3, cryptography, flask_cors, moto, zstandard' 2>/dev/null || "$1/bin/pip" install --quiet blake3 cryptography zstandard \
+    'moto[s3,kms,iam]' boto3 flask flask-cors

@@ -80,6 +80,8 @@ pub struct Counts {
     pub put_bytes: u64,
     /// Chunks that the store says it had.
     pub claimed_chunks: u64,
+    /// Chunks that an earlier conversion saw stored there, and that were not sent.
+    pub known_chunks: u64,
     /// Bytes of all distinct chunks as stored.
     pub stored_bytes: u64,
 }
@@ -228,6 +230,7 @@ fn complete(made: Made, sealed: Sealed, sealer: Sealer<'_>) -> Result<Device> {
         put_chunks: sealed.put_chunks,
         put_bytes: sealed.put_bytes,
         claimed_chunks: sealed.claimed_chunks,
+        known_chunks: sealed.known_chunks,
         stored_bytes: sizes.into_values().map(u64::from).sum(),
     };
     Ok(Device { layers, device_chunks, chunks, leaves, counts })

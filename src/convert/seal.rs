@@ -1,7 +1,8 @@
 //! Chunks, sealed and put by several threads; the result does not depend on their number or order.
 //!
 //! Whoever makes chunks (the layers' readers, the layout) hands them to a [`Sealing`]; its threads pack, seal and put them.
-//! A bounded number wait, so makers run no faster than chunks can be put. The first chunk of a device comes last: the
+//! A store that makes each put wait has threads of its own, one for each put in flight. A bounded number of chunks wait, so
+//! makers run no faster than chunks can be put. The first chunk of a device comes last: the
 //! UUID in it is made of all chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,8 @@ pub struct Sealed {
     pub put_bytes: u64,
     /// Chunks that the store says it had.
     pub claimed_chunks: u64,
+    /// Chunks that an earlier conversion saw stored.
+    pub known_chunks: u64,
     /// Names that were put or claimed, or are about to be.
     names: BTreeSet<Sha256>,
     failed: Option<Error>,
@@ -80,37 +83,99 @@ struct Shared {
 }
 
 impl Shared {
-    fn fail(&self, error: Error) {
-        self.sealed.lock().expect("no thread panics with it").failed.get_or_insert(error);
-        self.failed.store(true, Ordering::Relaxed);
+    /// Does `each` of what comes until nothing more can; what is left when one failed is taken and dropped, so that makers
+    /// do not wait for room.
+    fn work<T>(&self, jobs: &Mutex<Receiver<T>>, mut each: impl FnMut(T) -> Result<()>) {
+        loop {
+            let job = jobs.lock().expect("no thread panics with it").recv();
+            let Ok(job) = job else { return };
+            if !self.failed.load(Ordering::Relaxed)
+                && let Err(error) = each(job)
+            {
+                self.sealed.lock().expect("no thread panics with it").failed.get_or_insert(error);
+                self.failed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn put(&self, sealer: Sealer<'_>, name: Sha256, bytes: &[u8]) -> Result<()> {
+        if let Some((store, root)) = sealer.store {
+            let outcome = store.put_if_absent(&ObjectName::chunk(root, name), bytes)?;
+            let mut sealed = self.sealed.lock().expect("no thread panics with it");
+            match outcome {
+                PutOutcome::Stored => {
+                    sealed.put_chunks += 1;
+                    sealed.put_bytes += bytes.len() as u64;
+                }
+                PutOutcome::Known => sealed.known_chunks += 1,
+                PutOutcome::Present => sealed.claimed_chunks += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// A buffer from those that were sealed, and with what was in them.
+    fn spare(&self) -> Vec<u8> {
+        // A chunk may be packed in place, which takes a tag more.
+        self.spare.lock().expect("no thread panics with it").pop().unwrap_or_else(|| Vec::with_capacity(MAX_SEALED))
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        self.spare.lock().expect("no thread panics with it").push(buffer);
     }
 }
 
-/// Threads that seal.
+/// Threads that seal, and put.
 pub struct Sealing<'scope> {
     jobs: SyncSender<(Place, Vec<u8>)>,
     shared: Arc<Shared>,
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
 }
 
+/// What a thread takes its work from.
+type Jobs<T> = Arc<Mutex<Receiver<T>>>;
+/// A sealed chunk on its way.
+type Parcel = (Sha256, Vec<u8>);
+
 impl<'scope> Sealing<'scope> {
     /// Starts `threads` of them.
     pub fn start<'env>(scope: &'scope Scope<'scope, 'env>, sealer: Sealer<'env>, threads: usize) -> Self {
         let (jobs, receive) = sync_channel(AHEAD);
         let (receive, shared) = (Arc::new(Mutex::new(receive)), Arc::<Shared>::default());
-        let threads = (0..threads.max(1)).map(|_| {
-            let (receive, shared) = (Arc::clone(&receive), Arc::clone(&shared));
-            scope.spawn(move || Worker { sealer, shared: &shared, packer: Packer::new(sealer.codec) }.run(&receive))
-        });
-        Self { jobs, threads: threads.collect(), shared }
+        let puts_in_flight = sealer.store.map_or(1, |(store, _)| store.in_flight());
+        let (parcels, put): (Option<SyncSender<Parcel>>, Option<Jobs<Parcel>>) = match puts_in_flight {
+            0 | 1 => (None, None),
+            _ => {
+                let (send, receive) = sync_channel(0);
+                (Some(send), Some(Arc::new(Mutex::new(receive))))
+            }
+        };
+        let mut running = Vec::new();
+        for _ in 0..threads.max(1) {
+            let (receive, shared, parcels) = (Arc::clone(&receive), Arc::clone(&shared), parcels.clone());
+            running.push(scope.spawn(move || {
+                let packer = Packer::new(sealer.codec);
+                let mut worker = Worker { sealer, shared: &shared, packer, parcels };
+                shared.work(&receive, |(place, chunk)| worker.seal(place, chunk));
+            }));
+        }
+        for put in put.iter().flat_map(|put| std::iter::repeat_n(put, puts_in_flight)) {
+            let (put, shared) = (Arc::clone(put), Arc::clone(&shared));
+            running.push(scope.spawn(move || {
+                shared.work(&put, |(name, bytes): Parcel| {
+                    shared.put(sealer, name, &bytes)?;
+                    shared.give_back(bytes);
+                    Ok(())
+                });
+            }));
+        }
+        Self { jobs, threads: running, shared }
     }
 
     /// A buffer of a chunk's length, from those that were sealed, and with what was in them.
     #[must_use]
     pub fn buffer(&self) -> Vec<u8> {
-        let spare = self.shared.spare.lock().expect("no thread panics with it").pop();
-        // A chunk may be packed in place, which takes a tag more.
-        let mut buffer = spare.unwrap_or_else(|| Vec::with_capacity(MAX_SEALED));
+        let mut buffer = self.shared.spare();
         buffer.resize(CHUNK, 0);
         buffer
     }
@@ -146,7 +211,7 @@ impl<'scope> Sealing<'scope> {
 /// Those of the store, naming the object.
 pub fn seal_one(sealer: Sealer<'_>, sealed: Sealed, place: Place, chunk: Vec<u8>) -> Result<Sealed> {
     let shared = Shared { sealed: Mutex::new(sealed), ..Shared::default() };
-    Worker { sealer, shared: &shared, packer: Packer::new(sealer.codec) }.seal(place, chunk)?;
+    Worker { sealer, shared: &shared, packer: Packer::new(sealer.codec), parcels: None }.seal(place, chunk)?;
     Ok(shared.sealed.into_inner().expect("no thread panicked with it"))
 }
 
@@ -154,22 +219,11 @@ struct Worker<'a> {
     sealer: Sealer<'a>,
     shared: &'a Shared,
     packer: Packer,
+    /// To the threads that put, where there are such.
+    parcels: Option<SyncSender<Parcel>>,
 }
 
 impl Worker<'_> {
-    fn run(mut self, jobs: &Mutex<Receiver<(Place, Vec<u8>)>>) {
-        loop {
-            let job = jobs.lock().expect("no thread panics with it").recv();
-            let Ok((place, chunk)) = job else { return };
-            // What is left when one failed is taken and dropped, so that makers do not wait for room.
-            if !self.shared.failed.load(Ordering::Relaxed)
-                && let Err(error) = self.seal(place, chunk)
-            {
-                self.shared.fail(error);
-            }
-        }
-    }
-
     fn seal(&mut self, place: Place, mut chunk: Vec<u8>) -> Result<()> {
         chunk.truncate(trimmed_length(&chunk));
         if !chunk.is_empty() {
@@ -182,19 +236,17 @@ impl Worker<'_> {
                 sealed.chunks.insert(place, SealedChunk { name, key, stored, leaf });
                 sealed.names.insert(name)
             };
-            if let Some((store, root)) = self.sealer.store.filter(|_| fresh) {
-                let outcome = store.put_if_absent(&ObjectName::chunk(root, name), packed)?;
-                let mut sealed = self.shared.sealed.lock().expect("no thread panics with it");
-                match outcome {
-                    PutOutcome::Stored => {
-                        sealed.put_chunks += 1;
-                        sealed.put_bytes += u64::from(stored);
-                    }
-                    PutOutcome::Present => sealed.claimed_chunks += 1,
+            match &self.parcels {
+                _ if !fresh => {}
+                None => self.shared.put(self.sealer, name, packed)?,
+                // Those who put are there as long as those who seal.
+                Some(parcels) => {
+                    let gone = |_| Error::new(ErrorKind::Internal, "the threads that put are gone");
+                    parcels.send((name, std::mem::replace(packed, self.shared.spare()))).map_err(gone)?;
                 }
             }
         }
-        self.shared.spare.lock().expect("no thread panics with it").push(chunk);
+        self.shared.give_back(chunk);
         Ok(())
     }
 }

@@ -16,6 +16,8 @@ use crate::digest::{Sha256, to_hex};
 /// What the convergent key is made of besides salt and bytes. Changes every stored byte.
 const CHUNK_LABEL: &[u8] = b"coldpress chunk v1\n";
 const SCOPE_LABEL: &[u8] = b"coldpress scope v1\n";
+const NAMED_SCOPE_LABEL: &[u8] = b"coldpress named scope v1\n";
+const PUTS_LABEL: &[u8] = b"coldpress known puts v1\n";
 const CONFIG_LABEL: &[u8] = b"coldpress config v1\n";
 /// Bytes of a GCM tag.
 pub const TAG: usize = 16;
@@ -51,6 +53,12 @@ impl Salt {
         &self.secret
     }
 
+    /// The salt of the scope `name` within this one: names keep apart what one secret serves.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        Self::new(self.mac(NAMED_SCOPE_LABEL, name.as_bytes()))
+    }
+
     /// The scope that it makes.
     #[must_use]
     pub fn scope(&self) -> ScopeId {
@@ -70,6 +78,12 @@ impl Salt {
     #[must_use]
     pub fn config_key(&self, config: &str) -> Secret {
         self.mac(CONFIG_LABEL, config.as_bytes())
+    }
+
+    /// The key under which is noted what is known to be at `place`.
+    #[must_use]
+    pub fn puts_key(&self, place: &str) -> Secret {
+        self.mac(PUTS_LABEL, place.as_bytes())
     }
 
     fn mac(&self, label: &[u8], bytes: &[u8]) -> Secret {

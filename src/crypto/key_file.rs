@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::convergent::Salt;
 use super::secret::Secret;
-use super::wrap::WrappingKey;
+use super::wrap::{DataKey, EncryptionContext, KeyWrap, Wrap, WrappingKey};
 use crate::digest::{from_hex, to_hex};
 use crate::{Error, ErrorKind, Result};
 
@@ -40,16 +40,7 @@ impl KeyFile {
     /// The file's text.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<String> {
-        let mut out = Zeroizing::new(format!("{FIRST_LINE}\n"));
-        let secret = |secret: &Secret| Zeroizing::new(to_hex(secret.expose()));
-        let _ = writeln!(out, "# Keep it secret: who has the wrapping key opens every image made with it.");
-        let _ = writeln!(out, "wrapping-key-id = {}", self.wrapping_key.id_text());
-        let _ = writeln!(out, "wrapping-key = {}", *secret(self.wrapping_key.secret()));
-        if let Some(salt) = &self.salt {
-            let _ = writeln!(out, "scope-id = {}", salt.scope());
-            let _ = writeln!(out, "salt = {}", *secret(salt.secret()));
-        }
-        out
+        encode(Some(&self.wrapping_key), self.salt.as_ref())
     }
 
     /// From the file's text.
@@ -57,6 +48,22 @@ impl KeyFile {
     /// # Errors
     /// `Input`, naming the line but never its value.
     pub fn decode(text: &str) -> Result<Self> {
+        let (wrapping_key, salt) = Self::parts(text)?;
+        let missing = || Error::new(ErrorKind::Input, "no line `wrapping-key`");
+        Ok(Self { wrapping_key: wrapping_key.ok_or_else(missing)?, salt })
+    }
+
+    /// The salt of a key file, or of one that has nothing else.
+    ///
+    /// # Errors
+    /// As [`KeyFile::read`]; `Input` where the file has no salt.
+    pub fn read_salt(path: &Path) -> Result<Salt> {
+        let (_, salt) = Self::parts(&read(path)?).map_err(|error| error.within(path.display()))?;
+        let missing = || Error::new(ErrorKind::Input, format!("{}: no line `salt`", path.display()));
+        salt.ok_or_else(missing)
+    }
+
+    fn parts(text: &str) -> Result<(Option<WrappingKey>, Option<Salt>)> {
         let broken = |reason: String| Error::new(ErrorKind::Input, reason);
         if text.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
             return Err(broken(format!("not a coldpress key file (its first line is not `{FIRST_LINE}`)")));
@@ -84,12 +91,11 @@ impl KeyFile {
                 _ => return Err(broken(format!("line {number}: an unknown name"))),
             }
         }
-        let wrapping_key = key.ok_or_else(|| broken("no line `wrapping-key`".to_owned()))?;
         for (number, name, value) in ids {
             let found = if name == "scope-id" {
-                salt.as_ref().map(|salt| salt.scope().to_string())
+                salt.as_ref().map(|salt: &Salt| salt.scope().to_string())
             } else {
-                Some(wrapping_key.id_text())
+                key.as_ref().map(WrappingKey::id_text)
             };
             if found.as_deref() != Some(value) {
                 return Err(broken(format!(
@@ -97,28 +103,15 @@ impl KeyFile {
                 )));
             }
         }
-        Ok(Self { wrapping_key, salt })
+        Ok((key, salt))
     }
 
     /// Reads the file `path`.
     ///
     /// # Errors
-    /// Those of the file, `Denied` where others can read it, and those of [`KeyFile::decode`].
+    /// Those of the file; `Denied` where others can read it; `Input` where it is no key file.
     pub fn read(path: &Path) -> Result<Self> {
-        let fail = |error| Error::file(path, error);
-        let file = std::fs::File::open(path).map_err(fail)?;
-        let mode = file.metadata().map_err(fail)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let message = format!(
-                "{}: others can read this key file (mode {:04o}); run: chmod 600 {0}",
-                path.display(),
-                mode & 0o7777
-            );
-            return Err(Error::new(ErrorKind::Denied, message));
-        }
-        let mut text = Zeroizing::new(String::new());
-        file.take(MAX_BYTES).read_to_string(&mut text).map_err(fail)?;
-        Self::decode(&text).map_err(|error| error.within(path.display()))
+        Self::decode(&read(path)?).map_err(|error| error.within(path.display()))
     }
 
     /// Writes a new file `path` that only its owner can read; never over an existing one.
@@ -126,15 +119,73 @@ impl KeyFile {
     /// # Errors
     /// Those of the file.
     pub fn write_new(&self, path: &Path) -> Result<()> {
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let mut file = file.map_err(|error| Error::file(path, error))?;
-        let written = file.write_all(self.encode().as_bytes()).and_then(|()| file.sync_all());
-        written.map_err(|error| {
-            // Half a key is worse than none.
-            let _ = std::fs::remove_file(path);
-            Error::file(path, error)
-        })
+        write_new(path, &self.encode())
     }
+
+    /// Writes a new file with a salt and nothing else, as [`KeyFile::write_new`].
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn write_new_salt(path: &Path, salt: &Salt) -> Result<()> {
+        write_new(path, &encode(None, Some(salt)))
+    }
+}
+
+impl KeyWrap for KeyFile {
+    fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Wrap> {
+        self.wrapping_key.wrap(data_key, context)
+    }
+
+    fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey> {
+        self.wrapping_key.unwrap(wraps, context)
+    }
+
+    fn salt(&self) -> Option<&Salt> {
+        self.salt.as_ref()
+    }
+}
+
+fn encode(wrapping_key: Option<&WrappingKey>, salt: Option<&Salt>) -> Zeroizing<String> {
+    let mut out = Zeroizing::new(format!("{FIRST_LINE}\n"));
+    let secret = |secret: &Secret| Zeroizing::new(to_hex(secret.expose()));
+    if let Some(key) = wrapping_key {
+        let _ = writeln!(out, "# Keep it secret: who has the wrapping key opens every image made with it.");
+        let _ = writeln!(out, "wrapping-key-id = {}", key.id_text());
+        let _ = writeln!(out, "wrapping-key = {}", *secret(key.secret()));
+    }
+    if let Some(salt) = salt {
+        let _ = writeln!(out, "scope-id = {}", salt.scope());
+        let _ = writeln!(out, "salt = {}", *secret(salt.secret()));
+    }
+    out
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>> {
+    let fail = |error| Error::file(path, error);
+    let file = std::fs::File::open(path).map_err(fail)?;
+    let mode = file.metadata().map_err(fail)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let message = format!(
+            "{}: others can read this key file (mode {:04o}); run: chmod 600 {0}",
+            path.display(),
+            mode & 0o7777
+        );
+        return Err(Error::new(ErrorKind::Denied, message));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_BYTES).read_to_string(&mut text).map_err(fail)?;
+    Ok(text)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(|error| Error::file(path, error))?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(|error| {
+        // Half a key is worse than none.
+        let _ = std::fs::remove_file(path);
+        Error::file(path, error)
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod convergent;
 pub mod key_file;
+pub mod kms;
 pub mod packed;
 mod secret;
 pub mod wrap;
@@ -12,4 +13,5 @@ pub use convergent::{ChunkKey, Salt, ScopeId};
 pub use key_file::KeyFile;
 pub use packed::Codec;
 pub use secret::Secret;
-pub use wrap::{DataKey, WrappingKey};
+pub(crate) use secret::random_bytes;
+pub use wrap::{DataKey, KeyWrap, WrappingKey};

@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// `Internal` where it gives none.
-pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     // Up to 256 bytes come whole.
     match getrandom(&mut bytes[..], GetRandomFlags::empty()) {

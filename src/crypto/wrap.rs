@@ -5,17 +5,78 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use super::convergent::{TAG, mac, single_use_key};
+use super::convergent::{Salt, TAG, mac, single_use_key};
 use super::secret::{Secret, random_bytes};
-use crate::Result;
 use crate::digest::{Sha256, to_hex};
+use crate::{Error, ErrorKind, Result};
 
 const CONTEXT_LABEL: &[u8] = b"coldpress wrap v1\n";
 const KEY_ID_LABEL: &[u8] = b"coldpress wrapping key id v1\n";
 
+/// The kinds of wraps in a block manifest.
+pub const WRAP_FILE: u8 = 1;
+/// By a key of AWS KMS.
+pub const WRAP_AWS_KMS: u8 = 2;
+/// By age, for one or more recipients.
+pub const WRAP_AGE: u8 = 3;
+
 /// Seals one block manifest.
 #[derive(Debug)]
-pub struct DataKey(Secret);
+pub struct DataKey(pub(super) Secret);
+
+/// One data key, enclosed by one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrap {
+    /// One of the kinds above.
+    pub kind: u8,
+    /// Tells the enclosing key from others of its kind.
+    pub key_id: Vec<u8>,
+    /// The enclosed data key.
+    pub blob: Vec<u8>,
+}
+
+/// Encloses data keys: a key file, a key of a key service, a set of recipients.
+pub trait KeyWrap: Send + Sync {
+    /// Whether it would enclose a data key, asked before work begins; services alone can refuse.
+    ///
+    /// # Errors
+    /// `Denied`, `NotFound` or `Unavailable`, naming the key.
+    fn check(&self, _application: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// A fresh data key, and the same enclosed for `context`.
+    ///
+    /// # Errors
+    /// `Denied`, `NotFound` or `Unavailable`, naming the key; `Internal` where there are no random bytes.
+    fn new_data_key(&self, context: &EncryptionContext) -> Result<(DataKey, Wrap)> {
+        let data_key = DataKey::random()?;
+        let wrap = self.wrap(&data_key, context)?;
+        Ok((data_key, wrap))
+    }
+
+    /// Encloses `data_key` for `context`.
+    ///
+    /// # Errors
+    /// As [`KeyWrap::new_data_key`].
+    fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Wrap>;
+
+    /// The data key that one of `wraps` encloses for `context`.
+    ///
+    /// # Errors
+    /// `Denied` where none is for this key, or a service refuses; `Corrupt` where one was altered; `Unavailable`.
+    fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey>;
+
+    /// Whether anyone can enclose for this key, so that only a known root digest says who made a manifest.
+    fn is_public(&self) -> bool {
+        false
+    }
+
+    /// The salt that lies beside it, in a converter's key file.
+    fn salt(&self) -> Option<&Salt> {
+        None
+    }
+}
 
 /// What a wrap is bound to: it unwraps for this root digest and application alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +87,7 @@ pub struct EncryptionContext {
     pub application: String,
 }
 
-/// Encloses data keys; lives in a key file.
+/// Encloses data keys; lives in a key file, and is not known outside.
 #[derive(Debug, Clone)]
 pub struct WrappingKey(Secret);
 
@@ -102,11 +163,7 @@ impl WrappingKey {
         LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.0.expose()).expect("32 bytes are an AES-256 key"))
     }
 
-    /// Encloses `data_key` for `context`.
-    ///
-    /// # Errors
-    /// `Internal` where the operating system gives no random bytes.
-    pub fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Vec<u8>> {
+    fn enclose(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = random_bytes()?;
         let mut key = *data_key.0.expose();
         let sealed = self.aead().seal_in_place_separate_tag(
@@ -118,11 +175,7 @@ impl WrappingKey {
         Ok([&nonce[..], &key, tag.as_ref()].concat())
     }
 
-    /// Opens what [`WrappingKey::wrap`] made for the same `context`.
-    ///
-    /// # Errors
-    /// [`UnwrapError`].
-    pub fn unwrap(&self, wrapped: &[u8], context: &EncryptionContext) -> Result<DataKey, UnwrapError> {
+    fn disclose(&self, wrapped: &[u8], context: &EncryptionContext) -> Result<DataKey, UnwrapError> {
         let (nonce, sealed) =
             wrapped.split_at_checked(NONCE_LEN).filter(|_| wrapped.len() == Self::WRAPPED).ok_or(UnwrapError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| UnwrapError)?;
@@ -133,6 +186,27 @@ impl WrappingKey {
         bytes.copy_from_slice(key);
         Ok(DataKey(Secret::from_bytes(bytes)))
     }
+}
+
+impl KeyWrap for WrappingKey {
+    fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Wrap> {
+        Ok(Wrap { kind: WRAP_FILE, key_id: self.id().to_vec(), blob: self.enclose(data_key, context)? })
+    }
+
+    fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey> {
+        let id = self.id();
+        let Some(wrap) = wraps.iter().find(|wrap| wrap.kind == WRAP_FILE && wrap.key_id == id) else {
+            let message = format!("the manifest is not for the wrapping key {}", self.id_text());
+            return Err(Error::new(ErrorKind::Denied, message));
+        };
+        self.disclose(&wrap.blob, context).map_err(|UnwrapError| altered())
+    }
+}
+
+/// A manifest that does not open under its own key; why is not told.
+#[must_use]
+pub fn altered() -> Error {
+    Error::new(ErrorKind::Corrupt, "the manifest does not open: it was altered")
 }
 
 #[cfg(test)]
@@ -146,13 +220,13 @@ mod tests {
     #[test]
     fn a_wrap_opens_for_its_key_and_context_alone() {
         let (key, data_key) = (WrappingKey::new(Secret::from_bytes([3; 32])), DataKey(Secret::from_bytes([4; 32])));
-        let wrapped = key.wrap(&data_key, &context("shop")).unwrap();
+        let wrapped = key.enclose(&data_key, &context("shop")).unwrap();
         assert_eq!(wrapped.len(), WrappingKey::WRAPPED);
-        assert_eq!(key.unwrap(&wrapped, &context("shop")).unwrap().0, data_key.0);
-        assert!(key.unwrap(&wrapped, &context("other")).is_err());
-        assert!(WrappingKey::new(Secret::from_bytes([5; 32])).unwrap(&wrapped, &context("shop")).is_err());
-        assert!(key.unwrap(&wrapped[1..], &context("shop")).is_err());
-        assert_ne!(wrapped, key.wrap(&data_key, &context("shop")).unwrap(), "nonces are random");
+        assert_eq!(key.disclose(&wrapped, &context("shop")).unwrap().0, data_key.0);
+        assert!(key.disclose(&wrapped, &context("other")).is_err());
+        assert!(WrappingKey::new(Secret::from_bytes([5; 32])).disclose(&wrapped, &context("shop")).is_err());
+        assert!(key.disclose(&wrapped[1..], &context("shop")).is_err());
+        assert_ne!(wrapped, key.enclose(&data_key, &context("shop")).unwrap(), "nonces are random");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use super::codec::{DecodeError, Decoder, Encoder};
 use super::root_digest::root_digest;
 use crate::crypto::convergent::TAG;
 use crate::crypto::packed::{MAX_PACKED, PAD};
-use crate::crypto::wrap::{EncryptionContext, UnwrapError};
-use crate::crypto::{ChunkKey, Codec, DataKey, ScopeId, Secret, WrappingKey};
+use crate::crypto::wrap::{EncryptionContext, KeyWrap, UnwrapError, Wrap, altered};
+use crate::crypto::{ChunkKey, Codec, ScopeId, Secret};
 use crate::digest::{Blake3, Sha256};
 use crate::store::RootId;
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
@@ -20,7 +20,6 @@ const MAGIC: &[u8; 8] = b"\x89CPM\r\n\x1a\n";
 const VERSION: u16 = 1;
 /// Magic, version, reserved.
 const PREFIX: usize = 12;
-const WRAP_FILE: u8 = 1;
 /// Most bytes of a block manifest: one of a 16 TiB device is below.
 pub const MAX_BYTES: u64 = 4 << 30;
 /// Bytes of its first, fixed part.
@@ -129,14 +128,6 @@ pub struct Sealed {
     pub layers: Vec<LayerInfo>,
 }
 
-/// One data key, wrapped by one wrapping key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Wrap {
-    kind: u8,
-    key_id: Vec<u8>,
-    blob: Vec<u8>,
-}
-
 /// A block manifest whose sealed part is still sealed.
 #[derive(Debug, Clone)]
 pub struct BlockManifest {
@@ -164,27 +155,16 @@ impl From<DecodeError> for Error {
 }
 
 impl OpenManifest {
-    /// The file's bytes, sealed under a fresh data key for `wrapping_key`.
+    /// The file's bytes, sealed under a fresh data key that `key` encloses.
     ///
     /// # Errors
-    /// `Internal` where the operating system gives no random bytes.
-    pub fn encode(&self, wrapping_key: &WrappingKey) -> Result<Vec<u8>> {
-        let (data_key, context) = (DataKey::random()?, self.clear.context());
-        let blob = wrapping_key.wrap(&data_key, &context)?;
-        let wraps = encode_wraps(&[Wrap { kind: WRAP_FILE, key_id: wrapping_key.id().to_vec(), blob }]);
-        let clear = self.clear.encode();
-        let associated = associated(&clear);
+    /// Those of `key`.
+    pub fn encode(&self, key: &dyn KeyWrap) -> Result<Vec<u8>> {
+        let (data_key, wrap) = key.new_data_key(&self.clear.context())?;
+        let associated = associated(&self.clear.encode());
         let mut sealed = self.sealed.encode(&self.clear.names);
         data_key.seal(&associated, &mut sealed);
-        let mut out = Encoder::default();
-        out.raw(&associated[..PREFIX]);
-        for part in [&wraps, &clear, &sealed] {
-            out.count(part.len());
-        }
-        for part in [&wraps, &clear, &sealed] {
-            out.raw(part);
-        }
-        Ok(out.0)
+        Ok(encode_file(&[wrap], &associated, &sealed))
     }
 
     /// The chunk at `index`, `None` where it is all zero.
@@ -243,16 +223,10 @@ impl BlockManifest {
     /// Opens the sealed part, and checks that all of it is what the root digest says.
     ///
     /// # Errors
-    /// `Denied` where the key is not one of the manifest's, `Corrupt` where anything was altered.
-    pub fn open(mut self, wrapping_key: &WrappingKey) -> Result<OpenManifest> {
-        let id = wrapping_key.id();
-        let Some(wrap) = self.wraps.iter().find(|wrap| wrap.kind == WRAP_FILE && wrap.key_id == id) else {
-            let message = format!("the manifest is not for the wrapping key {}", wrapping_key.id_text());
-            return Err(Error::new(ErrorKind::Denied, message));
-        };
-        let damaged = |UnwrapError| Error::new(ErrorKind::Corrupt, "the manifest does not open: it was altered");
-        let data_key = wrapping_key.unwrap(&wrap.blob, &self.clear.context()).map_err(damaged)?;
-        let plain = data_key.open(&self.associated, &mut self.sealed).map_err(damaged)?;
+    /// `Denied` where the key is not one of the manifest's, `Corrupt` where anything was altered; those of a key service.
+    pub fn open(mut self, key: &dyn KeyWrap) -> Result<OpenManifest> {
+        let data_key = key.unwrap(&self.wraps, &self.clear.context())?;
+        let plain = data_key.open(&self.associated, &mut self.sealed).map_err(|UnwrapError| altered())?;
         let sealed = Sealed::decode(plain, &self.clear.names);
         zeroize::Zeroize::zeroize(&mut self.sealed);
         let sealed = sealed?;
@@ -271,6 +245,18 @@ impl BlockManifest {
             ));
         }
         Ok(OpenManifest { clear: self.clear, sealed })
+    }
+
+    /// The file's bytes with the data key enclosed by `to` and no other: not a byte of the clear and the sealed part changes.
+    ///
+    /// # Errors
+    /// Those of [`BlockManifest::open`] under `from`, and of `to`.
+    pub fn rewrap(&self, from: &dyn KeyWrap, to: &dyn KeyWrap) -> Result<Vec<u8>> {
+        // What does not open under its old key shall not look opened by a new one.
+        self.clone().open(from)?;
+        let context = self.clear.context();
+        let wrap = to.wrap(&from.unwrap(&self.wraps, &context)?, &context)?;
+        Ok(encode_file(&[wrap], &self.associated, &self.sealed))
     }
 
     /// Refuses a manifest of another root digest than the one that was asked for.
@@ -294,6 +280,19 @@ fn associated(clear: &[u8]) -> Vec<u8> {
     out.u16(VERSION);
     out.u16(0);
     out.raw(clear);
+    out.0
+}
+
+fn encode_file(wraps: &[Wrap], associated: &[u8], sealed: &[u8]) -> Vec<u8> {
+    let (prefix, clear) = associated.split_at(PREFIX);
+    let (wraps, mut out) = (encode_wraps(wraps), Encoder::default());
+    out.raw(prefix);
+    for part in [&wraps, clear, sealed] {
+        out.count(part.len());
+    }
+    for part in [&wraps, clear, sealed] {
+        out.raw(part);
+    }
     out.0
 }
 

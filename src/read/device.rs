@@ -41,14 +41,14 @@ pub fn fetch(manifest: &OpenManifest, store: &dyn Get, wanted: &ChunkRef, chunk:
 /// Takes a chunk's place in the manifest's list and its bytes, and says whether to go on.
 pub type Visit<'a> = dyn Fn(usize, Result<&[u8]>) -> ControlFlow<()> + Sync + 'a;
 
-/// Fetches, verifies and opens every chunk with `threads` threads, and calls `visit` with each, in no order, until it
+/// Fetches, verifies and opens every chunk with `threads` threads, or as many as the store serves best, and calls `visit` with each, in no order, until it
 /// says stop.
 pub fn fetch_all(manifest: &OpenManifest, store: &dyn Get, threads: usize, progress: &dyn Progress, visit: &Visit<'_>) {
     let chunks = &manifest.sealed.chunks;
     progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
+        for _ in 0..threads.max(store.in_flight()) {
             scope.spawn(|| {
                 let mut chunk = vec![0; CHUNK];
                 loop {

@@ -10,26 +10,29 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, fstat, statat};
 
-use super::{Get, ObjectName, PutIfAbsent, PutOutcome};
+use super::{Collect, Get, ObjectName, PutIfAbsent, PutOutcome, RootId};
 use crate::whole_file::{WholeFile, open_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// The half that can only put.
-pub struct LocalPut {
+pub(super) struct LocalPut {
     path: PathBuf,
     /// Held open: where someone removes them meanwhile, nothing more can be put, and not into new ones.
     directories: Mutex<BTreeMap<PathBuf, Arc<OwnedFd>>>,
 }
 
 /// The half that can only get.
-pub struct LocalGet(PathBuf);
+pub(super) struct LocalGet(PathBuf);
+
+/// The half that lists and deletes.
+pub(super) struct LocalCollect(LocalGet);
 
 impl LocalPut {
     /// Opens `directory`, and makes it where it is not there.
     ///
     /// # Errors
     /// Those of making it.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub(super) fn open(directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
         Ok(Self { path: directory.to_owned(), directories: Mutex::default() })
     }
@@ -69,7 +72,7 @@ impl LocalGet {
     ///
     /// # Errors
     /// `NotFound` where it is not.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub(super) fn open(directory: &Path) -> Result<Self> {
         if !directory.is_dir() {
             return Err(Error::new(ErrorKind::NotFound, format!("store {}: no such directory", directory.display())));
         }
@@ -121,6 +124,46 @@ impl Get for LocalGet {
             return Err(Error::new(ErrorKind::Corrupt, format!("{name}: longer than any such object is")));
         }
         Ok(bytes)
+    }
+}
+
+impl LocalCollect {
+    /// Opens `directory`, which must be there.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        LocalGet::open(directory).map(Self)
+    }
+}
+
+impl Collect for LocalCollect {
+    fn get(&self) -> &dyn Get {
+        &self.0
+    }
+
+    fn manifests(&self, root: &RootId) -> Result<Vec<ObjectName>> {
+        let (prefix, mut names) = (ObjectName::manifests(root), Vec::new());
+        let path = self.0.0.join(&prefix);
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
+            Err(error) => return Err(Error::file(&path, error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(|error| Error::file(&path, error))?.file_name();
+            let name = name.to_str().and_then(|name| ObjectName::parse_manifest(root, &format!("{prefix}/{name}")));
+            names.extend(name);
+        }
+        names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        Ok(names)
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<()> {
+        match std::fs::remove_file(self.0.0.join(name.as_str())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failure(name, error)),
+            _ => Ok(()),
+        }
     }
 }
 

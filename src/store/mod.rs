@@ -3,11 +3,21 @@
 //! Chunks lie at `ROOT/NAME`, block manifests at `manifests/ROOT/NAME`, NAME being 64 hexadecimal digits of the SHA-256 of
 //! what is stored. Nothing here overwrites or deletes.
 
+mod known;
 mod local;
 mod names;
+mod open;
+mod probe;
+mod remote;
+mod retry;
+mod url;
+mod witness;
 
-pub use local::{LocalGet, LocalPut};
+pub use known::KnownPuts;
 pub use names::{ObjectName, ParseRootIdError, RootId};
+pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_put};
+pub use probe::{Found, Operation, Probe};
+pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl};
 
 use crate::Result;
 
@@ -18,6 +28,8 @@ pub enum PutOutcome {
     Stored,
     /// Something of that name was there already.
     Present,
+    /// An earlier conversion saw it stored, so nothing was sent.
+    Known,
 }
 
 /// Puts objects that are not there yet.
@@ -34,6 +46,16 @@ pub trait PutIfAbsent: Sync {
     /// # Errors
     /// `Unavailable` where it is gone, naming the object.
     fn still_there(&self, name: &ObjectName) -> Result<()>;
+
+    /// How many puts at a time serve it best; 1 where a put does not wait.
+    fn in_flight(&self) -> usize {
+        1
+    }
+
+    /// What a person should know of this store.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Gets objects.
@@ -43,4 +65,27 @@ pub trait Get: Send + Sync {
     /// # Errors
     /// `NotFound`, `Denied`, `Unavailable`, or `Corrupt` where there are more, naming the object.
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>>;
+
+    /// How many gets at a time serve it best; 1 where a get does not wait.
+    fn in_flight(&self) -> usize {
+        1
+    }
+}
+
+/// Lists manifests, and deletes: for whoever collects what is no longer used.
+pub trait Collect: Send + Sync {
+    /// It gets, too.
+    fn get(&self) -> &dyn Get;
+
+    /// The manifests of a root.
+    ///
+    /// # Errors
+    /// `Denied` or `Unavailable`.
+    fn manifests(&self, root: &RootId) -> Result<Vec<ObjectName>>;
+
+    /// Deletes an object; one that is not there is none to delete.
+    ///
+    /// # Errors
+    /// `Denied` or `Unavailable`, naming the object.
+    fn delete(&self, name: &ObjectName) -> Result<()>;
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::digest::Sha256;
+use crate::digest::{Sha256, from_hex};
 
 /// Names a root: a set of chunks that is collected together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,20 @@ impl ObjectName {
     #[must_use]
     pub fn manifest(root: &RootId, digest: Sha256) -> Self {
         Self(format!("manifests/{root}/{}", digest.to_hex()))
+    }
+
+    /// Where the block manifests of a root lie.
+    #[must_use]
+    pub fn manifests(root: &RootId) -> String {
+        format!("manifests/{root}")
+    }
+
+    /// A block manifest of `root` by its path in the store; `None` where it is something else.
+    #[must_use]
+    pub fn parse_manifest(root: &RootId, path: &str) -> Option<Self> {
+        let digest = path.strip_prefix(&Self::manifests(root))?.strip_prefix('/')?;
+        let name = Self::manifest(root, Sha256::from_bytes(from_hex(digest)?));
+        (name.0 == path).then_some(name)
     }
 
     /// Its text.

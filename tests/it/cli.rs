@@ -79,7 +79,7 @@ fn messages_are_as_they_were_read_last() {
         &["convert", "oci:image", "--store", "s", "-o", "x", "--free", "12MB"],
         &["convert", "oci:image", "--store", "s", "-o", "nowhere/x"],
         &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "file:bad.key"],
-        &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "aws-kms://k"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "vault://k"],
         &["verify", "text"],
     ];
     let read: [&[&str]; 6] = [

@@ -302,7 +302,7 @@ fn a_key_file_without_a_salt_reads_and_does_not_convert() {
     let output =
         bench.coldpress(&["convert", "oci:app", "--store", "store", "-o", "out.cpm", "--key", "file:worker.key"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the key file has no salt"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no salt: the key has none"));
 }
 
 #[test]

@@ -13,4 +13,6 @@ mod kernel;
 mod kills;
 mod property;
 mod readers;
+mod servers;
 mod sharing;
+mod stores;

@@ -7,7 +7,8 @@ use coldpress::crypto::Codec;
 use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
-use crate::shared::keys::{KeyArgs, ManifestArgs, Source};
+use crate::sealing::{PutArgs, SaltArgs};
+use crate::shared::keys::{KeyArgs, KeyRef, ManifestArgs, Source, StoreArgs};
 use crate::size::Size;
 
 /// Turns a container image into one sealed, chunked, lazily readable ext4 disk
@@ -39,6 +40,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Inspect(InspectArgs),
     Export(ExportArgs),
+    Rewrap(RewrapArgs),
 }
 
 /// Make a key file: a wrapping key, and the salt of a dedup scope
@@ -57,6 +59,10 @@ pub struct KeygenArgs {
     /// Copy this key file without its salt, for machines that only read
     #[arg(long, value_name = "FILE")]
     pub worker_of: Option<PathBuf>,
+
+    /// Make a salt and no key, to share a dedup scope between those who have keys of their own (--salt-file)
+    #[arg(long, conflicts_with = "worker_of")]
+    pub salt_only: bool,
 }
 
 #[derive(Debug, Args)]
@@ -94,14 +100,17 @@ pub struct ConvertArgs {
     #[arg(value_name = "IMAGE")]
     pub image: ImageRef,
 
-    /// The directory to put chunks into; it is made where it is not there
-    ///
-    /// Without this option: $COLDPRESS_STORE.
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub put: PutArgs,
 
     #[command(flatten)]
     pub key: KeyArgs,
+
+    #[command(flatten)]
+    pub salt: SaltArgs,
 
     /// Where to write the block manifest
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
@@ -156,9 +165,12 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub from: Source,
 
-    /// Convert this image again and compare; the key file must have the salt
+    /// Convert this image again and compare; needs the salt
     #[arg(long, value_name = "IMAGE")]
     pub source: Option<ImageRef>,
+
+    #[command(flatten)]
+    pub salt: SaltArgs,
 
     /// With --source: refuse layers of together more bytes than this uncompressed, and any larger file [default: 64GiB, any file]
     #[arg(long, value_name = "SIZE")]
@@ -195,4 +207,28 @@ pub struct ExportArgs {
 
     #[command(flatten)]
     pub threads: ThreadArgs,
+}
+
+/// Give a block manifest to another key
+///
+/// Opens it with --key and encloses its data key for --to, and for no other. Not a byte of the image is read or sealed anew: the
+/// root digest stays. It takes nothing back: who had the old key and the old manifest, or has read the image, still has it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  coldpress rewrap app.cpm --key file:coldpress.key --to aws-kms://alias/shop -o app-kms.cpm"
+)]
+pub struct RewrapArgs {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// The new key: file:PATH or aws-kms://KEY
+    #[arg(long, value_name = "KEY")]
+    pub to: KeyRef,
+
+    /// Where to write the manifest; may be the old one
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
 }

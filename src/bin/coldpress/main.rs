@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod output;
+mod sealing;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod size;

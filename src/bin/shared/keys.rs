@@ -1,16 +1,19 @@
 //! Where the key, the store and the block manifest are: options first, then the environment, then what is at hand.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use coldpress::crypto::KeyFile;
+use clap::builder::TypedValueParser;
+use coldpress::crypto::kms::KmsKey;
+use coldpress::crypto::{KeyFile, KeyWrap};
 use coldpress::digest::Sha256;
 use coldpress::manifest::v1::{HEAD_BYTES, MAX_BYTES};
 use coldpress::manifest::{BlockManifest, OpenManifest};
-use coldpress::store::LocalGet;
+use coldpress::store::{Get, Settings, StoreUrl, open_get};
 use coldpress::{Error, ErrorKind};
 
 use super::failure::Failure;
@@ -18,17 +21,28 @@ use super::failure::Failure;
 /// The key file that is taken where none is named, from the current directory.
 const DEFAULT_KEY: &str = "coldpress.key";
 
-/// `file:PATH`.
-#[derive(Debug, Clone)]
-pub struct KeyRef(PathBuf);
+/// `file:PATH` or `aws-kms://KEY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRef {
+    File(PathBuf),
+    AwsKms(String),
+}
 
 impl FromStr for KeyRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("file:") {
-            Some(path) if !path.is_empty() => Ok(Self(path.into())),
-            _ => Err(format!("`{text}` is not a key; use file:PATH, as `coldpress keygen` makes it")),
+        let parts = [("file:", 0), ("aws-kms://", 1)];
+        let named = parts.iter().find_map(|(start, kind)| Some((text.strip_prefix(start)?, kind)));
+        match named {
+            Some((path, 0)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some((id, 1)) if !id.is_empty() && id.chars().all(|c| c.is_ascii_graphic()) => {
+                Ok(Self::AwsKms(id.to_owned()))
+            }
+            _ => Err(format!(
+                "`{text}` is not a key; use file:PATH, as `coldpress keygen` makes it, or aws-kms:// and a key's id, ARN or \
+                 alias/NAME"
+            )),
         }
     }
 }
@@ -36,67 +50,146 @@ impl FromStr for KeyRef {
 /// Which key, for all commands that need one.
 #[derive(Debug, Clone, Args)]
 pub struct KeyArgs {
-    /// The key file, made by `coldpress keygen`
+    /// What opens the manifest: file:PATH, made by `coldpress keygen`, or aws-kms://KEY, by id, ARN or alias/NAME
     ///
     /// Without this option: $COLDPRESS_KEY, else `coldpress.key` in the current directory.
-    #[arg(long, value_name = "file:PATH")]
+    #[arg(long, value_name = "KEY")]
     key: Option<KeyRef>,
+
+    #[command(flatten)]
+    pub kms: KmsArgs,
+}
+
+/// Where the key service is.
+#[derive(Debug, Clone, Args)]
+pub struct KmsArgs {
+    /// Another address of the key service than AWS's own, for tests; without TLS on this machine only
+    #[arg(long, value_name = "URL")]
+    pub kms_endpoint: Option<String>,
+}
+
+impl KmsArgs {
+    /// The key of the service.
+    pub fn open(&self, id: &str) -> Result<KmsKey, Failure> {
+        let endpoint = self.kms_endpoint.as_deref();
+        // Data keys come in its answers.
+        if endpoint.is_some_and(|endpoint| !endpoint.starts_with("https://") && !on_this_machine(endpoint)) {
+            let message = "--kms-endpoint: https:// is needed, or http:// and an address of this machine: keys would cross \
+                           the network in clear";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Ok(KmsKey::open(id, endpoint)?)
+    }
+}
+
+fn on_this_machine(endpoint: &str) -> bool {
+    let host = endpoint.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
+    let host = host.map(|host| host.rsplit_once(':').map_or(host, |(host, _)| host));
+    matches!(host, Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
 impl KeyArgs {
-    /// The key file that was named, or is at hand; `None` where there is none.
-    pub fn find(&self) -> Result<Option<KeyFile>, Failure> {
-        let named = match (&self.key, environment("COLDPRESS_KEY")?) {
-            (Some(key), _) => Some(key.clone()),
+    /// The key that was named, or is at hand.
+    fn named(&self) -> Result<Option<KeyRef>, Failure> {
+        match (&self.key, environment("COLDPRESS_KEY")?) {
+            (Some(key), _) => Ok(Some(key.clone())),
             (None, Some(text)) => {
-                Some(text.parse().map_err(|error| Failure::Usage(format!("COLDPRESS_KEY: {error}")))?)
+                Ok(Some(text.parse().map_err(|error| Failure::Usage(format!("COLDPRESS_KEY: {error}")))?))
             }
-            (None, None) => None,
-        };
-        match named {
-            Some(key) => Ok(Some(KeyFile::read(&key.0)?)),
-            None if Path::new(DEFAULT_KEY).exists() => Ok(Some(KeyFile::read(Path::new(DEFAULT_KEY))?)),
-            None => Ok(None),
+            (None, None) => Ok(Path::new(DEFAULT_KEY).exists().then(|| KeyRef::File(DEFAULT_KEY.into()))),
         }
     }
 
+    /// The key that was named, or is at hand; `None` where there is none.
+    pub fn find(&self) -> Result<Option<Box<dyn KeyWrap>>, Failure> {
+        self.named()?.map(|key| open_key(&key, &self.kms)).transpose()
+    }
+
     /// The same where a key is needed.
-    pub fn require(&self) -> Result<KeyFile, Failure> {
-        let message =
-            "no key: give --key file:PATH or set COLDPRESS_KEY; `coldpress keygen -o coldpress.key` makes one";
+    pub fn require(&self) -> Result<Box<dyn KeyWrap>, Failure> {
+        let message = "no key: give --key or set COLDPRESS_KEY; `coldpress keygen -o coldpress.key` makes one";
         self.find()?.ok_or_else(|| Failure::Usage(message.to_owned()))
     }
 }
 
-/// Which store, for all commands that read chunks.
+/// Reads or reaches a key.
+pub fn open_key(key: &KeyRef, kms: &KmsArgs) -> Result<Box<dyn KeyWrap>, Failure> {
+    Ok(match key {
+        KeyRef::File(path) => Box::new(KeyFile::read(path)?),
+        KeyRef::AwsKms(id) => Box::new(kms.open(id)?),
+    })
+}
+
+/// Which store.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// The directory where the chunks are
+    /// Where the chunks are: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     ///
-    /// Without this option: $COLDPRESS_STORE, else where the manifest says they were put.
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
+    /// Credentials are those that are usual for the service: for S3 the environment, profiles, single sign-on, web identities,
+    /// containers and instances. Without this option: $COLDPRESS_STORE, else, for a directory, where the manifest says.
+    #[arg(long, value_name = "STORE", value_parser = clap::builder::OsStringValueParser::new().try_map(parse_store))]
+    pub store: Option<StoreUrl>,
+
+    /// Another address than the service's own, for S3-compatible servers [default: $AWS_ENDPOINT_URL_S3 or $AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    store_endpoint: Option<String>,
+
+    /// The bucket's region [default: the environment's or the profile's]
+    #[arg(long, value_name = "NAME")]
+    store_region: Option<String>,
+
+    /// Put the bucket's name in the host's name: `path` or `virtual-host` [default: path]
+    #[arg(long, value_name = "STYLE", default_value = "path", hide_default_value = true, value_parser = ["path", "virtual-host"])]
+    store_style: String,
+}
+
+fn parse_store(text: OsString) -> Result<StoreUrl, coldpress::store::ParseStoreError> {
+    StoreUrl::parse(&text)
 }
 
 impl StoreArgs {
-    /// The store of an open manifest.
-    pub fn open(&self, manifest: &OpenManifest) -> Result<LocalGet, Failure> {
-        let directory = match named_store(self.store.as_deref())? {
-            Some(directory) => directory,
-            None if manifest.sealed.store.is_empty() => {
-                return Err(Failure::Usage(
-                    "no store: give --store DIR or set COLDPRESS_STORE; the manifest names none".to_owned(),
-                ));
+    /// The store that an option or the environment names.
+    pub fn named(&self) -> Result<Option<StoreUrl>, Failure> {
+        match (&self.store, environment("COLDPRESS_STORE")?) {
+            (Some(store), _) => Ok(Some(store.clone())),
+            (None, Some(text)) => {
+                let store = StoreUrl::parse(OsStr::new(&text));
+                Ok(Some(store.map_err(|error| Failure::Usage(format!("COLDPRESS_STORE: {error}")))?))
             }
-            None => PathBuf::from(&manifest.sealed.store),
-        };
-        Ok(LocalGet::open(&directory)?)
+            (None, None) => Ok(None),
+        }
     }
-}
 
-/// The directory that an option or the environment names.
-pub fn named_store(option: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
-    Ok(option.map(Path::to_owned).or(environment("COLDPRESS_STORE")?.map(PathBuf::from)))
+    /// What else a client of it is told.
+    pub fn settings(&self, in_flight: usize) -> Result<Settings, Failure> {
+        let endpoint = match &self.store_endpoint {
+            Some(endpoint) => Some(endpoint.clone()),
+            None => environment("AWS_ENDPOINT_URL_S3")?.or(environment("AWS_ENDPOINT_URL")?),
+        };
+        let (region, virtual_host) = (self.store_region.clone(), self.store_style == "virtual-host");
+        Ok(Settings { endpoint, region, virtual_host, in_flight })
+    }
+
+    /// The store of an open manifest.
+    pub fn open(&self, manifest: &OpenManifest) -> Result<Box<dyn Get>, Failure> {
+        let said = || StoreUrl::parse(OsStr::new(&manifest.sealed.store)).ok();
+        let url = match (self.named()?, said()) {
+            (Some(url), _) => url,
+            (None, Some(url @ StoreUrl::Directory(_))) => url,
+            // Who made a manifest shall not choose where credentials go.
+            (None, Some(url @ StoreUrl::Bucket(_))) => {
+                let message = format!(
+                    "no store: the manifest says {url}; give --store {url} if that is one to send credentials to"
+                );
+                return Err(Failure::Usage(message));
+            }
+            (None, None) => {
+                let message = "no store: give --store or set COLDPRESS_STORE; the manifest names none";
+                return Err(Failure::Usage(message.to_owned()));
+            }
+        };
+        Ok(open_get(&url, &self.settings(coldpress::store::IN_FLIGHT)?)?)
+    }
 }
 
 /// Which block manifest.
@@ -120,9 +213,9 @@ impl ManifestArgs {
     }
 
     /// Reads and opens it.
-    pub fn open(&self, key: &KeyFile) -> Result<OpenManifest, Failure> {
+    pub fn open(&self, key: &dyn KeyWrap) -> Result<OpenManifest, Failure> {
         let manifest = self.read()?;
-        Ok(manifest.open(&key.wrapping_key).map_err(|error| error.within(self.manifest.display()))?)
+        Ok(manifest.open(key).map_err(|error| error.within(self.manifest.display()))?)
     }
 }
 

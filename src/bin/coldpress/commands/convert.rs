@@ -2,29 +2,32 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use coldpress::convert::{Converted, Counts, Options, convert};
-use coldpress::crypto::{KeyFile, Salt};
+use coldpress::crypto::KeyWrap;
 use coldpress::digest::Sha256;
-use coldpress::store::{LocalPut, ObjectName, PutIfAbsent};
+use coldpress::store::{ObjectName, PutIfAbsent, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
 use crate::args::{Cli, ConvertArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure};
-use crate::shared::keys::{named_store, read_manifest};
+use crate::shared::keys::read_manifest;
 use crate::size::show;
 
 /// The longest application name; it is in every manifest and every request to a key service.
 const MAX_APPLICATION: usize = 256;
 
+/// Chunks that a longer conversion saw stored may be gone when it writes its manifest (docs/operations.md).
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     let started = Instant::now();
     let key = args.key.require()?;
-    let salt = salt_of(&key)?;
+    let salt = args.salt.salt(&*key, &args.key.kms)?;
     if args.application.len() > MAX_APPLICATION {
         return Err(Failure::Usage(format!("--application: longer than {MAX_APPLICATION} bytes")));
     }
@@ -36,8 +39,20 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     }
     let known = args.against.as_deref().map(|path| read_manifest(path, None)).transpose()?;
     let known = known.map(|manifest| manifest.clear.names.into_iter().collect::<BTreeSet<_>>());
-    let store = if args.dry_run { None } else { Some(open_store(args)?) };
-    let (store, hint) = store.map_or((None, String::new()), |(store, hint)| (Some(store), hint));
+    let message = "no store: give --store or set COLDPRESS_STORE (or count only, with --dry-run)";
+    let url = match args.dry_run {
+        true => None,
+        false => Some(args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?),
+    };
+    // Before any work: who may not wrap or put shall hear it now.
+    let store = url.as_ref().map(|url| {
+        key.check(&args.application)?;
+        args.put.open(&args.store, url, &args.root, &salt)
+    });
+    let store = store.transpose()?;
+    if let Some(warning) = store.as_ref().and_then(|store| store.warning()) {
+        output::warn(cli, &warning);
+    }
     let options = Options {
         codec: args.compression,
         free: args.free.0,
@@ -46,43 +61,40 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         max_size: args.max_size.map(|size| size.0),
         root: args.root.clone(),
         application: args.application.clone(),
-        store_hint: hint,
+        store_hint: url.as_ref().map(hint).unwrap_or_default(),
     };
     let progress = output::progress(cli);
     let image = source::open(&args.image, args.platform.as_ref(), options.limits())?;
-    let put = store.as_ref().map(|store| store as &dyn PutIfAbsent);
-    let converted = convert(&image, &salt, &options, put, &*progress)?;
+    let converted = convert(&image, &salt, &options, store.as_deref(), &*progress)?;
     if let (Some(store), Some(path)) = (&store, &args.output) {
-        publish(&converted, &key, store, path)?;
+        if started.elapsed() > LONGEST {
+            let message =
+                "the conversion took over 24 hours: chunks that it saw stored may have been collected; run it again";
+            return Err(Error::new(ErrorKind::Unavailable, message).into());
+        }
+        publish(&converted, &*key, &**store, path)?;
     }
     let report = Report { args, converted: &converted, known: known.as_ref(), started };
     Ok(output::result(cli, &report.text(), &report.json())?)
 }
 
-/// The salt of a converter's key file.
-pub fn salt_of(key: &KeyFile) -> Result<Salt, Failure> {
-    let message =
-        "the key file has no salt, so it can only read; converting needs the one that `coldpress keygen` made";
-    key.salt.clone().ok_or_else(|| Error::new(ErrorKind::Denied, message).into())
-}
-
-/// The putting half of the store, and how a reader on this host finds it.
-fn open_store(args: &ConvertArgs) -> Result<(LocalPut, String), Failure> {
-    let message = "no store: give --store DIR or set COLDPRESS_STORE (or count only, with --dry-run)";
-    let directory = named_store(args.store.as_deref())?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
-    let store = LocalPut::open(&directory)?;
-    let hint = directory.canonicalize().ok().and_then(|path: PathBuf| path.into_os_string().into_string().ok());
+/// How a reader finds the store.
+fn hint(url: &StoreUrl) -> String {
+    let hint = match url {
+        StoreUrl::Directory(path) => path.canonicalize().ok().and_then(|path| path.into_os_string().into_string().ok()),
+        StoreUrl::Bucket(url) => Some(url.to_string()),
+    };
     // A path that a manifest cannot say is no hint.
     let sayable = |hint: &String| hint.len() <= usize::from(u16::MAX) && !hint.chars().any(char::is_control);
-    Ok((store, hint.filter(sayable).unwrap_or_default()))
+    hint.filter(sayable).unwrap_or_default()
 }
 
 /// Puts the manifest in the store and then writes it: the last things that a conversion does.
-fn publish(converted: &Converted, key: &KeyFile, store: &LocalPut, path: &Path) -> Result<(), Error> {
+fn publish(converted: &Converted, key: &dyn KeyWrap, store: &dyn PutIfAbsent, path: &Path) -> Result<(), Error> {
     let clear = &converted.manifest.clear;
     // A manifest never names a chunk that is missing.
     clear.names.iter().try_for_each(|name| store.still_there(&ObjectName::chunk(&clear.root, *name)))?;
-    let bytes = converted.manifest.encode(&key.wrapping_key)?;
+    let bytes = converted.manifest.encode(key)?;
     store.put_if_absent(&ObjectName::manifest(&clear.root, Sha256::of(&bytes)), &bytes)?;
     output::write_whole(path, |mut file| file.write_all(&bytes).map_err(|error| Error::file(path, error)))
 }
@@ -130,6 +142,7 @@ impl Report<'_> {
             "new_bytes": new.map(|(_, bytes)| bytes),
             "put_chunks": counts.put_chunks,
             "claimed_chunks": counts.claimed_chunks,
+            "known_chunks": counts.known_chunks,
             "seconds": self.started.elapsed().as_secs_f64(),
         })
     }
@@ -142,7 +155,11 @@ impl Report<'_> {
         };
         let new = match (self.new_chunks(), self.args.dry_run) {
             (Some((chunks, bytes)), false) => {
-                format!("{chunks} new chunks ({}), {} were there", show(bytes), counts.claimed_chunks)
+                let known = match counts.known_chunks {
+                    0 => String::new(),
+                    known => format!(", {known} were known to be"),
+                };
+                format!("{chunks} new chunks ({}), {} were there{known}", show(bytes), counts.claimed_chunks)
             }
             (Some((chunks, bytes)), true) => {
                 format!("{chunks} new chunks ({}) against the manifest given", show(bytes))

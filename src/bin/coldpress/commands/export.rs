@@ -23,14 +23,14 @@ type Write<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
 
 pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let key = args.from.key.require()?;
-    let manifest = args.from.manifest.open(&key)?;
+    let manifest = args.from.manifest.open(&*key)?;
     let store = args.from.store.open(&manifest)?;
     let progress = output::progress(cli);
     let fail = |error| Error::file(&args.output, error);
     output::write_whole(&args.output, |file| {
         file.set_len(manifest.device_bytes()).map_err(fail)?;
         let write = |offset, bytes: &[u8]| file.write_all_at(bytes, offset).map_err(fail);
-        copy(&manifest, &store, args.threads.threads(), &*progress, &write)
+        copy(&manifest, &*store, args.threads.threads(), &*progress, &write)
     })?;
     let text = format!(
         "{}: {} ({} chunks)\n",

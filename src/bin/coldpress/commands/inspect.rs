@@ -15,7 +15,7 @@ pub fn run(cli: &Cli, args: &InspectArgs) -> CommandResult {
     let sealed = args.manifest.read()?;
     match args.key.find()? {
         Some(key) => {
-            let manifest = args.manifest.open(&key)?;
+            let manifest = args.manifest.open(&*key)?;
             let text = clear_text(&manifest.clear) + &sealed_text(&manifest);
             Ok(output::result(cli, &text, &full_json(&manifest))?)
         }

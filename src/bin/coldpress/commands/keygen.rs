@@ -1,6 +1,6 @@
 //! `coldpress keygen`.
 
-use coldpress::crypto::KeyFile;
+use coldpress::crypto::{KeyFile, Salt, Secret};
 use serde_json::json;
 
 use crate::args::{Cli, KeygenArgs};
@@ -8,6 +8,13 @@ use crate::output;
 use crate::shared::failure::CommandResult;
 
 pub fn run(cli: &Cli, args: &KeygenArgs) -> CommandResult {
+    if args.salt_only {
+        let salt = Salt::new(Secret::random()?);
+        KeyFile::write_new_salt(&args.output, &salt)?;
+        let scope = salt.scope().to_string();
+        let text = format!("{}: the salt of scope {scope}, and no key\n", args.output.display());
+        return Ok(output::result(cli, &text, &json!({ "key_file": args.output, "scope_id": scope }))?);
+    }
     let key = match &args.worker_of {
         Some(path) => KeyFile { salt: None, ..KeyFile::read(path)? },
         None => KeyFile::generate()?,

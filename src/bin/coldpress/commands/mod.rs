@@ -4,6 +4,7 @@ mod convert;
 mod export;
 mod inspect;
 mod keygen;
+mod rewrap;
 mod verify;
 
 use crate::args::{Cli, Command};
@@ -17,5 +18,6 @@ pub fn run(cli: &Cli) -> CommandResult {
         Command::Verify(args) => verify::run(cli, args),
         Command::Inspect(args) => inspect::run(cli, args),
         Command::Export(args) => export::run(cli, args),
+        Command::Rewrap(args) => rewrap::run(cli, args),
     }
 }

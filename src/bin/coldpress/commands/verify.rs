@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coldpress::convert::{Converted, Options, convert, flatten_only};
-use coldpress::crypto::KeyFile;
+use coldpress::crypto::KeyWrap;
 use coldpress::fs::ext4::layout::{EPOCH, Layout};
 use coldpress::manifest::{ChunkRef, OpenManifest};
 use coldpress::progress::Progress;
@@ -12,7 +12,6 @@ use coldpress::source::{self, ImageRef};
 use coldpress::{ChunkIndex, Error, ErrorKind};
 use serde_json::{Value, json};
 
-use super::convert::salt_of;
 use crate::args::{Cli, VerifyArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure, chain};
@@ -22,7 +21,7 @@ const NAMED: usize = 10;
 
 pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
     let key = args.from.key.require()?;
-    let manifest = args.from.manifest.open(&key)?;
+    let manifest = args.from.manifest.open(&*key)?;
     let progress = output::progress(cli);
     let (mut text, mut good) = (String::new(), true);
     let mut json = json!({ "root_digest": manifest.clear.root_digest, "image_digest": manifest.sealed.image_digest });
@@ -32,7 +31,7 @@ pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
         json["store"] = found.json;
     }
     if let Some(image) = &args.source {
-        let found = from_source(args, image, &key, &manifest, &*progress)?;
+        let found = from_source(args, image, &*key, &manifest, &*progress)?;
         (text, good) = (text + &found.text, good && found.good);
         json["source"] = found.json;
     }
@@ -54,7 +53,7 @@ struct Finding {
 
 fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress) -> Result<Finding, Failure> {
     let store = args.from.store.open(manifest)?;
-    let report = verify_store(manifest, &store, args.threads.threads(), progress)?;
+    let report = verify_store(manifest, &*store, args.threads.threads(), progress)?;
     let good = report.bad.is_empty() && report.image_digest_matches;
     let bad: Vec<String> = report.bad.iter().map(chain).collect();
     let mut text = match (bad.len(), report.image_digest_matches) {
@@ -75,15 +74,14 @@ fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress)
 fn from_source(
     args: &VerifyArgs,
     reference: &ImageRef,
-    key: &KeyFile,
+    key: &dyn KeyWrap,
     manifest: &OpenManifest,
     progress: &dyn Progress,
 ) -> Result<Finding, Failure> {
-    let salt = salt_of(key)?;
+    let salt = args.salt.salt(key, &args.from.key.kms)?;
     let clear = &manifest.clear;
     if salt.scope() != clear.scope {
-        let message =
-            format!("the manifest is of dedup scope {}, the key file's salt makes {}", clear.scope, salt.scope());
+        let message = format!("the manifest is of dedup scope {}, the salt given makes {}", clear.scope, salt.scope());
         return Err(Error::new(ErrorKind::Denied, message).into());
     }
     let recipe = &clear.recipe;

@@ -36,9 +36,9 @@ pub fn run(cli: &Cli) -> CommandResult {
 /// Opens the device of an image.
 fn open(source: &Source) -> Result<ChunkDevice, Failure> {
     let key = source.key.require()?;
-    let manifest = source.manifest.open(&key)?;
+    let manifest = source.manifest.open(&*key)?;
     let store = source.store.open(&manifest)?;
-    Ok(ChunkDevice::new(manifest, Box::new(store), KEEP))
+    Ok(ChunkDevice::new(manifest, store, KEEP))
 }
 
 /// With `--verbose`: how many chunks were fetched.

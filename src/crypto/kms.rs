@@ -1,0 +1,277 @@
+//! Keys in AWS KMS, which encloses data keys for an encryption context and never gives a key out.
+//!
+//! docs/manifest-format.md defines the context. Its two fields, and nothing else of an image, are seen by the service; key
+//! policies can ask for both.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_kms::Client;
+use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
+
+use super::convergent::Salt;
+use super::secret::Secret;
+use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
+use crate::digest::Sha256;
+use crate::runtime::Services;
+use crate::{Error, ErrorKind, Result};
+
+const ROOT_DIGEST: &str = "coldpress:root-digest";
+const APPLICATION: &str = "coldpress:application";
+/// What an HMAC key of the service signs to give a salt. Changes every stored byte of its scopes.
+const SALT_MESSAGE: &[u8] = b"coldpress salt v1\n";
+
+/// A key of AWS KMS.
+pub struct KmsKey {
+    services: Services,
+    client: Client,
+    /// Id, ARN or alias, as the service takes them.
+    id: String,
+}
+
+impl KmsKey {
+    /// The key `id`, at `endpoint` where the service is another than AWS's own.
+    ///
+    /// # Errors
+    /// `Input` where nothing says the region.
+    pub fn open(id: &str, endpoint: Option<&str>) -> Result<Self> {
+        let services = Services::start()?;
+        let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .retry_config(aws_config::retry::RetryConfig::standard().with_max_attempts(6))
+            .timeout_config(
+                aws_config::timeout::TimeoutConfig::builder()
+                    .operation_attempt_timeout(Duration::from_secs(15))
+                    .build(),
+            );
+        if let Some(region) = region_of(id) {
+            loader = loader.region(aws_config::Region::new(region.to_owned()));
+        } else if endpoint.is_some() {
+            let chain = aws_config::environment::EnvironmentVariableRegionProvider::new();
+            loader =
+                loader.region(aws_config::meta::region::RegionProviderChain::first_try(chain).or_else("us-east-1"));
+        }
+        let config = services.wait(loader.load());
+        if config.region().is_none() {
+            let message = format!("key aws-kms://{id}: no region: set AWS_REGION, or name the key by its ARN");
+            return Err(Error::new(ErrorKind::Input, message));
+        }
+        let mut config = aws_sdk_kms::config::Builder::from(&config);
+        if let Some(endpoint) = endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        Ok(Self { services, client: Client::from_conf(config.build()), id: id.to_owned() })
+    }
+
+    /// The salt that an HMAC key of the service makes; the same each time.
+    ///
+    /// # Errors
+    /// `Denied`, `NotFound` or `Unavailable`, naming the key.
+    pub fn salt(&self) -> Result<Salt> {
+        let request = self
+            .client
+            .generate_mac()
+            .key_id(&self.id)
+            .mac_algorithm(MacAlgorithmSpec::HmacSha256)
+            .message(Blob::new(SALT_MESSAGE));
+        let answer = self.services.wait(request.send()).map_err(|error| self.failure("GenerateMac", &error))?;
+        Ok(Salt::new(self.secret(answer.mac)?))
+    }
+
+    fn secret(&self, blob: Option<Blob>) -> Result<Secret> {
+        let bytes = zeroize::Zeroizing::new(blob.map(Blob::into_inner).unwrap_or_default());
+        let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| self.unexpected())?;
+        Ok(Secret::from_bytes(bytes))
+    }
+
+    fn unexpected(&self) -> Error {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("key aws-kms://{}: the service's answer is not what was asked for", self.id),
+        )
+    }
+
+    fn failure<E>(&self, operation: &str, error: &SdkError<E>) -> Error
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let code = error.code().filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let kind = match (status, code.unwrap_or_default()) {
+            (_, "NotFoundException") => ErrorKind::NotFound,
+            (Some(401 | 403), _)
+            | (
+                _,
+                "AccessDeniedException"
+                | "DisabledException"
+                | "InvalidCiphertextException"
+                | "IncorrectKeyException"
+                | "KMSInvalidStateException"
+                | "InvalidKeyUsageException",
+            ) => ErrorKind::Denied,
+            (None | Some(408 | 429 | 500..=599), _) | (_, "ThrottlingException" | "LimitExceededException") => {
+                ErrorKind::Unavailable
+            }
+            _ => ErrorKind::Input,
+        };
+        let answer = match (status, code) {
+            (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
+            (Some(status), None) => format!("the service answered {status}"),
+            // Nothing was answered: no credentials, no connection.
+            (None, _) => DisplayErrorContext(error).to_string(),
+        };
+        Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id))
+    }
+
+    /// Whether a wrap can be this key's: an alias can name any.
+    fn may_have_made(&self, wrap: &Wrap) -> bool {
+        let (id, arn) = (self.id.as_str(), String::from_utf8_lossy(&wrap.key_id));
+        let alias = id.starts_with("alias/") || id.contains(":alias/");
+        wrap.kind == WRAP_AWS_KMS && (alias || id == arn || arn.ends_with(&format!("/{id}")))
+    }
+}
+
+/// Something that can be asked of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOperation {
+    /// A fresh data key, enclosed.
+    GenerateDataKey,
+    /// Enclose a data key that is there.
+    Encrypt,
+    /// Open an enclosed data key.
+    Decrypt,
+}
+
+impl KeyOperation {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::GenerateDataKey, Self::Encrypt, Self::Decrypt];
+
+    /// The service's word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GenerateDataKey => "GenerateDataKey",
+            Self::Encrypt => "Encrypt",
+            Self::Decrypt => "Decrypt",
+        }
+    }
+}
+
+impl KmsKey {
+    /// Whether `operation` is allowed: tried dry, or on bytes that the key never made.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such key, `Unavailable`.
+    pub fn allows(&self, operation: KeyOperation, application: &str) -> Result<bool> {
+        let context = trial(application);
+        let tried = match operation {
+            KeyOperation::GenerateDataKey => self.check(application),
+            KeyOperation::Encrypt => {
+                let request = self.client.encrypt().key_id(&self.id).plaintext(Blob::new([0; 32])).dry_run(true);
+                let request = request.set_encryption_context(Some(fields(&context)));
+                self.dry(operation.name(), self.services.wait(request.send()).map(drop))
+            }
+            KeyOperation::Decrypt => {
+                let request = self.client.decrypt().key_id(&self.id).ciphertext_blob(Blob::new([0; 64]));
+                match self.services.wait(request.set_encryption_context(Some(fields(&context))).send()) {
+                    // Who may not is told so first.
+                    Err(error) if error.code().is_some_and(|code| NOT_ITS_OWN.contains(&code)) => Ok(()),
+                    answer => self.dry(operation.name(), answer.map(drop)),
+                }
+            }
+        };
+        match tried {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Denied => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Services that know no dry run carry it out; what they give is dropped.
+    fn dry<E>(&self, operation: &str, answer: Result<(), SdkError<E>>) -> Result<()>
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        match answer {
+            Ok(()) => Ok(()),
+            Err(error) if error.code() == Some("DryRunOperationException") => Ok(()),
+            Err(error) => Err(self.failure(operation, &error)),
+        }
+    }
+}
+
+/// What is answered to who may decrypt, of bytes that are not this key's.
+const NOT_ITS_OWN: [&str; 2] = ["InvalidCiphertextException", "IncorrectKeyException"];
+
+/// A context for trials: of no image.
+fn trial(application: &str) -> EncryptionContext {
+    EncryptionContext { root_digest: Sha256::of(b""), application: application.to_owned() }
+}
+
+/// The region that an ARN names.
+fn region_of(id: &str) -> Option<&str> {
+    id.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty())
+}
+
+fn fields(context: &EncryptionContext) -> HashMap<String, String> {
+    let mut fields = HashMap::from([(ROOT_DIGEST.to_owned(), context.root_digest.to_string())]);
+    if !context.application.is_empty() {
+        fields.insert(APPLICATION.to_owned(), context.application.clone());
+    }
+    fields
+}
+
+impl KeyWrap for KmsKey {
+    fn check(&self, application: &str) -> Result<()> {
+        let context = trial(application);
+        let request = self
+            .client
+            .generate_data_key()
+            .key_id(&self.id)
+            .key_spec(DataKeySpec::Aes256)
+            .set_encryption_context(Some(fields(&context)))
+            .dry_run(true);
+        self.dry("GenerateDataKey", self.services.wait(request.send()).map(drop))
+    }
+
+    fn new_data_key(&self, context: &EncryptionContext) -> Result<(DataKey, Wrap)> {
+        let request = self
+            .client
+            .generate_data_key()
+            .key_id(&self.id)
+            .key_spec(DataKeySpec::Aes256)
+            .set_encryption_context(Some(fields(context)));
+        let answer = self.services.wait(request.send()).map_err(|error| self.failure("GenerateDataKey", &error))?;
+        let (Some(key_id), Some(blob)) = (answer.key_id, answer.ciphertext_blob) else { return Err(self.unexpected()) };
+        let wrap = Wrap { kind: WRAP_AWS_KMS, key_id: key_id.into_bytes(), blob: blob.into_inner() };
+        Ok((DataKey(self.secret(answer.plaintext)?), wrap))
+    }
+
+    fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Wrap> {
+        let request = self
+            .client
+            .encrypt()
+            .key_id(&self.id)
+            .plaintext(Blob::new(data_key.0.expose()))
+            .set_encryption_context(Some(fields(context)));
+        let answer = self.services.wait(request.send()).map_err(|error| self.failure("Encrypt", &error))?;
+        let (Some(key_id), Some(blob)) = (answer.key_id, answer.ciphertext_blob) else { return Err(self.unexpected()) };
+        Ok(Wrap { kind: WRAP_AWS_KMS, key_id: key_id.into_bytes(), blob: blob.into_inner() })
+    }
+
+    fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey> {
+        let Some(wrap) = wraps.iter().find(|wrap| self.may_have_made(wrap)) else {
+            let message = format!("the manifest is not for the key aws-kms://{}", self.id);
+            return Err(Error::new(ErrorKind::Denied, message));
+        };
+        let request = self
+            .client
+            .decrypt()
+            .key_id(&self.id)
+            .ciphertext_blob(Blob::new(wrap.blob.clone()))
+            .set_encryption_context(Some(fields(context)));
+        let answer = self.services.wait(request.send()).map_err(|error| self.failure("Decrypt", &error))?;
+        Ok(DataKey(self.secret(answer.plaintext)?))
+    }
+}

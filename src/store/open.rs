@@ -1,0 +1,203 @@
+//! Clients of the services, with the credentials and settings that are usual for each.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum, S3ConditionalPut};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
+use tokio::sync::Mutex;
+
+use super::local::{LocalCollect, LocalGet, LocalPut};
+use super::remote::{Bucket, RemoteCollect, RemoteGet, RemotePut};
+use super::url::Service;
+use super::witness::Witness;
+use super::{BucketUrl, Collect, Get, PutIfAbsent, RootId, StoreUrl};
+use crate::runtime::Services;
+use crate::{Error, ErrorKind, Result};
+
+/// What else a client of a service is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Another address than the service's own: an S3-compatible server's.
+    pub endpoint: Option<String>,
+    /// The bucket's region; else the environment's or the profile's.
+    pub region: Option<String>,
+    /// The bucket stands in the host's name, not in the path.
+    pub virtual_host: bool,
+    /// Most puts at a time.
+    pub in_flight: usize,
+}
+
+/// Puts at a time where nothing else is said.
+pub const IN_FLIGHT: usize = 32;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { endpoint: None, region: None, virtual_host: false, in_flight: IN_FLIGHT }
+    }
+}
+
+/// The half of `url` that can only put, for chunks of `root`.
+///
+/// # Errors
+/// `Denied` where it may not put, `NotFound` where there is no such bucket, `Unavailable`, `Input` for settings.
+pub fn open_put(url: &StoreUrl, settings: &Settings, root: &RootId) -> Result<Box<dyn PutIfAbsent>> {
+    Ok(match url {
+        StoreUrl::Directory(path) => Box::new(LocalPut::open(path)?),
+        StoreUrl::Bucket(url) => Box::new(RemotePut::open(bucket(url, settings)?, settings.in_flight, root)?),
+    })
+}
+
+/// The half of `url` that can only get.
+///
+/// # Errors
+/// `NotFound` where there is no such directory, `Denied` where there are no credentials, `Input` for settings.
+pub fn open_get(url: &StoreUrl, settings: &Settings) -> Result<Box<dyn Get>> {
+    Ok(match url {
+        StoreUrl::Directory(path) => Box::new(LocalGet::open(path)?),
+        StoreUrl::Bucket(url) => Box::new(RemoteGet(bucket(url, settings)?)),
+    })
+}
+
+/// The half of `url` that lists and deletes.
+///
+/// # Errors
+/// As [`open_get`].
+pub fn open_collect(url: &StoreUrl, settings: &Settings) -> Result<Box<dyn Collect>> {
+    Ok(match url {
+        StoreUrl::Directory(path) => Box::new(LocalCollect::open(path)?),
+        StoreUrl::Bucket(url) => Box::new(RemoteCollect(RemoteGet(bucket(url, settings)?))),
+    })
+}
+
+pub(super) fn bucket(url: &BucketUrl, settings: &Settings) -> Result<Bucket> {
+    let services = Services::start()?;
+    let store = match url.service {
+        Service::S3 => s3(url, settings, &services),
+        Service::Gcs => gcs(url, settings),
+        Service::Azure => azure(url, settings),
+    };
+    let store = store.map_err(|error| error.within(format!("store {url}")))?;
+    Ok(Bucket { services, store, url: url.clone() })
+}
+
+fn once() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+}
+
+fn client(settings: &Settings) -> ClientOptions {
+    ClientOptions::new()
+        .with_allow_http(settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")))
+        .with_connect_timeout(Duration::from_secs(10))
+        .with_timeout(Duration::from_secs(60))
+        .with_pool_max_idle_per_host(settings.in_flight)
+}
+
+fn refused(error: &object_store::Error) -> Error {
+    Error::new(ErrorKind::Input, error.to_string())
+}
+
+fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<dyn ObjectStore>> {
+    let mut config = aws_config::defaults(aws_config::BehaviorVersion::latest());
+    if let Some(region) = &settings.region {
+        config = config.region(aws_config::Region::new(region.clone()));
+    } else if settings.endpoint.is_some() {
+        // Servers of one's own have no regions, and asking for one asks the metadata service of a cloud.
+        let chain = aws_config::environment::EnvironmentVariableRegionProvider::new();
+        config = config.region(aws_config::meta::region::RegionProviderChain::first_try(chain).or_else("us-east-1"));
+    }
+    let config = services.wait(config.load());
+    let Some(region) = config.region() else {
+        let message = "no region: give --store-region, or set AWS_REGION";
+        return Err(Error::new(ErrorKind::Input, message));
+    };
+    let Some(credentials) = config.credentials_provider() else {
+        return Err(Error::new(ErrorKind::Denied, "no AWS credentials are at hand"));
+    };
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&url.bucket)
+        .with_region(region.as_ref())
+        .with_credentials(Arc::new(Credentials { chain: credentials, last: Mutex::default() }))
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_checksum_algorithm(Checksum::SHA256)
+        .with_virtual_hosted_style_request(settings.virtual_host)
+        .with_disable_bulk_delete(true)
+        .with_http_connector(Witness)
+        .with_client_options(client(settings))
+        .with_retry(once());
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
+}
+
+fn gcs(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(&url.bucket)
+        .with_http_connector(Witness)
+        .with_client_options(client(settings))
+        .with_retry(once());
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
+}
+
+fn azure(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_container_name(&url.bucket)
+        .with_http_connector(Witness)
+        .with_client_options(client(settings))
+        .with_retry(once());
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
+    }
+    Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
+}
+
+/// AWS's own chain: environment, profiles, single sign-on, web identities, containers, instances.
+struct Credentials {
+    chain: SharedCredentialsProvider,
+    last: Mutex<Option<(Arc<AwsCredential>, Option<SystemTime>)>>,
+}
+
+/// Credentials are asked for anew so long before they expire.
+const SPARE: Duration = Duration::from_secs(300);
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Credentials {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let mut last = self.last.lock().await;
+        #[expect(clippy::disallowed_methods, reason = "when credentials expire is said by the clock")]
+        let soon = SystemTime::now() + SPARE;
+        if let Some((credential, expires)) = &*last
+            && expires.is_none_or(|expires| expires > soon)
+        {
+            return Ok(Arc::clone(credential));
+        }
+        let found = self.chain.provide_credentials().await.map_err(|error| object_store::Error::Unauthenticated {
+            path: "AWS credentials".to_owned(),
+            source: Box::new(error),
+        })?;
+        let credential = Arc::new(AwsCredential {
+            key_id: found.access_key_id().to_owned(),
+            secret_key: found.secret_access_key().to_owned(),
+            token: found.session_token().map(str::to_owned),
+        });
+        *last = Some((Arc::clone(&credential), found.expiry()));
+        Ok(credential)
+    }
+}

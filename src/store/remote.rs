@@ -1,0 +1,256 @@
+//! A bucket of a service as a store, in halves that each make one kind of request.
+//!
+//! A put is one request with `If-None-Match: *` (docs/design.md, "Stores"): no HEAD, GET or LIST, and no look-up of the bucket.
+//! Requests are repeated by [`super::retry`], and by nothing below it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use super::retry::{Failure, repeat};
+use super::url::Service;
+use super::witness::{Answer, Note};
+use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome};
+use crate::digest::Sha256;
+use crate::runtime::Services;
+use crate::store::RootId;
+use crate::{Error, ErrorKind, Result};
+
+/// What the condition is tried on before the first chunk.
+pub(super) const PROBE: &[u8] = b"coldpress asks with this object whether the store keeps what is there\n";
+
+/// A bucket, and what may be asked of it.
+#[derive(Clone)]
+pub(super) struct Bucket {
+    pub(super) services: Services,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) url: BucketUrl,
+}
+
+/// What became of one put request.
+pub(super) type Put = Result<PutOutcome, Failure>;
+
+impl Bucket {
+    fn key(&self, name: &ObjectName) -> Path {
+        Path::from(self.url.key(name.as_str()))
+    }
+
+    /// One request.
+    pub(super) fn put_once(&self, name: &ObjectName, payload: &PutPayload, mode: PutMode) -> Put {
+        let note = Note::default();
+        let options = PutOptions { mode, extensions: note.extensions(), ..PutOptions::default() };
+        let put = self.services.wait(self.store.put_opts(&self.key(name), payload.clone(), options));
+        match put {
+            Ok(_) => Ok(PutOutcome::Stored),
+            Err(object_store::Error::AlreadyExists { .. }) if self.says_present(note.read()) => Ok(PutOutcome::Present),
+            Err(error) => Err(failure(name, &error, note.read())),
+        }
+    }
+
+    /// S3 and Google answer 412 to a put of what is there; S3's 409 says that another put is under way, Azure's that it is there.
+    fn says_present(&self, answer: Answer) -> bool {
+        match answer.status {
+            Some(409) => self.url.service == Service::Azure,
+            _ => true,
+        }
+    }
+
+    /// One request.
+    pub(super) fn get_once(&self, name: &ObjectName, limit: u64, head: bool) -> Result<Vec<u8>, Failure> {
+        let note = Note::default();
+        let options = GetOptions { extensions: note.extensions(), head, ..GetOptions::default() };
+        let got = self.services.wait(async {
+            let object = self.store.get_opts(&self.key(name), options).await?;
+            // No more is taken into memory than such an object can have.
+            match object.meta.size <= limit {
+                true => object.bytes().await.map(Some),
+                false => Ok(None),
+            }
+        });
+        match got {
+            Ok(Some(bytes)) => Ok(bytes.into()),
+            Ok(None) => {
+                let message = format!("{name}: longer than any such object is");
+                Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)))
+            }
+            Err(error) => Err(failure(name, &error, note.read())),
+        }
+    }
+
+    pub(super) fn list_once(&self, prefix: &str) -> Result<Vec<String>, Failure> {
+        let prefix = self.url.key(prefix);
+        let listed = self.services.wait(self.store.list_with_delimiter(Some(&Path::from(prefix.as_str()))));
+        let listed = listed.map_err(|error| failure(&prefix, &error, Answer::default()))?;
+        let own = |key: &str| match self.url.prefix.as_str() {
+            "" => Some(key.to_owned()),
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned),
+        };
+        Ok(listed.objects.iter().filter_map(|object| own(object.location.as_ref())).collect())
+    }
+
+    pub(super) fn delete_once(&self, name: &ObjectName) -> Result<(), Failure> {
+        let deleted = self.services.wait(self.store.delete(&self.key(name)));
+        deleted.map_err(|error| failure(name, &error, Answer::default()))
+    }
+}
+
+/// The half that can only put.
+pub(super) struct RemotePut {
+    bucket: Bucket,
+    in_flight: usize,
+    /// Whether the service keeps what is there when a put is conditional.
+    conditional: Condition,
+}
+
+/// What a service makes of `If-None-Match: *`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    /// It keeps what is there.
+    Kept,
+    /// It takes the header, and overwrites.
+    Ignored,
+    /// It refuses the header.
+    Refused,
+}
+
+impl RemotePut {
+    /// Puts a small object twice at most, to see whether puts are allowed and whether the condition is kept.
+    ///
+    /// # Errors
+    /// `Denied` where it may not put, `NotFound` where there is no such bucket, `Unavailable`.
+    pub(super) fn open(bucket: Bucket, in_flight: usize, root: &RootId) -> Result<Self> {
+        let mut put = Self { bucket, in_flight, conditional: Condition::Kept };
+        let probe = ObjectName::chunk(root, Sha256::of(PROBE));
+        let mut outcome = put.probe(&probe)?;
+        if outcome == Some(PutOutcome::Stored) {
+            outcome = put.probe(&probe)?;
+        }
+        put.conditional = match outcome {
+            Some(PutOutcome::Present | PutOutcome::Known) => Condition::Kept,
+            Some(PutOutcome::Stored) => Condition::Ignored,
+            None => Condition::Refused,
+        };
+        Ok(put)
+    }
+
+    /// `None` where the service does not know the condition.
+    fn probe(&self, name: &ObjectName) -> Result<Option<PutOutcome>> {
+        let payload = PutPayload::from_static(PROBE);
+        let put = repeat(|| match self.bucket.put_once(name, &payload, PutMode::Create) {
+            Err(Failure::Final(error)) if error.kind() == ErrorKind::Unsupported => Ok(None),
+            put => put.map(Some),
+        });
+        put.map_err(|error| error.within(format!("store {}", self.bucket.url)))
+    }
+}
+
+impl PutIfAbsent for RemotePut {
+    fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
+        let payload = PutPayload::from(bytes.to_vec());
+        let mode = if self.conditional == Condition::Refused { PutMode::Overwrite } else { PutMode::Create };
+        repeat(|| self.bucket.put_once(name, &payload, mode.clone()))
+    }
+
+    fn still_there(&self, _: &ObjectName) -> Result<()> {
+        // Who may only put cannot ask.
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn warning(&self) -> Option<String> {
+        let how = match self.conditional {
+            Condition::Kept => return None,
+            Condition::Ignored => "ignores",
+            Condition::Refused => "does not know",
+        };
+        Some(format!(
+            "store {} {how} If-None-Match: what is there is sent and stored again, equal bytes under equal names; anyone who \
+             may put there can also overwrite",
+            self.bucket.url
+        ))
+    }
+}
+
+/// The half that can only get.
+pub(super) struct RemoteGet(pub(super) Bucket);
+
+impl Get for RemoteGet {
+    fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
+        repeat(|| self.0.get_once(name, limit, false))
+    }
+
+    fn in_flight(&self) -> usize {
+        16
+    }
+}
+
+/// The half that lists and deletes; it gets, too.
+pub(super) struct RemoteCollect(pub(super) RemoteGet);
+
+impl Collect for RemoteCollect {
+    fn get(&self) -> &dyn Get {
+        &self.0
+    }
+
+    fn manifests(&self, root: &RootId) -> Result<Vec<ObjectName>> {
+        let names = repeat(|| self.0.0.list_once(&ObjectName::manifests(root)))?;
+        Ok(names.iter().filter_map(|name| ObjectName::parse_manifest(root, name)).collect())
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<()> {
+        repeat(|| match self.0.0.delete_once(name) {
+            Err(Failure::Final(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        })
+    }
+}
+
+/// What an answer means for whoever asked; `answer` is empty where none was noted.
+fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: Answer) -> Failure {
+    use object_store::Error as E;
+    let kind = match (answer.status, error) {
+        // Not while it is busy, though a refusal is what it answers then.
+        (Some(408 | 409 | 429), _) => ErrorKind::Unavailable,
+        (Some(501), _) => ErrorKind::Unsupported,
+        (Some(500..=599) | None, E::Generic { .. }) => ErrorKind::Unavailable,
+        (_, E::NotFound { .. }) => ErrorKind::NotFound,
+        (_, E::PermissionDenied { .. } | E::Unauthenticated { .. }) => ErrorKind::Denied,
+        (_, E::AlreadyExists { .. } | E::Precondition { .. }) => ErrorKind::Unavailable,
+        (_, E::NotImplemented { .. } | E::NotSupported { .. }) => ErrorKind::Unsupported,
+        // The body broke off.
+        (Some(200..=299), _) => ErrorKind::Unavailable,
+        _ => ErrorKind::Input,
+    };
+    let error = Error::new(kind, format!("object {object}: {}", reason(error, answer)));
+    match kind {
+        ErrorKind::Unavailable => {
+            Failure::Again { error, after: answer.retry_after.map(|after| after.min(MOST_AFTER)) }
+        }
+        _ => Failure::Final(error),
+    }
+}
+
+/// No service may make a client wait longer between two requests.
+const MOST_AFTER: Duration = Duration::from_secs(60);
+
+/// What was answered, without addresses, headers or bodies: these can have credentials in them.
+fn reason(error: &object_store::Error, answer: Answer) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let text = innermost.to_string();
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+    let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    match (answer.status, code) {
+        (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
+        (Some(status), None) => format!("the service answered {status}"),
+        (None, Some(code)) => format!("the service answered {code}"),
+        (None, None) => text,
+    }
+}

@@ -1,0 +1,204 @@
+//! Stores behind services: moto, which enforces what each user may do, and a proxy that spoils requests.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::{Image, Layer, Packing, noise, stdout};
+use crate::servers::{Fault, Moto, Proxy};
+
+/// An image of about `chunks` chunks.
+fn image(chunks: usize) -> Image {
+    let layer = (0..chunks).fold(Layer::new().dir("data"), |layer, n| {
+        layer.file(&format!("data/{n:03}"), &noise(512 * 1024, 7 + n as u64))
+    });
+    Image::new([layer, Layer::new().file("greeting", b"hello\n")])
+}
+
+fn json(output: &std::process::Output) -> Value {
+    serde_json::from_slice(&stdout(output)).unwrap()
+}
+
+fn moto_with(chunks: usize) -> Moto {
+    let moto = Moto::start();
+    image(chunks).oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    moto
+}
+
+const CONVERT: [&str; 7] = ["convert", "oci:app", "--store", "s3://chunks/p", "-o", "app.cpm", "--json"];
+
+#[test]
+fn who_may_only_put_converts_and_the_server_sees_puts_alone() {
+    let moto = moto_with(20);
+    let proxy = Proxy::before(&moto.url, |_, _, _| Fault::None);
+    let report = json(&moto.coldpress_via(&proxy.url, "converter", &CONVERT));
+    assert!(report["put_chunks"].as_u64().unwrap() > 20);
+    assert_eq!(report["claimed_chunks"], 0);
+    let seen = proxy.seen();
+    assert!(seen.iter().all(|seen| seen.method == "PUT"), "{seen:?}");
+    // Each chunk, the manifest, and the question whether puts are kept, twice.
+    assert_eq!(seen.len() as u64, report["put_chunks"].as_u64().unwrap() + 3);
+
+    // The same rights, by another client: the server refuses all else.
+    let key = &seen[5].path["/chunks/".len()..];
+    let codes = moto.boto(
+        "converter",
+        &format!(
+            "k = '{key}'\nprint(code(lambda: s3.get_object(Bucket='chunks', Key=k)), code(lambda: s3.head_object(Bucket='chunks', Key=k)), \
+             code(lambda: s3.list_objects_v2(Bucket='chunks')), code(lambda: s3.delete_object(Bucket='chunks', Key=k)))\n"
+        ),
+    );
+    assert_eq!(codes.trim(), "403 403 403 403");
+
+    // Who may get reads it, and verifies it whole.
+    let verified = json(&moto.coldpress("reader", &["verify", "app.cpm", "--store", "s3://chunks/p", "--json"]));
+    assert_eq!(verified["verified"], true);
+    let cat = moto.coldread("reader", &["cat", "app.cpm", "/greeting", "--store", "s3://chunks/p"]);
+    assert_eq!(stdout(&cat), b"hello\n");
+    // Who may not is told so.
+    let cat = moto.coldread("nobody", &["cat", "app.cpm", "/greeting", "--store", "s3://chunks/p"]);
+    let message = String::from_utf8_lossy(&cat.stderr).into_owned();
+    assert!(
+        cat.status.code() == Some(1) && message.contains("missing or refused") && message.contains("403"),
+        "{message}"
+    );
+    // Where a manifest says a bucket is, no credentials go of themselves.
+    let cat = moto.coldread("reader", &["cat", "app.cpm", "/greeting"]);
+    let message = String::from_utf8_lossy(&cat.stderr).into_owned();
+    assert!(cat.status.code() == Some(2) && message.contains("give --store s3://chunks/p"), "{message}");
+}
+
+#[test]
+fn who_may_not_put_is_told_before_any_work() {
+    let moto = moto_with(1);
+    let refused = moto.coldpress("nobody", &CONVERT);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("store s3://chunks/p") && message.contains("403"), "{message}");
+    assert!(!moto.bench.path("app.cpm").exists());
+    let missing = moto.coldpress("admin", &["convert", "oci:app", "--store", "s3://nowhere", "-o", "app.cpm"]);
+    let message = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(missing.status.code() == Some(1) && message.contains("NoSuchBucket"), "{message}");
+}
+
+#[test]
+fn what_a_conversion_saw_stored_is_not_sent_again() {
+    let moto = moto_with(10);
+    let first = json(&moto.coldpress("converter", &CONVERT));
+    let proxy = Proxy::before(&moto.url, |_, _, _| Fault::None);
+    let again = json(&moto.coldpress_via(&proxy.url, "converter", &CONVERT));
+    // Another address is another store, of which nothing is known: the answers tell what was there.
+    assert_eq!(again["claimed_chunks"], first["put_chunks"]);
+    let again = json(&moto.coldpress("converter", &CONVERT));
+    assert_eq!(
+        (&again["known_chunks"], &again["put_chunks"], &again["claimed_chunks"]),
+        (&first["put_chunks"], &0.into(), &0.into())
+    );
+    let without = json(&moto.coldpress("converter", &[&CONVERT[..], &["--no-cache"]].concat()));
+    assert_eq!(without["claimed_chunks"], first["put_chunks"]);
+    // Another scope shares nothing.
+    let other = json(&moto.coldpress("converter", &[&CONVERT[..], &["--scope", "other"]].concat()));
+    assert_eq!((&other["known_chunks"], &other["claimed_chunks"]), (&0.into(), &0.into()));
+    assert_eq!(other["image_digest"], first["image_digest"]);
+    assert_ne!(other["root_digest"], first["root_digest"]);
+}
+
+/// One request in ten fails, one put in a hundred is done and its answer lost.
+#[test]
+fn failing_requests_are_repeated_and_lost_answers_do_no_harm() {
+    let moto = moto_with(60);
+    let (busy, lost) = (Fault::Status(503), Fault::LostReply);
+    let proxy = Proxy::before(&moto.url, move |n, _, _| match n {
+        n if n % 33 == 7 => lost.clone(),
+        n if n % 50 == 11 => Fault::Drop,
+        n if n % 50 == 21 => Fault::Status(409),
+        n if n % 50 == 31 => Fault::Status(500),
+        n if n % 10 == 1 => busy.clone(),
+        _ => Fault::None,
+    });
+    let report = json(&moto.coldpress_via(&proxy.url, "converter", &CONVERT));
+    let seen = proxy.seen();
+    let lost = seen.iter().filter(|seen| seen.fault == Fault::LostReply).count();
+    assert!(lost > 0 && seen.iter().filter(|seen| seen.fault != Fault::None).count() * 10 > seen.len());
+    // A put whose answer was lost is there when it is repeated: claimed, since nobody can say by whom.
+    let (put, claimed) = (report["put_chunks"].as_u64().unwrap(), report["claimed_chunks"].as_u64().unwrap());
+    assert_eq!(put + claimed, report["unique_chunks"].as_u64().unwrap());
+    assert!(claimed <= lost as u64);
+    let verified = json(&moto.coldpress("reader", &["verify", "app.cpm", "--store", "s3://chunks/p", "--json"]));
+    assert_eq!(verified["verified"], true);
+    assert_eq!(report["root_digest"], moto.bench.convert_from("oci:app", "local", &[])["root_digest"]);
+}
+
+#[test]
+fn an_outage_is_waited_out() {
+    let moto = moto_with(30);
+    let (started, count) = (Instant::now(), AtomicUsize::new(0));
+    let proxy = Proxy::before(&moto.url, move |_, _, _| {
+        // From the tenth request on, for some seconds.
+        let out = count.fetch_add(1, Ordering::Relaxed) > 10 && started.elapsed() < Duration::from_secs(8);
+        if out { Fault::Drop } else { Fault::None }
+    });
+    let report = json(&moto.coldpress_via(&proxy.url, "converter", &CONVERT));
+    assert!(proxy.seen().iter().any(|seen| seen.fault == Fault::Drop));
+    assert_eq!(report["put_chunks"], report["unique_chunks"]);
+}
+
+#[test]
+fn what_was_interrupted_sends_only_what_is_missing() {
+    let moto = moto_with(40);
+    let stuck = Arc::new(AtomicBool::new(true));
+    let is_stuck = Arc::clone(&stuck);
+    let proxy = Proxy::before(&moto.url, move |n, _, _| match n {
+        25.. if is_stuck.load(Ordering::Relaxed) => Fault::Slow(Duration::from_secs(1000)),
+        _ => Fault::None,
+    });
+    let mut first =
+        moto.command(env!("CARGO_BIN_EXE_coldpress"), &proxy.url, "converter").args(CONVERT).spawn().unwrap();
+    while proxy.seen().iter().filter(|seen| seen.status == 200).count() < 20 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(!moto.bench.path("app.cpm").exists());
+    let done: BTreeSet<String> =
+        proxy.seen().into_iter().filter(|seen| seen.status == 200).map(|seen| seen.path).collect();
+    // The proxy's address is part of what a store is: the second run goes the same way.
+    let before = proxy.seen().len();
+    stuck.store(false, Ordering::Relaxed);
+    let report = json(&moto.coldpress_via(&proxy.url, "converter", &CONVERT));
+    let sent: BTreeSet<String> = proxy.seen().into_iter().skip(before).map(|seen| seen.path).collect();
+    assert!(report["known_chunks"].as_u64().unwrap() >= 18, "{report}");
+    // The question whether puts are kept is asked anew.
+    assert!(sent.intersection(&done).count() <= 1, "{sent:?}");
+}
+
+#[test]
+fn answers_that_are_short_are_asked_for_again_and_wrong_ones_never_used() {
+    let moto = moto_with(12);
+    stdout(&moto.coldpress("converter", &CONVERT));
+    let verify = ["verify", "app.cpm", "--store", "s3://chunks/p", "--json"];
+    let short = Proxy::before(&moto.url, |n, _, _| if n % 3 == 0 { Fault::ShortBody } else { Fault::None });
+    assert_eq!(json(&moto.coldpress_via(&short.url, "reader", &verify))["verified"], true);
+    let wrong = Proxy::before(&moto.url, |n, _, _| if n == 5 { Fault::WrongByte } else { Fault::None });
+    let output = moto.coldpress_via(&wrong.url, "reader", &verify);
+    assert_eq!(output.status.code(), Some(3));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let bad = report["store"]["bad_chunks"].as_array().unwrap();
+    assert!(bad.len() == 1 && bad[0].as_str().unwrap().contains("not what its name promises"), "{report}");
+}
+
+/// A server that takes the condition and overwrites, and one that does not know it.
+#[test]
+fn a_store_without_the_condition_is_named_and_used_all_the_same() {
+    let moto = moto_with(3);
+    for (status, asked, word) in [(200, 2, "ignores"), (501, 1, "does not know")] {
+        let proxy = Proxy::before(&moto.url, move |n, _, _| if n < asked { Fault::Status(status) } else { Fault::None });
+        let output = moto.coldpress_via(&proxy.url, "converter", &CONVERT);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && message.contains(word), "{message}");
+    }
+}
