@@ -24,7 +24,7 @@ use coldpress::manifest::OpenManifest;
 use coldpress::progress::Silent;
 use coldpress::read::device::fetch;
 use coldpress::source::{self, ImageRef, Limits};
-use coldpress::store::{LocalGet, LocalPut, ObjectName, PutIfAbsent};
+use coldpress::store::{ObjectName, Settings, StoreUrl, open_get, open_put};
 use coldpress::{CHUNK_SIZE, source::Image};
 use flate2::bufread::MultiGzDecoder;
 
@@ -121,16 +121,18 @@ fn plain_chunks(image: &Image, made: &Path) -> Result<OpenManifest, AnyError> {
         application: String::new(),
         store_hint: String::new(),
     };
-    Ok(convert(image, &salt, &options, Some(&LocalPut::open(made)?), &Silent)?.manifest)
+    let store = open_put(&StoreUrl::Directory(made.to_owned()), &Settings::default(), &options.root)?;
+    Ok(convert(image, &salt, &options, Some(&*store), &Silent)?.manifest)
 }
 
 /// All chunks are sealed again, into a store at `again`.
 fn chunks(plain: &OpenManifest, codec: Codec, made: &Path, again: &Path, floor: &mut Floor) -> Result<(), AnyError> {
     let salt = Salt::new(Secret::from_bytes([2; 32]));
-    let (get, put) = (LocalGet::open(made)?, LocalPut::open(again)?);
+    let get = open_get(&StoreUrl::Directory(made.to_owned()), &Settings::default())?;
+    let put = open_put(&StoreUrl::Directory(again.to_owned()), &Settings::default(), &plain.clear.root)?;
     let (mut packer, mut names, mut chunk) = (Packer::new(codec), BTreeSet::new(), vec![0; CHUNK_SIZE as usize]);
     for wanted in &plain.sealed.chunks {
-        fetch(plain, &get, wanted, &mut chunk)?;
+        fetch(plain, &*get, wanted, &mut chunk)?;
         let mut trimmed = trimmed(&chunk).to_vec();
         let packed = timed(&mut floor.pack, || packer.pack(&mut trimmed));
         let (_, name) = timed(&mut floor.seal, || convergent::seal(&salt, packed));

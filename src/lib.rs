@@ -8,6 +8,7 @@
 pub mod convert;
 pub mod crypto;
 pub mod digest;
+pub mod doctor;
 pub mod error;
 pub mod fs;
 pub mod manifest;

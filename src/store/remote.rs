@@ -3,6 +3,7 @@
 //! A put is one request with `If-None-Match: *` (docs/design.md, "Stores"): no HEAD, GET or LIST, and no look-up of the bucket.
 //! Requests are repeated by [`super::retry`], and by nothing below it.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 
 use super::retry::{Failure, repeat};
 use super::url::Service;
-use super::witness::{Answer, Note};
+use super::witness::{Answer, noting};
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome};
 use crate::digest::Sha256;
 use crate::runtime::Services;
@@ -37,15 +38,18 @@ impl Bucket {
         Path::from(self.url.key(name.as_str()))
     }
 
+    fn ask<F: Future>(&self, request: F) -> (F::Output, Answer) {
+        self.services.wait(noting(request))
+    }
+
     /// One request.
     pub(super) fn put_once(&self, name: &ObjectName, payload: &PutPayload, mode: PutMode) -> Put {
-        let note = Note::default();
-        let options = PutOptions { mode, extensions: note.extensions(), ..PutOptions::default() };
-        let put = self.services.wait(self.store.put_opts(&self.key(name), payload.clone(), options));
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let (put, answer) = self.ask(self.store.put_opts(&self.key(name), payload.clone(), options));
         match put {
             Ok(_) => Ok(PutOutcome::Stored),
-            Err(object_store::Error::AlreadyExists { .. }) if self.says_present(note.read()) => Ok(PutOutcome::Present),
-            Err(error) => Err(failure(name, &error, note.read())),
+            Err(object_store::Error::AlreadyExists { .. }) if self.says_present(answer) => Ok(PutOutcome::Present),
+            Err(error) => Err(failure(name, &error, answer)),
         }
     }
 
@@ -59,9 +63,8 @@ impl Bucket {
 
     /// One request.
     pub(super) fn get_once(&self, name: &ObjectName, limit: u64, head: bool) -> Result<Vec<u8>, Failure> {
-        let note = Note::default();
-        let options = GetOptions { extensions: note.extensions(), head, ..GetOptions::default() };
-        let got = self.services.wait(async {
+        let options = GetOptions { head, ..GetOptions::default() };
+        let (got, answer) = self.ask(async {
             let object = self.store.get_opts(&self.key(name), options).await?;
             // No more is taken into memory than such an object can have.
             match object.meta.size <= limit {
@@ -75,14 +78,14 @@ impl Bucket {
                 let message = format!("{name}: longer than any such object is");
                 Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)))
             }
-            Err(error) => Err(failure(name, &error, note.read())),
+            Err(error) => Err(failure(name, &error, answer)),
         }
     }
 
     pub(super) fn list_once(&self, prefix: &str) -> Result<Vec<String>, Failure> {
         let prefix = self.url.key(prefix);
-        let listed = self.services.wait(self.store.list_with_delimiter(Some(&Path::from(prefix.as_str()))));
-        let listed = listed.map_err(|error| failure(&prefix, &error, Answer::default()))?;
+        let (listed, answer) = self.ask(self.store.list_with_delimiter(Some(&Path::from(prefix.as_str()))));
+        let listed = listed.map_err(|error| failure(&prefix, &error, answer))?;
         let own = |key: &str| match self.url.prefix.as_str() {
             "" => Some(key.to_owned()),
             prefix => key.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned),
@@ -91,8 +94,8 @@ impl Bucket {
     }
 
     pub(super) fn delete_once(&self, name: &ObjectName) -> Result<(), Failure> {
-        let deleted = self.services.wait(self.store.delete(&self.key(name)));
-        deleted.map_err(|error| failure(name, &error, Answer::default()))
+        let (deleted, answer) = self.ask(self.store.delete(&self.key(name)));
+        deleted.map_err(|error| failure(name, &error, answer))
     }
 }
 
@@ -217,6 +220,8 @@ fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: 
         // Not while it is busy, though a refusal is what it answers then.
         (Some(408 | 409 | 429), _) => ErrorKind::Unavailable,
         (Some(501), _) => ErrorKind::Unsupported,
+        (Some(401 | 403), _) => ErrorKind::Denied,
+        (Some(404), _) => ErrorKind::NotFound,
         (Some(500..=599) | None, E::Generic { .. }) => ErrorKind::Unavailable,
         (_, E::NotFound { .. }) => ErrorKind::NotFound,
         (_, E::PermissionDenied { .. } | E::Unauthenticated { .. }) => ErrorKind::Denied,

@@ -1,14 +1,14 @@
 //! The HTTP client of the stores, which notes what was answered: the errors of `object_store` tell a conflict from a
 //! failed condition and a busy service from a refused request only in prose.
 
-use std::sync::{Arc, Mutex};
+use std::cell::Cell;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
-use object_store::{ClientOptions, Extensions};
 
 /// The last answer to one request.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,22 +19,18 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Where a request's answer is noted; goes with it as an extension.
-#[derive(Clone, Default)]
-pub(super) struct Note(Arc<Mutex<Answer>>);
+tokio::task_local! {
+    /// Where the answers to a task's requests are noted.
+    static NOTE: Cell<Answer>;
+}
 
-impl Note {
-    /// What was noted.
-    pub(super) fn read(&self) -> Answer {
-        *self.0.lock().expect("no thread panics with it")
-    }
-
-    /// Goes with a request.
-    pub(super) fn extensions(&self) -> Extensions {
-        let mut extensions = Extensions::new();
-        extensions.insert(self.clone());
-        extensions
-    }
+/// What `requests` comes to, and the last answer on its way.
+pub(super) async fn noting<F: Future>(requests: F) -> (F::Output, Answer) {
+    let noted = async {
+        let output = requests.await;
+        (output, NOTE.with(Cell::get))
+    };
+    NOTE.scope(Cell::default(), noted).await
 }
 
 /// Makes clients that note.
@@ -53,11 +49,9 @@ struct WitnessClient(HttpClient);
 #[async_trait]
 impl HttpService for WitnessClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let note = request.extensions().get::<Note>().cloned();
         let answer = self.0.execute(request).await;
-        if let Some(note) = note {
-            *note.0.lock().expect("no thread panics with it") = answer.as_ref().map(answer_of).unwrap_or_default();
-        }
+        // Requests for credentials may come from elsewhere.
+        let _ = NOTE.try_with(|note| note.set(answer.as_ref().map(answer_of).unwrap_or_default()));
         answer
     }
 }

@@ -207,7 +207,10 @@ fn pass(client: &TcpStream, upstream: &str, script: &Script, log: &Mutex<Vec<See
     match &fault {
         Fault::Status(status) => {
             log.lock().unwrap()[number].status = *status;
-            write!(to_client, "HTTP/1.1 {status} Fault\r\netag: \"0\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+            write!(
+                to_client,
+                "HTTP/1.1 {status} Fault\r\netag: \"0\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )?;
             return client.shutdown(Shutdown::Both);
         }
         Fault::Drop => return client.shutdown(Shutdown::Both),

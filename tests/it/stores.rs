@@ -196,7 +196,8 @@ fn answers_that_are_short_are_asked_for_again_and_wrong_ones_never_used() {
 fn a_store_without_the_condition_is_named_and_used_all_the_same() {
     let moto = moto_with(3);
     for (status, asked, word) in [(200, 2, "ignores"), (501, 1, "does not know")] {
-        let proxy = Proxy::before(&moto.url, move |n, _, _| if n < asked { Fault::Status(status) } else { Fault::None });
+        let proxy =
+            Proxy::before(&moto.url, move |n, _, _| if n < asked { Fault::Status(status) } else { Fault::None });
         let output = moto.coldpress_via(&proxy.url, "converter", &CONVERT);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && message.contains(word), "{message}");

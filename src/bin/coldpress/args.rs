@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use coldpress::crypto::Codec;
+use coldpress::doctor::Role;
 use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
 use crate::sealing::{PutArgs, SaltArgs};
 use crate::shared::keys::{KeyArgs, KeyRef, ManifestArgs, Source, StoreArgs};
-use crate::size::Size;
+use crate::size::{Share, Size};
 
 /// Turns a container image into one sealed, chunked, lazily readable ext4 disk
 ///
@@ -41,6 +42,8 @@ pub enum Command {
     Inspect(InspectArgs),
     Export(ExportArgs),
     Rewrap(RewrapArgs),
+    Scrub(ScrubArgs),
+    Doctor(DoctorArgs),
 }
 
 /// Make a key file: a wrapping key, and the salt of a dedup scope
@@ -113,7 +116,7 @@ pub struct ConvertArgs {
     pub salt: SaltArgs,
 
     /// Where to write the block manifest
-    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "heal"])]
     pub output: Option<PathBuf>,
 
     /// Which platform of a multi-platform image [default: the only one, else this machine's]
@@ -139,6 +142,11 @@ pub struct ConvertArgs {
     /// A stable name of the application, for key policies; part of the encryption context, and in clear
     #[arg(long, value_name = "NAME", default_value = "")]
     pub application: String,
+
+    /// Put again what the store lost of this manifest's image: same recipe, root and application, nothing taken as known; it must
+    /// come to the same root digest
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["output", "dry_run", "compression", "free", "root", "application", "platform"])]
+    pub heal: Option<PathBuf>,
 
     /// Do everything but put and write: all figures, nothing stored
     #[arg(long)]
@@ -231,4 +239,84 @@ pub struct RewrapArgs {
     /// Where to write the manifest; may be the old one
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+}
+
+/// Look whether a store still has what manifests name
+///
+/// Needs no key: of each chunk that is named in clear, it is asked whether it is there and whether its bytes hash to its name.
+/// Nothing is opened. Ends with 3 where something is missing or damaged; `convert --heal` puts it again from the image.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  coldpress scrub app.cpm --store s3://chunks/prod\n  coldpress scrub --all --store s3://chunks/prod --sample 1% --rate 50MiB --resume scrub.json"
+)]
+pub struct ScrubArgs {
+    /// The block manifests whose chunks are looked at
+    #[arg(value_name = "MANIFEST", required_unless_present = "all")]
+    pub manifests: Vec<PathBuf>,
+
+    /// Look at the chunks of every manifest that the store has under --root; needs the right to list
+    #[arg(long, conflicts_with = "manifests")]
+    pub all: bool,
+
+    /// With --all: the root
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub root: RootId,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Look at so many of them only, others each time
+    #[arg(long, value_name = "PERCENT", default_value = "100%")]
+    pub sample: Share,
+
+    /// Take the same sample as the run that printed this number
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Read at most so much a second
+    #[arg(long, value_name = "SIZE")]
+    pub rate: Option<Size>,
+
+    /// Note there how far it came, and go on from there; removed at the end
+    #[arg(long, value_name = "FILE")]
+    pub resume: Option<PathBuf>,
+
+    /// Delete what is damaged, so that it can be put again; needs the right to delete
+    #[arg(long)]
+    pub delete_damaged: bool,
+
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}
+
+/// Try whether credentials can do what a role needs, and nothing else
+///
+/// Prints the smallest policy for the role, then tries everything with the credentials at hand, on a small object of its own
+/// under --root. Ends with 3 where they can do more than the role, with 1 where they cannot do enough.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  coldpress doctor --store s3://chunks/prod --key aws-kms://alias/shop --as converter\n  coldpress doctor --store s3://chunks/prod --as worker --print"
+)]
+pub struct DoctorArgs {
+    /// converter, worker, verifier or collector
+    #[arg(long = "as", value_name = "ROLE")]
+    pub role: Role,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    /// The root that chunks are put under
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub root: RootId,
+
+    /// The application's name that key policies ask for
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub application: String,
+
+    /// Print the policies and try nothing
+    #[arg(long)]
+    pub print: bool,
 }

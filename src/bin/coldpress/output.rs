@@ -26,13 +26,6 @@ pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Err
     std::io::stdout().write_all(out.as_bytes()).map_err(|error| Error::io("standard output", error))
 }
 
-/// Tells what a person should know, and goes on.
-pub fn warn(cli: &Cli, message: &str) {
-    if !cli.quiet {
-        let _ = writeln!(std::io::stderr(), "coldpress: warning: {message}");
-    }
-}
-
 /// Bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
 pub fn progress(cli: &Cli) -> Box<dyn Progress> {
     if cli.quiet {

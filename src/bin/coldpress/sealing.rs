@@ -70,20 +70,17 @@ impl PutArgs {
         url: &StoreUrl,
         root: &RootId,
         salt: &Salt,
+        trusting: bool,
     ) -> Result<Box<dyn PutIfAbsent>, Failure> {
         let settings = store.settings(self.uploads.into())?;
         let put = open_put(url, &settings, root)?;
-        Ok(match (url, self.directory()?) {
+        // A store that lost something is not what a note says of it.
+        Ok(match (url, self.directory()?.filter(|_| trusting)) {
             (StoreUrl::Bucket(url), Some(directory)) => {
                 Box::new(KnownPuts::open(put, &directory, url, settings.endpoint.as_deref(), root, salt)?)
             }
             _ => put,
         })
-    }
-
-    /// Trusts no note, for a store that lost something.
-    pub fn without_cache(&self) -> Self {
-        Self { uploads: self.uploads, cache: None, no_cache: true }
     }
 
     fn directory(&self) -> Result<Option<PathBuf>, Failure> {

@@ -90,7 +90,7 @@ fn on_this_machine(endpoint: &str) -> bool {
 
 impl KeyArgs {
     /// The key that was named, or is at hand.
-    fn named(&self) -> Result<Option<KeyRef>, Failure> {
+    pub fn named(&self) -> Result<Option<KeyRef>, Failure> {
         match (&self.key, environment("COLDPRESS_KEY")?) {
             (Some(key), _) => Ok(Some(key.clone())),
             (None, Some(text)) => {

@@ -6,17 +6,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use coldpress::convert::{Converted, Counts, Options, convert};
-use coldpress::crypto::KeyWrap;
+use coldpress::crypto::{KeyWrap, Salt};
 use coldpress::digest::Sha256;
+use coldpress::fs::ext4::layout::EPOCH;
+use coldpress::manifest::Clear;
+use coldpress::source::Platform;
 use coldpress::store::{ObjectName, PutIfAbsent, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
-use crate::args::{Cli, ConvertArgs};
+use crate::args::{Cli, ConvertArgs, ThreadArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::keys::read_manifest;
-use crate::size::show;
+use crate::size::{Size, show};
 
 /// The longest application name; it is in every manifest and every request to a key service.
 const MAX_APPLICATION: usize = 256;
@@ -25,6 +28,9 @@ const MAX_APPLICATION: usize = 256;
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
+    if let Some(path) = &args.heal {
+        return heal(cli, args, path);
+    }
     let started = Instant::now();
     let key = args.key.require()?;
     let salt = args.salt.salt(&*key, &args.key.kms)?;
@@ -44,14 +50,15 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         true => None,
         false => Some(args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?),
     };
+    let progress = output::progress(cli);
     // Before any work: who may not wrap or put shall hear it now.
     let store = url.as_ref().map(|url| {
         key.check(&args.application)?;
-        args.put.open(&args.store, url, &args.root, &salt)
+        args.put.open(&args.store, url, &args.root, &salt, true)
     });
     let store = store.transpose()?;
     if let Some(warning) = store.as_ref().and_then(|store| store.warning()) {
-        output::warn(cli, &warning);
+        progress.warn(&warning);
     }
     let options = Options {
         codec: args.compression,
@@ -63,7 +70,6 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         application: args.application.clone(),
         store_hint: url.as_ref().map(hint).unwrap_or_default(),
     };
-    let progress = output::progress(cli);
     let image = source::open(&args.image, args.platform.as_ref(), options.limits())?;
     let converted = convert(&image, &salt, &options, store.as_deref(), &*progress)?;
     if let (Some(store), Some(path)) = (&store, &args.output) {
@@ -76,6 +82,68 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     }
     let report = Report { args, converted: &converted, known: known.as_ref(), started };
     Ok(output::result(cli, &report.text(), &report.json())?)
+}
+
+/// Puts again what the store lost of the image of the manifest `path`.
+fn heal(cli: &Cli, args: &ConvertArgs, path: &Path) -> CommandResult {
+    let manifest = read_manifest(path, None)?;
+    let key = args.key.require()?;
+    let salt = args.salt.salt(&*key, &args.key.kms)?;
+    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
+    let message = "no store: give --store or set COLDPRESS_STORE";
+    let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
+    let store = args.put.open(&args.store, &url, &options.root, &salt, false)?;
+    let image = source::open(&args.image, platform.as_ref(), options.limits())?;
+    let converted = convert(&image, &salt, &options, Some(&*store), &*output::progress(cli))?;
+    let (wanted, found) = (manifest.clear.root_digest, converted.manifest.clear.root_digest);
+    if wanted != found {
+        let message = format!("{}: its root digest is {wanted}, but {} gives {found}", path.display(), args.image);
+        return Err(Error::new(ErrorKind::Difference, message).into());
+    }
+    let Counts { put_chunks, put_bytes, claimed_chunks, .. } = converted.counts;
+    let text = format!(
+        "{}: {put_chunks} chunks ({}) were missing in {url} and are there again, {claimed_chunks} were there\n",
+        path.display(),
+        show(put_bytes)
+    );
+    let json = json!({
+        "manifest": path, "root_digest": wanted, "put_chunks": put_chunks, "put_bytes": put_bytes, "claimed_chunks": claimed_chunks,
+    });
+    Ok(output::result(cli, &text, &json)?)
+}
+
+/// With which options the image of a manifest is converted again, and for which platform.
+pub fn options_of(
+    clear: &Clear,
+    salt: &Salt,
+    threads: &ThreadArgs,
+    max_size: Option<Size>,
+) -> Result<(Options, Option<Platform>), Failure> {
+    if salt.scope() != clear.scope {
+        let message = format!("the manifest is of dedup scope {}, the salt given makes {}", clear.scope, salt.scope());
+        return Err(Error::new(ErrorKind::Denied, message).into());
+    }
+    let recipe = &clear.recipe;
+    if recipe.epoch != EPOCH {
+        let message = format!("the manifest is of layout epoch {}; this program writes {EPOCH}", recipe.epoch);
+        return Err(Error::new(ErrorKind::Unsupported, message).into());
+    }
+    let platform = Some(recipe.platform.as_str()).filter(|platform| !platform.is_empty());
+    let platform = platform
+        .map(str::parse)
+        .transpose()
+        .map_err(|error| Error::caused(ErrorKind::Corrupt, "the manifest's platform", error))?;
+    let options = Options {
+        codec: recipe.codec,
+        free: recipe.free,
+        threads: threads.threads(),
+        temp: threads.temp(),
+        max_size: max_size.map(|size| size.0),
+        root: clear.root.clone(),
+        application: clear.application.clone(),
+        store_hint: String::new(),
+    };
+    Ok((options, platform))
 }
 
 /// How a reader finds the store.

@@ -1,10 +1,12 @@
 //! One file a command.
 
 mod convert;
+mod doctor;
 mod export;
 mod inspect;
 mod keygen;
 mod rewrap;
+mod scrub;
 mod verify;
 
 use crate::args::{Cli, Command};
@@ -19,5 +21,7 @@ pub fn run(cli: &Cli) -> CommandResult {
         Command::Inspect(args) => inspect::run(cli, args),
         Command::Export(args) => export::run(cli, args),
         Command::Rewrap(args) => rewrap::run(cli, args),
+        Command::Scrub(args) => scrub::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use coldpress::convert::{Converted, Options, convert, flatten_only};
+use coldpress::convert::{Converted, convert, flatten_only};
 use coldpress::crypto::KeyWrap;
-use coldpress::fs::ext4::layout::{EPOCH, Layout};
+use coldpress::fs::ext4::layout::Layout;
 use coldpress::manifest::{ChunkRef, OpenManifest};
 use coldpress::progress::Progress;
 use coldpress::read::verify::verify_store;
@@ -12,6 +12,7 @@ use coldpress::source::{self, ImageRef};
 use coldpress::{ChunkIndex, Error, ErrorKind};
 use serde_json::{Value, json};
 
+use super::convert::options_of;
 use crate::args::{Cli, VerifyArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure, chain};
@@ -79,32 +80,7 @@ fn from_source(
     progress: &dyn Progress,
 ) -> Result<Finding, Failure> {
     let salt = args.salt.salt(key, &args.from.key.kms)?;
-    let clear = &manifest.clear;
-    if salt.scope() != clear.scope {
-        let message = format!("the manifest is of dedup scope {}, the salt given makes {}", clear.scope, salt.scope());
-        return Err(Error::new(ErrorKind::Denied, message).into());
-    }
-    let recipe = &clear.recipe;
-    if recipe.epoch != EPOCH {
-        let message = format!("the manifest is of layout epoch {}; this program writes {EPOCH}", recipe.epoch);
-        return Err(Error::new(ErrorKind::Unsupported, message).into());
-    }
-    let platform = Some(recipe.platform.as_str()).filter(|platform| !platform.is_empty());
-    let platform = platform
-        .map(str::parse)
-        .transpose()
-        .map_err(|error| Error::caused(ErrorKind::Corrupt, "the manifest's platform", error))?;
-    let threads = args.threads.threads();
-    let options = Options {
-        codec: recipe.codec,
-        free: recipe.free,
-        threads,
-        temp: args.threads.temp(),
-        max_size: args.max_size.map(|size| size.0),
-        root: clear.root.clone(),
-        application: clear.application.clone(),
-        store_hint: String::new(),
-    };
+    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
     let image = source::open(reference, platform.as_ref(), options.limits())?;
     let again = convert(&image, &salt, &options, None, progress)?;
     let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {
@@ -112,7 +88,7 @@ fn from_source(
         // To say which files differ.
         false => Some(flatten_only(&image, &options, progress)?),
     };
-    let layout = tree.as_ref().map(|tree| Layout::new(tree, recipe.free)).transpose().map_err(Error::from)?;
+    let layout = tree.as_ref().map(|tree| Layout::new(tree, options.free)).transpose().map_err(Error::from)?;
     Ok(compare(manifest, &again, layout.as_ref(), reference))
 }
 

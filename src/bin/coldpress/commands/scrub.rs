@@ -1,0 +1,168 @@
+//! `coldpress scrub`.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use coldpress::digest::{Sha256, Sha256Hasher};
+use coldpress::manifest::BlockManifest;
+use coldpress::manifest::v1::MAX_BYTES;
+use coldpress::read::scrub::{Plan, Sample, Scrubbed, scrub};
+use coldpress::store::{Collect, ObjectName, RootId, open_collect, open_get};
+use coldpress::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::args::{Cli, ScrubArgs};
+use crate::output;
+use crate::shared::failure::{CommandResult, Failure};
+use crate::shared::keys::read_manifest;
+use crate::size::show;
+
+/// The longest note of how far it came.
+const MAX_NOTE: u64 = 64 << 20;
+/// Bad chunks that are named before the rest is only counted.
+const NAMED: usize = 10;
+
+/// How far an earlier run came.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    /// Of the names, so that no other set is gone on with.
+    objects: String,
+    sample: Sample,
+    scrubbed: Scrubbed,
+}
+
+pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
+    let message = "no store: give --store or set COLDPRESS_STORE";
+    let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
+    let settings = args.store.settings(coldpress::store::IN_FLIGHT)?;
+    let collect = match args.all || args.delete_damaged {
+        true => Some(open_collect(&url, &settings)?),
+        false => None,
+    };
+    let get = match &collect {
+        Some(_) => None,
+        None => Some(open_get(&url, &settings)?),
+    };
+    let store = collect.as_ref().map(|collect| collect.get()).or(get.as_deref()).expect("one of both is open");
+    let mut names = Vec::new();
+    for path in &args.manifests {
+        name_all(&read_manifest(path, None)?, &mut names);
+    }
+    if let Some(collect) = collect.as_deref().filter(|_| args.all) {
+        for object in collect.manifests(&args.root)? {
+            name_all(&manifest_in_store(collect, &object)?, &mut names);
+        }
+    }
+    let noted = args.resume.as_deref().map(read_note).transpose()?.flatten();
+    let seed = args.seed.or(noted.as_ref().map(|note| note.sample.seed)).unwrap_or_else(seed_of_the_day);
+    let sample = Sample { share: args.sample.0, seed };
+    let objects = Plan::objects(names, sample);
+    let digest = digest_of(&objects);
+    let so_far = match noted {
+        None => Scrubbed::default(),
+        Some(note) if note.objects == digest.to_string() && note.sample == sample => note.scrubbed,
+        Some(_) => {
+            let message = "--resume: the note is of other manifests or another sample; give those, or remove it";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+    };
+    let plan = Plan { objects, rate: args.rate.map(|rate| rate.0.max(1)), threads: args.threads.threads() };
+    let mut note = |scrubbed: &Scrubbed| match &args.resume {
+        Some(path) => write_note(path, &Note { objects: digest.to_string(), sample, scrubbed: scrubbed.clone() }),
+        None => Ok(()),
+    };
+    let found = scrub(&plan, store, so_far, &*output::progress(cli), &mut note)?;
+    let deleted = delete(args, collect.as_deref(), &found)?;
+    if let Some(path) = args.resume.as_ref().filter(|path| path.exists()) {
+        std::fs::remove_file(path).map_err(|error| Error::file(path, error))?;
+    }
+    let json = json!({
+        "chunks": found.checked, "bytes": found.bytes, "missing": found.missing, "damaged": found.damaged,
+        "deleted": deleted, "seed": sample.seed, "scrubbed": found.missing.is_empty() && found.damaged.is_empty(),
+    });
+    output::result(cli, &text(&found, deleted, sample), &json)?;
+    match (found.missing.len(), found.damaged.len()) {
+        (0, 0) => Ok(()),
+        (missing, damaged) => {
+            let message = format!("store {url}: {missing} chunks are missing and {damaged} damaged");
+            Err(Error::new(ErrorKind::Difference, message).into())
+        }
+    }
+}
+
+fn name_all(manifest: &BlockManifest, names: &mut Vec<(RootId, Sha256)>) {
+    names.extend(manifest.clear.names.iter().map(|name| (manifest.clear.root.clone(), *name)));
+}
+
+fn manifest_in_store(collect: &dyn Collect, object: &ObjectName) -> Result<BlockManifest, Error> {
+    let bytes = collect.get().get(object, MAX_BYTES)?;
+    if !object.as_str().ends_with(&Sha256::of(&bytes).to_hex()) {
+        return Err(Error::new(ErrorKind::Corrupt, format!("object {object}: not what its name promises")));
+    }
+    BlockManifest::decode(&bytes).map_err(|error| error.within(format!("object {object}")))
+}
+
+fn digest_of(objects: &[(RootId, Sha256)]) -> Sha256 {
+    let mut digest = Sha256Hasher::new();
+    for (root, name) in objects {
+        digest.update(format!("{root}/{}\n", name.to_hex()).as_bytes());
+    }
+    digest.finish()
+}
+
+#[expect(clippy::disallowed_methods, reason = "another sample each time")]
+fn seed_of_the_day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+fn read_note(path: &Path) -> Result<Option<Note>, Error> {
+    let fail = |error| Error::file(path, error);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut text = String::new();
+    file.take(MAX_NOTE).read_to_string(&mut text).map_err(fail)?;
+    let broken = |error| Error::caused(ErrorKind::Input, format!("{}: not a note of scrub", path.display()), error);
+    serde_json::from_str(&text).map(Some).map_err(broken)
+}
+
+fn write_note(path: &Path, note: &Note) -> Result<(), Error> {
+    let text = serde_json::to_vec(note).expect("a note is plain data");
+    output::write_whole(path, |mut file| file.write_all(&text).map_err(|error| Error::file(path, error)))
+}
+
+/// Deletes what is damaged, where that was asked for; how many.
+fn delete(args: &ScrubArgs, collect: Option<&dyn Collect>, found: &Scrubbed) -> Result<usize, Error> {
+    let Some(collect) = collect.filter(|_| args.delete_damaged) else { return Ok(0) };
+    for object in &found.damaged {
+        collect.delete(&ObjectName::of_chunk(object).expect("scrub names chunks"))?;
+    }
+    Ok(found.damaged.len())
+}
+
+fn text(found: &Scrubbed, deleted: usize, sample: Sample) -> String {
+    let part = if sample.share == Sample::WHOLE.share {
+        String::new()
+    } else {
+        format!(", a sample with --seed {}", sample.seed)
+    };
+    let good = found.checked - found.missing.len() - found.damaged.len();
+    let mut text = format!("{good} of {} chunks are there and true ({}{part})\n", found.checked, show(found.bytes));
+    for (word, objects) in [("missing or refused", &found.missing), ("damaged", &found.damaged)] {
+        text.extend(objects.iter().take(NAMED).map(|object| format!("  {word}: {object}\n")));
+        if objects.len() > NAMED {
+            text.push_str(&format!("  and {} more {word}\n", objects.len() - NAMED));
+        }
+    }
+    if deleted > 0 {
+        text.push_str(&format!(
+            "  {deleted} damaged chunks were deleted; `coldpress convert --heal` puts them again\n"
+        ));
+    }
+    text
+}

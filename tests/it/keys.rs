@@ -1,0 +1,194 @@
+//! Keys in a key service (moto, which enforces what each user may do), other wrapping keys, and dedup scopes.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::servers::Moto;
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&stdout(output)).unwrap()
+}
+
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(output.stdout.is_empty(), "nothing is given out");
+    for word in words {
+        assert!(message.contains(word), "`{word}` is not in: {message}");
+    }
+}
+
+fn image() -> Image {
+    Image::new([Layer::new().file("greeting", b"hello from the image\n").file("noise", &noise(600_000, 3))])
+}
+
+#[test]
+fn a_key_service_opens_for_who_may_and_for_the_right_context() {
+    let moto = Moto::start();
+    image().oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    let (key, hmac) = (moto.key(0), moto.hmac_key());
+    let convert = |output: &str, application: &str| {
+        let args = [
+            "convert",
+            "oci:app",
+            "--store",
+            "s3://chunks/p",
+            "-o",
+            output,
+            "--json",
+            "--key",
+            &key,
+            "--salt-key",
+            &hmac,
+            "--application",
+            application,
+        ];
+        json(&moto.coldpress("converter", &args))
+    };
+    let report = convert("app.cpm", "shop");
+    // The salt of the service is the same each time; the data key is not.
+    let again = convert("again.cpm", "shop");
+    assert_eq!(report["root_digest"], again["root_digest"]);
+    assert_eq!(again["known_chunks"], again["unique_chunks"]);
+    assert_ne!(
+        std::fs::read(moto.bench.path("app.cpm")).unwrap(),
+        std::fs::read(moto.bench.path("again.cpm")).unwrap()
+    );
+
+    let digest = report["root_digest"].as_str().unwrap();
+    let cat = |user: &str, manifest: &str, more: &[&str]| {
+        let args = [&["cat", manifest, "/greeting", "--store", "s3://chunks/p", "--key", &key], more].concat();
+        moto.coldread(user, &args)
+    };
+    assert_eq!(stdout(&cat("worker", "app.cpm", &["--expect", digest])), b"hello from the image\n");
+    // Who may not decrypt, and who may convert, open nothing.
+    for user in ["reader", "converter", "nobody"] {
+        refused(&cat(user, "app.cpm", &[]), 1, &["Decrypt", "403", "hint: check the key"]);
+    }
+    // A key of another number is not the manifest's.
+    let other = moto.key(1);
+    let args = ["cat", "app.cpm", "/greeting", "--store", "s3://chunks/p", "--key", &other];
+    refused(&moto.coldread("worker", &args), 1, &["the manifest is not for the key"]);
+    // An alias may be any.
+    let args = ["cat", "app.cpm", "/greeting", "--store", "s3://chunks/p", "--key", "aws-kms://alias/shop"];
+    assert_eq!(stdout(&moto.coldread("worker", &args)), b"hello from the image\n");
+
+    // The clear part is part of the context: with another application the service itself refuses, before any seal is tried.
+    let altered = |from: &str, to: &str, name: &str| {
+        let mut bytes = std::fs::read(moto.bench.path("app.cpm")).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        std::fs::write(moto.bench.path(name), bytes).unwrap();
+    };
+    altered("shop", "shoq", "altered.cpm");
+    refused(&cat("worker", "altered.cpm", &[]), 1, &["Decrypt"]);
+
+    // Another image of the same key opens, unless the digest is pinned.
+    Image::new([Layer::new().file("greeting", b"from another image\n")])
+        .oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    convert("other.cpm", "shop");
+    assert_eq!(stdout(&cat("worker", "other.cpm", &[])), b"from another image\n");
+    refused(&cat("worker", "other.cpm", &["--expect", digest]), 1, &["not the expected", digest]);
+
+    // Who may not ask for a data key hears it before the first chunk.
+    let args = [
+        "convert",
+        "oci:app",
+        "--store",
+        "s3://chunks/q",
+        "-o",
+        "x.cpm",
+        "--key",
+        &key,
+        "--salt-file",
+        "coldpress.key",
+    ];
+    refused(&moto.coldpress("worker", &args), 1, &["GenerateDataKey", "403"]);
+    assert!(!moto.bench.path("x.cpm").exists());
+}
+
+#[test]
+fn a_manifest_moves_to_another_key_and_nothing_else_of_it_changes() {
+    let moto = Moto::start();
+    let bench = &moto.bench;
+    let report = bench.convert(&image(), "app", &[]);
+    let (first, second) = (moto.key(0), moto.key(1));
+    let rewrap = |user: &str, from: &str, key: &str, to: &str, output: &str| {
+        moto.coldpress(user, &["rewrap", from, "--key", key, "--to", to, "-o", output, "--json"])
+    };
+    let cat = |user: &str, manifest: &str, key: &str| {
+        moto.coldread(user, &["cat", manifest, "/greeting", "--store", "store", "--key", key])
+    };
+    stdout(&rewrap("admin", "app.cpm", "file:coldpress.key", &first, "kms.cpm"));
+    assert_eq!(stdout(&cat("worker", "kms.cpm", &first)), b"hello from the image\n");
+    refused(&cat("worker", "kms.cpm", "file:coldpress.key"), 1, &["the manifest is not for the wrapping key"]);
+    // From one key of the service to another, by who may decrypt and encrypt.
+    assert_eq!(
+        json(&rewrap("rewrapper", "kms.cpm", &first, &second, "second.cpm"))["root_digest"],
+        report["root_digest"]
+    );
+    assert_eq!(stdout(&cat("worker", "second.cpm", &second)), b"hello from the image\n");
+    refused(&rewrap("worker", "kms.cpm", &first, &second, "x.cpm"), 1, &["Encrypt", "403"]);
+    assert!(!bench.path("x.cpm").exists());
+    // Behind the wraps, not a byte is another.
+    let tail = |name: &str| {
+        let bytes = std::fs::read(bench.path(name)).unwrap();
+        let wraps = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        (bytes[16..24].to_vec(), bytes[24 + wraps..].to_vec())
+    };
+    assert_eq!(tail("app.cpm"), tail("kms.cpm"));
+    assert_eq!(tail("app.cpm"), tail("second.cpm"));
+    // In place, and back; the image is verified by the old key again.
+    stdout(&rewrap("admin", "second.cpm", &second, "file:coldpress.key", "second.cpm"));
+    assert_eq!(json(&bench.coldpress(&["verify", "second.cpm", "--store", "store", "--json"]))["verified"], true);
+    // What was altered is not given a new key.
+    let mut bytes = std::fs::read(bench.path("app.cpm")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(bench.path("bad.cpm"), bytes).unwrap();
+    refused(&rewrap("admin", "bad.cpm", "file:coldpress.key", &first, "x.cpm"), 1, &["it was altered"]);
+}
+
+#[test]
+fn every_bit_of_a_manifest_of_the_key_service_is_covered() {
+    let moto = Moto::start();
+    moto.bench.convert(&Image::new([Layer::new().file("f", b"x")]), "app", &[]);
+    let key = moto.key(0);
+    stdout(
+        &moto.coldpress("admin", &["rewrap", "app.cpm", "--key", "file:coldpress.key", "--to", &key, "-o", "kms.cpm"]),
+    );
+    let bytes = std::fs::read(moto.bench.path("kms.cpm")).unwrap();
+    // Each request takes moto some milliseconds: every part is met, not every bit; the bits are those of the key file's test.
+    for at in (0..bytes.len()).step_by(29) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        std::fs::write(moto.bench.path("bad.cpm"), &bad).unwrap();
+        let output = moto.coldpress("worker", &["inspect", "bad.cpm", "--key", &key]);
+        assert_eq!(output.status.code(), Some(1), "byte {at}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn scopes_are_kept_apart_by_name_and_by_file() {
+    let bench = Bench::new();
+    let plain = bench.convert(&image(), "app", &[]);
+    let named = bench.convert(&image(), "app", &["--scope", "team"]);
+    let again = bench.convert(&image(), "app", &["--scope", "team"]);
+    assert_ne!(plain["scope_id"], named["scope_id"]);
+    assert_eq!((&again["scope_id"], &again["put_chunks"]), (&named["scope_id"], &0.into()));
+    assert_eq!(plain["image_digest"], named["image_digest"]);
+    // A scope is asked for again where an image is compared.
+    let verify = |more: &[&str]| bench.coldpress(&[&["verify", "app.cpm", "--source", "oci:app"], more].concat());
+    refused(&verify(&[]), 1, &["dedup scope", "the salt given makes"]);
+    stdout(&verify(&["--scope", "team"]));
+    // Two with keys of their own share one salt.
+    stdout(&bench.coldpress(&["keygen", "--salt-only", "-o", "team.salt"]));
+    stdout(&bench.coldpress(&["keygen", "-o", "other.key"]));
+    let one = bench.convert(&image(), "one", &["--salt-file", "team.salt"]);
+    let two = bench.convert(&image(), "two", &["--salt-file", "team.salt", "--key", "file:other.key"]);
+    assert_eq!((&one["root_digest"], &two["put_chunks"]), (&two["root_digest"], &0.into()));
+    refused(&bench.coldpress(&["ls", "team.salt"]), 2, &[]);
+    let output = bench.coldpress(&["inspect", "one.cpm", "--key", "file:team.salt"]);
+    refused(&output, 1, &["no line `wrapping-key`"]);
+}

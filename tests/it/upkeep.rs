@@ -1,0 +1,210 @@
+//! Those who look after a store: `doctor`, `scrub` and `convert --heal`, against a directory and against moto.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::servers::{Fault, Moto, Proxy};
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&stdout(output)).unwrap()
+}
+
+/// What a command printed as JSON before it ended with `code`.
+fn ended(output: &Output, code: i32) -> Value {
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn image() -> Image {
+    Image::new([(0..12).fold(Layer::new(), |layer, n| layer.file(&format!("f{n:02}"), &noise(600_000, n)))])
+}
+
+fn chunks(store: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(store.join("main")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn doctor_finds_what_each_role_can_do() {
+    let moto = Moto::start();
+    image().oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    let key = moto.key(0);
+    let doctor = |user: &str, role: &str| {
+        moto.coldpress(
+            user,
+            &["doctor", "--store", "s3://chunks/p", "--key", &key, "--as", role, "--application", "shop", "--json"],
+        )
+    };
+    let found = |report: &Value, of: &str, operation: &str| {
+        let all = report["findings"].as_array().unwrap();
+        let one = all.iter().find(|one| one["of"] == of && one["operation"] == operation).unwrap();
+        one["found"].as_str().unwrap().to_owned()
+    };
+    // No server here can refuse to overwrite: doctor finds that the converter can, and only that.
+    let output = doctor("converter", "converter");
+    let report = ended(&output, 3);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("can do more than a converter: store overwrite\n"), "{message}");
+    assert_eq!(found(&report, "store", "put"), "allowed");
+    for operation in ["get", "head", "list", "delete"] {
+        assert_eq!(found(&report, "store", operation), "refused", "{operation}");
+    }
+    assert_eq!(
+        (found(&report, "key", "GenerateDataKey"), found(&report, "key", "Decrypt")),
+        ("allowed".into(), "refused".into())
+    );
+    // Where a service refuses it, nothing is left to say: a proxy that knows the condition stands in for one.
+    let strict = Proxy::before(&moto.url, |n, method, _| {
+        // put, get, head, list, overwrite, delete
+        if method == "PUT" && n == 4 { Fault::Status(403) } else { Fault::None }
+    });
+    let args = ["doctor", "--store", "s3://chunks/p", "--key", &key, "--as", "converter", "--json"];
+    let report = json(&moto.coldpress_via(&strict.url, "converter", &args));
+    assert_eq!(report["fits"], true);
+
+    assert_eq!(json(&doctor("worker", "worker"))["fits"], true);
+    assert_eq!(json(&doctor("nobody", "verifier"))["fits"], true);
+    assert_eq!(json(&doctor("collector", "collector"))["fits"], true);
+    // Too much, and too little.
+    for (user, role, code) in [
+        ("admin", "worker", 3),
+        ("admin", "collector", 3),
+        ("reader", "worker", 1),
+        ("worker", "collector", 3),
+        ("nobody", "converter", 1),
+    ] {
+        assert_eq!(ended(&doctor(user, role), code)["fits"], false, "{user} as {role}");
+    }
+    // The policies are the smallest: what they name is what the role needs.
+    let policies = |role: &str| {
+        let args = [
+            "doctor",
+            "--store",
+            "s3://chunks/p",
+            "--key",
+            &key,
+            "--as",
+            role,
+            "--application",
+            "shop",
+            "--print",
+            "--json",
+        ];
+        json(&moto.coldpress("nobody", &args))["policies"].clone()
+    };
+    let converter = policies("converter");
+    assert_eq!(converter[0]["policy"]["Statement"][0]["Action"], serde_json::json!(["s3:PutObject"]));
+    assert_eq!(converter[1]["policy"]["Statement"][0]["Condition"]["Null"]["s3:if-none-match"], "true");
+    assert_eq!(converter[2]["policy"]["Statement"][0]["Action"], serde_json::json!(["kms:GenerateDataKey"]));
+    insta::assert_snapshot!(
+        "doctor_policies",
+        ["converter", "worker", "verifier", "collector"]
+            .map(|role| format!("{:#}", policies(role)))
+            .join("\n")
+            .replace(&key["aws-kms://".len()..], "KEY")
+    );
+}
+
+#[test]
+fn scrub_finds_and_heal_puts_again_what_a_directory_lost() {
+    let bench = Bench::new();
+    let report = bench.convert(&image(), "app", &[]);
+    let scrub = |more: &[&str]| bench.coldpress(&[&["scrub", "app.cpm", "--store", "store", "--json"], more].concat());
+    let clean = json(&scrub(&[]));
+    assert_eq!((&clean["chunks"], &clean["scrubbed"]), (&report["unique_chunks"], &true.into()));
+    assert_eq!(clean["bytes"], report["stored_bytes"]);
+    // No key is needed.
+    std::fs::rename(bench.path("coldpress.key"), bench.path("hidden")).unwrap();
+    let paths = chunks(&bench.path("store"));
+    std::fs::remove_file(&paths[3]).unwrap();
+    let mut bytes = std::fs::read(&paths[7]).unwrap();
+    bytes[1000] ^= 4;
+    std::fs::write(&paths[7], &bytes).unwrap();
+    std::fs::write(&paths[9], b"").unwrap();
+    let object = |path: &Path| format!("main/{}", path.file_name().unwrap().to_str().unwrap());
+    let found = ended(&scrub(&[]), 3);
+    assert_eq!(found["missing"], serde_json::json!([object(&paths[3])]));
+    assert_eq!(found["damaged"], serde_json::json!([object(&paths[7]), object(&paths[9])]));
+    // By the manifests that the store has itself.
+    let all = bench.coldpress(&["scrub", "--all", "--store", "store", "--json", "--delete-damaged"]);
+    assert_eq!(ended(&all, 3)["deleted"], 2);
+    assert!(!paths[7].exists() && !paths[9].exists());
+    // The image puts them again, and nothing else.
+    std::fs::rename(bench.path("hidden"), bench.path("coldpress.key")).unwrap();
+    let heal = |image: &str| bench.coldpress(&["convert", image, "--store", "store", "--heal", "app.cpm", "--json"]);
+    let healed = json(&heal("oci:app"));
+    assert_eq!((&healed["put_chunks"], &healed["root_digest"]), (&3.into(), &report["root_digest"]));
+    json(&scrub(&[]));
+    Image::new([Layer::new().file("f", b"another")]).oci_layout(&bench.path("other"), Packing::Gzip);
+    assert_eq!(heal("oci:other").status.code(), Some(3));
+}
+
+#[test]
+fn scrub_goes_on_where_it_was_and_takes_samples() {
+    let bench = Bench::new();
+    let layer = (0..700).fold(Layer::new(), |layer, n| layer.file(&format!("f{n:03}"), &noise(524_288, n)));
+    let report = bench.convert(&Image::new([layer]), "app", &["--compression", "none"]);
+    let all = report["unique_chunks"].as_u64().unwrap();
+    let sampled =
+        json(&bench.coldpress(&["scrub", "app.cpm", "--store", "store", "--json", "--sample", "10%", "--seed", "5"]));
+    let chunks = sampled["chunks"].as_u64().unwrap();
+    assert!((all / 20..all / 5).contains(&chunks), "{chunks} of {all}");
+    // Killed on its way, at 50 MiB a second; it goes on from its note, which is gone at the end.
+    let args = ["scrub", "app.cpm", "--store", "store", "--json", "--rate", "100MiB", "--resume", "note.json"];
+    let mut first = std::process::Command::new(env!("CARGO_BIN_EXE_coldpress"))
+        .args(args)
+        .current_dir(bench.dir.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = std::time::Instant::now();
+    while !bench.path("note.json").exists() {
+        assert!(started.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let note: Value = serde_json::from_slice(&std::fs::read(bench.path("note.json")).unwrap()).unwrap();
+    let checked = note["scrubbed"]["checked"].as_u64().unwrap();
+    assert!(checked > 0 && checked < all);
+    // What was looked at before is not looked at again: it may even be gone.
+    let first = super::upkeep::chunks(&bench.path("store"))[0].clone();
+    std::fs::remove_file(first).unwrap();
+    let rest = json(&bench.coldpress(&args[..5].iter().chain(&args[7..]).copied().collect::<Vec<_>>()));
+    assert_eq!((rest["chunks"].as_u64(), rest["bytes"].as_u64()), (Some(all), report["stored_bytes"].as_u64()));
+    assert!(!bench.path("note.json").exists());
+}
+
+#[test]
+fn scrub_and_heal_by_roles_of_a_service() {
+    let moto = Moto::start();
+    image().oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    let store = ["--store", "s3://chunks/p", "--json"];
+    let run = |user: &str, args: &[&str]| moto.coldpress(user, &[args, &store].concat());
+    let report = json(&run("converter", &["convert", "oci:app", "-o", "app.cpm"]));
+    assert_eq!(json(&run("collector", &["scrub", "--all"]))["chunks"], report["unique_chunks"]);
+    // Damage, by who may.
+    let lost = moto.boto(
+        "admin",
+        "keys = [o['Key'] for o in s3.list_objects_v2(Bucket='chunks', Prefix='p/main/')['Contents'] if o['Size'] > 100]\n\
+         s3.delete_object(Bucket='chunks', Key=keys[2])\ns3.put_object(Bucket='chunks', Key=keys[5], Body=b'x' * 4112)\nprint(keys[2], keys[5])\n",
+    );
+    let lost: Vec<&str> = lost.split_whitespace().map(|key| key.strip_prefix("p/").unwrap()).collect();
+    let found = ended(&run("reader", &["scrub", "app.cpm"]), 3);
+    assert_eq!((&found["missing"][0], &found["damaged"][0]), (&lost[0].into(), &lost[1].into()));
+    // Who may not list cannot look at all; who may not delete deletes nothing.
+    assert_eq!(run("reader", &["scrub", "--all"]).status.code(), Some(1));
+    assert_eq!(run("reader", &["scrub", "app.cpm", "--delete-damaged"]).status.code(), Some(1));
+    assert_eq!(ended(&run("collector", &["scrub", "--all", "--delete-damaged"]), 3)["deleted"], 1);
+    // What the converter noted of that store is not believed.
+    assert_eq!(json(&run("converter", &["convert", "oci:app", "--heal", "app.cpm"]))["put_chunks"], 2);
+    assert_eq!(json(&run("reader", &["scrub", "app.cpm"]))["scrubbed"], true);
+    // A byte that changed on its way is no damage.
+    let once = Proxy::before(&moto.url, |n, _, _| if n == 4 { Fault::WrongByte } else { Fault::None });
+    let output = moto.coldpress_via(&once.url, "reader", &[&["scrub", "app.cpm"], &store[..]].concat());
+    assert_eq!(json(&output)["scrubbed"], true);
+}
