@@ -32,10 +32,16 @@ pub fn policies(role: Role, store: &BucketUrl, root: &RootId, key: Option<&str>,
         .map(|operation| format!("kms:{}", operation.name()))
         .collect();
     if let Some(key) = key.filter(|_| !actions.is_empty()) {
-        let mut statement = json!({ "Effect": "Allow", "Action": actions, "Resource": key });
+        let mut statement = json!({ "Effect": "Allow", "Action": actions, "Resource": resource(key) });
+        let mut conditions = serde_json::Map::new();
+        if key.starts_with("alias/") {
+            conditions.insert("kms:RequestAlias".to_owned(), json!(key));
+        }
         if !application.is_empty() {
-            let field = format!("kms:EncryptionContext:{APPLICATION}");
-            statement["Condition"] = json!({ "StringEquals": { field: application } });
+            conditions.insert(format!("kms:EncryptionContext:{APPLICATION}"), json!(application));
+        }
+        if !conditions.is_empty() {
+            statement["Condition"] = json!({ "StringEquals": conditions });
         }
         policies.push(Policy {
             title: format!("identity policy of the {role}, for the key"),
@@ -43,6 +49,15 @@ pub fn policies(role: Role, store: &BucketUrl, root: &RootId, key: Option<&str>,
         });
     }
     policies
+}
+
+/// A policy names keys by their ARN, and an alias by a condition.
+fn resource(key: &str) -> String {
+    match key {
+        arn if arn.starts_with("arn:") => arn.to_owned(),
+        alias if alias.starts_with("alias/") => "*".to_owned(),
+        id => format!("arn:aws:kms:*:*:key/{id}"),
+    }
 }
 
 fn document(statements: &[Value]) -> Value {

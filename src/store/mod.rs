@@ -3,6 +3,7 @@
 //! Chunks lie at `ROOT/NAME`, block manifests at `manifests/ROOT/NAME`, NAME being 64 hexadecimal digits of the SHA-256 of
 //! what is stored. Nothing here overwrites or deletes.
 
+pub mod conformance;
 mod known;
 mod local;
 mod names;

@@ -5,10 +5,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use coldpress::store::conformance::check;
+use coldpress::store::{Settings, StoreUrl, open_collect, open_get, open_put};
 use serde_json::Value;
 
 use crate::common::{Image, Layer, Packing, noise, stdout};
 use crate::servers::{Fault, Moto, Proxy};
+
+/// Which store the suite is run against; without it a directory. Its credentials are the environment's.
+const STORE: &str = "COLDPRESS_CONFORMANCE_STORE";
+const ENDPOINT: &str = "COLDPRESS_CONFORMANCE_ENDPOINT";
+
+#[test]
+fn the_suite_that_every_store_passes() {
+    let directory = tempfile::tempdir().unwrap();
+    let named = std::env::var_os(STORE).unwrap_or_else(|| directory.path().join("store").into());
+    let (url, root) = (StoreUrl::parse(&named).unwrap(), "main".parse().unwrap());
+    let settings = Settings { endpoint: std::env::var(ENDPOINT).ok(), ..Settings::default() };
+    let put = open_put(&url, &settings, &root).unwrap();
+    let (get, collect) = (open_get(&url, &settings).unwrap(), open_collect(&url, &settings).unwrap());
+    let salt = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    if let Some(warning) = put.warning() {
+        println!("{warning}");
+    }
+    check(&*put, &*get, &*collect, salt).unwrap();
+}
+
+#[test]
+fn moto_passes_the_suite() {
+    let moto = Moto::start();
+    let mut suite = moto.command(std::env::current_exe().unwrap().to_str().unwrap(), &moto.url, "admin");
+    suite.args(["--exact", "stores::the_suite_that_every_store_passes", "--nocapture"]);
+    let output = suite.env(STORE, "s3://chunks/suite").env(ENDPOINT, &moto.url).output().unwrap();
+    let text = String::from_utf8_lossy(&stdout(&output)).into_owned();
+    assert!(text.contains("1 passed") && !text.contains("If-None-Match"), "{text}");
+}
 
 /// An image of about `chunks` chunks.
 fn image(chunks: usize) -> Image {
