@@ -26,7 +26,7 @@ mon data = $directory/mon
 mon allow pool size one = true
 osd data = $directory/osd
 run dir = $directory
-admin socket = $directory/\$name.asok
+admin socket =
 pid file = $directory/\$name.pid
 log file = $directory/\$name.log
 keyring = $directory/keyring
@@ -44,10 +44,10 @@ ceph-authtool keyring --gen-key -n osd.0 --cap mon 'allow profile osd' --cap osd
 monmaptool --create --addv a "[v2:127.0.0.1:$mon]" --fsid "$fsid" monmap >/dev/null
 ceph-mon --mkfs -i a --monmap monmap --keyring keyring --setuser root --setgroup root
 ceph-mon -i a --setuser root --setgroup root
-id=$(ceph osd new "$(cat /proc/sys/kernel/random/uuid)")
-[ "$id" = 0 ]
+uuid=$(cat /proc/sys/kernel/random/uuid)
+[ "$(ceph osd new "$uuid")" = 0 ]
 mkdir -p osd rgw
-ceph-osd -i 0 --mkfs --setuser root --setgroup root >/dev/null 2>&1
+ceph-osd -i 0 --mkfs --osd-uuid "$uuid" --setuser root --setgroup root >/dev/null 2>&1
 ceph auth import -i keyring >/dev/null 2>&1
 ceph-osd -i 0 --setuser root --setgroup root >/dev/null 2>&1
 radosgw -n client.rgw --setuser root --setgroup root
