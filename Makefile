@@ -24,13 +24,17 @@ test-tools: ## Install what the tests need (Debian packages, cargo-nextest, Pyth
 .PHONY: test
 test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	@[ "$$(id -u)" = 0 ] || { echo "make test mounts block images: run it as root"; exit 1; }
-	$(CARGO) nextest run --locked --no-fail-fast
+	$(CARGO) nextest run --locked --no-fail-fast --features age
 	$(VENV)/bin/python tools/check_manifest.py --vectors testdata/vectors
+
+.PHONY: test-long
+test-long: build test-tools ## The suite that every store passes, and conversions by who may only put, against Ceph and azurite (root; 5 minutes)
+	tools/test-long.sh
 
 .PHONY: check
 check: ## Format, lints, documentation, licences and advisories
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --features age -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check licenses bans sources; else echo "cargo-deny is missing: cargo install cargo-deny"; exit 1; fi
 
@@ -51,6 +55,11 @@ bench: build test-tools ## Whole conversions against the floor of this machine a
 .PHONY: instructions
 instructions: build ## Instructions of a small conversion against those of the last release (needs valgrind)
 	tools/instructions.sh
+
+.PHONY: bench-upload
+bench-upload: build test-tools ## Uploads to a Ceph gateway beside a bare client (needs root for the gateway; 10 minutes)
+	$(CARGO) bench --locked --bench upload --no-run
+	tools/bench-upload.sh
 
 .PHONY: bench-parts
 bench-parts: ## The parts of a conversion, timed: packing, keys, sealing

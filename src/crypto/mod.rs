@@ -2,6 +2,8 @@
 //!
 //! docs/sealed-chunk.md defines [`packed`] and [`convergent`], docs/manifest-format.md the wrap in [`wrap`].
 
+#[cfg(feature = "age")]
+pub mod age;
 pub mod convergent;
 pub mod key_file;
 pub mod kms;

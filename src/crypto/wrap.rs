@@ -17,7 +17,7 @@ const KEY_ID_LABEL: &[u8] = b"coldpress wrapping key id v1\n";
 pub const WRAP_FILE: u8 = 1;
 /// By a key of AWS KMS.
 pub const WRAP_AWS_KMS: u8 = 2;
-/// By age, for one or more recipients.
+/// By age, for one or more recipients; known in every build, opened in those with the feature.
 pub const WRAP_AGE: u8 = 3;
 
 /// Seals one block manifest.
@@ -97,7 +97,7 @@ pub struct WrappingKey(Secret);
 pub struct UnwrapError;
 
 impl EncryptionContext {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let length = u16::try_from(self.application.len()).expect("the manifest bounds the application's name");
         [CONTEXT_LABEL, self.root_digest.as_bytes(), &length.to_le_bytes(), self.application.as_bytes()].concat()
     }

@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use coldpress::crypto::KeyFile;
+use coldpress::manifest::BlockManifest;
 use serde_json::Value;
 
 use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
@@ -169,6 +171,40 @@ fn every_bit_of_a_manifest_of_the_key_service_is_covered() {
     }
 }
 
+/// Builds with age only; `make test` makes one.
+#[cfg(feature = "age")]
+#[test]
+fn age_recipients_open_what_is_pinned() {
+    let bench = Bench::new();
+    let identity = |name: &str| {
+        let (secret, recipient) = coldpress::crypto::age::AgeKey::generate();
+        std::fs::write(bench.path(name), secret.as_bytes()).unwrap();
+        recipient
+    };
+    let (one, two) = (identity("one"), identity("two"));
+    identity("three");
+    let key = format!("age:{one},{two}");
+    let report = bench.convert(&image(), "app", &["--key", &key, "--salt-file", "coldpress.key"]);
+    let digest = report["root_digest"].as_str().unwrap();
+    let cat = |key: &str, more: &[&str]| {
+        bench.coldread(&[&["cat", "app.cpm", "/greeting", "--store", "store", "--key", key], more].concat())
+    };
+    for key in ["age:one", "age:two"] {
+        assert_eq!(stdout(&cat(key, &["--expect", digest])), b"hello from the image\n");
+    }
+    refused(&cat("age:one", &[]), 2, &["--expect", "anyone"]);
+    refused(&cat("age:three", &["--expect", digest]), 1, &["none of these age identities"]);
+    refused(&cat(&key, &["--expect", digest]), 1, &["recipients only wrap"]);
+    // To and from the other kinds.
+    let rewrap = |from: &str, key: &str, to: &str, output: &str| {
+        stdout(&bench.coldpress(&["rewrap", from, "--key", key, "--to", to, "-o", output, "--expect", digest]));
+    };
+    rewrap("app.cpm", "age:two", "file:coldpress.key", "file.cpm");
+    assert_eq!(json(&bench.coldpress(&["verify", "file.cpm", "--store", "store", "--json"]))["verified"], true);
+    rewrap("file.cpm", "file:coldpress.key", "age:three", "app.cpm");
+    assert_eq!(stdout(&cat("age:three", &["--expect", digest])), b"hello from the image\n");
+}
+
 #[test]
 fn scopes_are_kept_apart_by_name_and_by_file() {
     let bench = Bench::new();
@@ -191,4 +227,100 @@ fn scopes_are_kept_apart_by_name_and_by_file() {
     refused(&bench.coldpress(&["ls", "team.salt"]), 2, &[]);
     let output = bench.coldpress(&["inspect", "one.cpm", "--key", "file:team.salt"]);
     refused(&output, 1, &["no line `wrapping-key`"]);
+}
+
+/// Converts, verifies, reads and fails with markers in keys and content, as loudly as the programs can be asked to, and looks for
+/// them in everything that was printed or written.
+#[test]
+fn no_secret_is_printed_or_written() {
+    let moto = Moto::start();
+    let bench = &moto.bench;
+    let content = b"MARKER-OF-THE-CONTENT-5c1d".repeat(3);
+    let mut image = Image::new([Layer::new().file("secret", &content).file("noise", &noise(700_000, 9))]);
+    image.config["Env"] = serde_json::json!(["TOKEN=MARKER-OF-THE-CONFIG-77aa"]);
+    std::fs::create_dir(bench.path("image")).unwrap();
+    image.oci_layout(&bench.path("image/app"), Packing::Gzip);
+    std::fs::create_dir(bench.path("temp")).unwrap();
+    let loud = |user: &str, program: &str, args: &[&str]| {
+        let mut command = moto.command(program, &moto.url, user);
+        command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").env("AWS_LOG_LEVEL", "trace");
+        command
+            .env("TMPDIR", bench.path("temp"))
+            .env("COLDPRESS_CACHE", bench.path("cache"))
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    let (coldpress, coldread) = (env!("CARGO_BIN_EXE_coldpress"), env!("CARGO_BIN_EXE_coldread"));
+    let (store, kms) = (["--store", "s3://chunks/p"], moto.key(0));
+    let mut printed = Vec::new();
+    let mut run = |user: &str, program: &str, args: &[&str], code: i32| {
+        let output = loud(user, program, args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        printed.extend([output.stdout, output.stderr].concat());
+    };
+    let convert = |key| {
+        ["convert", "oci:image/app", "--salt-file", "coldpress.key", "-o", "app.cpm", "--key", key, "--temp", "temp"]
+    };
+    run("converter", coldpress, &[&convert(&kms)[..], &store].concat(), 0);
+    run("worker", coldpress, &[&["verify", "app.cpm", "--key", &kms][..], &store].concat(), 0);
+    run("worker", coldread, &[&["ls", "-l", "app.cpm", "/", "--key", &kms][..], &store].concat(), 0);
+    run("nobody", coldread, &[&["cat", "app.cpm", "/secret", "--key", &kms][..], &store].concat(), 1);
+    run(
+        "converter",
+        coldread,
+        &[&["cat", "app.cpm", "/secret", "--key", "file:coldpress.key"][..], &store].concat(),
+        1,
+    );
+    run("nobody", coldpress, &[&convert("file:coldpress.key")[..], &["--store", "s3://chunks/q"]].concat(), 1);
+    run("admin", coldpress, &["rewrap", "app.cpm", "--key", &kms, "--to", "file:coldpress.key", "-o", "file.cpm"], 0);
+    run("reader", coldpress, &[&["scrub", "app.cpm"][..], &store].concat(), 0);
+    run("converter", coldpress, &[&["doctor", "--as", "converter", "--key", &kms][..], &store].concat(), 3);
+
+    // The chunks as the server keeps them, too.
+    let stored = moto.boto(
+        "admin",
+        "import os\nfor o in s3.list_objects_v2(Bucket='chunks')['Contents']:\n    os.makedirs('stored', exist_ok=True)\n    \
+         open('stored/' + o['Key'].replace('/', '_'), 'wb').write(s3.get_object(Bucket='chunks', Key=o['Key'])['Body'].read())\n\
+         print(len(os.listdir('stored')))\n",
+    );
+    assert!(stored.trim().parse::<usize>().unwrap() > 3);
+    let mut written = vec![("printed".to_owned(), printed)];
+    let mut folders = vec![bench.dir.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap()) {
+            // The image, the key file and the servers' own files are where the secrets come from.
+            let name = entry.file_name().into_string().unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true if name != "image" => folders.push(entry.path()),
+                false if !["coldpress.key", "users.json", "moto.log"].contains(&name.as_str()) => {
+                    written.push((name, std::fs::read(entry.path()).unwrap()));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(written.len() > 8, "the store, the cache and the manifests were read");
+    let key = KeyFile::decode(crate::common::TEST_KEY).unwrap();
+    let manifest = std::fs::read(bench.path("file.cpm")).unwrap();
+    let manifest = BlockManifest::decode(&manifest).unwrap().open(&key).unwrap();
+    let mut secrets = vec![
+        content[..26].to_vec(),
+        b"MARKER-OF-THE-CONFIG".to_vec(),
+        key.wrapping_key.secret().expose().to_vec(),
+        key.salt.as_ref().unwrap().secret().expose().to_vec(),
+    ];
+    secrets.extend(manifest.sealed.chunks.iter().map(|chunk| chunk.key.expose().to_vec()));
+    for user in ["converter", "worker", "nobody", "admin", "reader"] {
+        secrets.push(moto.secret_of(user).into_bytes());
+    }
+    for secret in secrets {
+        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        for (name, bytes) in &written {
+            for form in [&secret[..], hex.as_bytes()] {
+                let found = bytes.windows(form.len()).any(|window| window == form);
+                assert!(!found, "a secret of {} bytes is in {name}", secret.len());
+            }
+        }
+    }
 }

@@ -95,7 +95,12 @@ impl Moto {
         command
     }
 
-    /// What a client that is not ours answers: `script` gets `s3`, a boto3 client with the rights of `user`.
+    /// The secret access key of a user.
+    pub fn secret_of(&self, user: &str) -> String {
+        self.users["users"][user]["AWS_SECRET_ACCESS_KEY"].as_str().unwrap().to_owned()
+    }
+
+    /// What a client that is not ours answers, in the server's directory: `script` gets `s3`, a boto3 client with the rights of `user`.
     pub fn boto(&self, user: &str, script: &str) -> String {
         let head = format!(
             "import boto3, botocore\ns3 = boto3.client('s3', endpoint_url='{}', region_name='us-east-1')\n\
@@ -105,7 +110,7 @@ impl Moto {
         );
         let mut command = Command::new(python("python"));
         self.environment(&mut command, user);
-        let output = command.args(["-c", &(head + script)]).output().unwrap();
+        let output = command.args(["-c", &(head + script)]).current_dir(self.bench.dir.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }

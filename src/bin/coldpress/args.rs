@@ -232,7 +232,7 @@ pub struct RewrapArgs {
     #[command(flatten)]
     pub key: KeyArgs,
 
-    /// The new key: file:PATH or aws-kms://KEY
+    /// The new key: file:PATH, aws-kms://KEY or age:RECIPIENT,…
     #[arg(long, value_name = "KEY")]
     pub to: KeyRef,
 

@@ -32,8 +32,8 @@ impl SaltArgs {
         let salt = match (&self.salt_file, &self.salt_key) {
             (Some(path), _) => KeyFile::read_salt(path)?,
             (None, Some(KeyRef::AwsKms(id))) => kms.open(id)?.salt()?,
-            (None, Some(KeyRef::File(_))) => {
-                return Err(Failure::Usage("--salt-key: use aws-kms://KEY; a file is given with --salt-file".to_owned()));
+            (None, Some(KeyRef::File(_) | KeyRef::Age(_))) => {
+                return Err(Failure::Usage("--salt-key: use aws-kms://KEY; a file's is taken with --salt-file".to_owned()));
             }
             (None, None) => key.salt().cloned().ok_or_else(|| {
                 let message = "no salt: the key has none, so it can only read; use the key file that `coldpress keygen` made, \

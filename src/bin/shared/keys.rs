@@ -21,27 +21,29 @@ use super::failure::Failure;
 /// The key file that is taken where none is named, from the current directory.
 const DEFAULT_KEY: &str = "coldpress.key";
 
-/// `file:PATH` or `aws-kms://KEY`.
+/// `file:PATH`, `aws-kms://KEY` or `age:RECIPIENTS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyRef {
     File(PathBuf),
     AwsKms(String),
+    Age(String),
 }
 
 impl FromStr for KeyRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = [("file:", 0), ("aws-kms://", 1)];
+        let parts = [("file:", 0), ("aws-kms://", 1), ("age:", 2)];
         let named = parts.iter().find_map(|(start, kind)| Some((text.strip_prefix(start)?, kind)));
         match named {
             Some((path, 0)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some((id, 1)) if !id.is_empty() && id.chars().all(|c| c.is_ascii_graphic()) => {
                 Ok(Self::AwsKms(id.to_owned()))
             }
+            Some((key, 2)) if !key.is_empty() => Ok(Self::Age(key.to_owned())),
             _ => Err(format!(
-                "`{text}` is not a key; use file:PATH, as `coldpress keygen` makes it, or aws-kms:// and a key's id, ARN or \
-                 alias/NAME"
+                "`{text}` is not a key; use file:PATH, as `coldpress keygen` makes it, aws-kms:// and a key's id, ARN or \
+                 alias/NAME, or age: and recipients or a file of them"
             )),
         }
     }
@@ -50,7 +52,8 @@ impl FromStr for KeyRef {
 /// Which key, for all commands that need one.
 #[derive(Debug, Clone, Args)]
 pub struct KeyArgs {
-    /// What opens the manifest: file:PATH, made by `coldpress keygen`, or aws-kms://KEY, by id, ARN or alias/NAME
+    /// What wraps and opens the manifest: file:PATH, made by `coldpress keygen`; aws-kms://KEY, by id, ARN or alias/NAME; or
+    /// age:RECIPIENT,… to wrap and age:FILE with an identity to open (in builds with age)
     ///
     /// Without this option: $COLDPRESS_KEY, else `coldpress.key` in the current directory.
     #[arg(long, value_name = "KEY")]
@@ -117,7 +120,19 @@ pub fn open_key(key: &KeyRef, kms: &KmsArgs) -> Result<Box<dyn KeyWrap>, Failure
     Ok(match key {
         KeyRef::File(path) => Box::new(KeyFile::read(path)?),
         KeyRef::AwsKms(id) => Box::new(kms.open(id)?),
+        KeyRef::Age(key) => open_age(key)?,
     })
+}
+
+#[cfg(feature = "age")]
+fn open_age(key: &str) -> Result<Box<dyn KeyWrap>, Failure> {
+    Ok(Box::new(coldpress::crypto::age::AgeKey::open(key)?))
+}
+
+#[cfg(not(feature = "age"))]
+fn open_age(_: &str) -> Result<Box<dyn KeyWrap>, Failure> {
+    let message = "this build has no keys by age; build with --features age";
+    Err(Error::new(ErrorKind::Unsupported, message).into())
 }
 
 /// Which store.
@@ -212,8 +227,18 @@ impl ManifestArgs {
         Ok(read_manifest(&self.manifest, self.expect)?)
     }
 
+    /// Refuses to take a manifest's word for who made it, where anyone can have.
+    pub fn check_pinned(&self, key: &dyn KeyWrap) -> Result<(), Failure> {
+        if key.is_public() && self.expect.is_none() {
+            let message = "--expect sha256:… is needed with an age key: anyone who knows the recipient can make a manifest for it";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Reads and opens it.
     pub fn open(&self, key: &dyn KeyWrap) -> Result<OpenManifest, Failure> {
+        self.check_pinned(key)?;
         let manifest = self.read()?;
         Ok(manifest.open(key).map_err(|error| error.within(self.manifest.display()))?)
     }

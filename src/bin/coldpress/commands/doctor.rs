@@ -25,8 +25,8 @@ pub fn run(cli: &Cli, args: &DoctorArgs) -> CommandResult {
     };
     let key = match args.key.named()? {
         Some(KeyRef::AwsKms(id)) => Some(id),
-        // Who has a key file can do everything with it.
-        Some(KeyRef::File(_)) | None => None,
+        // No service decides about these.
+        Some(KeyRef::File(_) | KeyRef::Age(_)) | None => None,
     };
     let policies = policies(args.role, &url, &args.root, key.as_deref(), &args.application);
     let mut findings = Vec::new();

@@ -12,6 +12,7 @@ use crate::shared::keys::open_key;
 
 pub fn run(cli: &Cli, args: &RewrapArgs) -> CommandResult {
     let (from, to) = (args.key.require()?, open_key(&args.to, &args.key.kms)?);
+    args.manifest.check_pinned(&*from)?;
     let manifest = args.manifest.read()?;
     let bytes = manifest.rewrap(&*from, &*to).map_err(|error| error.within(args.manifest.manifest.display()))?;
     let fail = |error| Error::file(&args.output, error);
