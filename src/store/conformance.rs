@@ -142,7 +142,12 @@ mod tests {
     fn memory_conforms() {
         for prefix in ["", "a/b"] {
             let url = BucketUrl { service: Service::S3, bucket: "b".to_owned(), prefix: prefix.to_owned() };
-            let bucket = Bucket { services: Services::start().unwrap(), store: Arc::new(InMemory::new()), url };
+            let bucket = Bucket {
+                services: Services::start().unwrap(),
+                store: Arc::new(InMemory::new()),
+                url,
+                answered: Arc::default(),
+            };
             let put = RemotePut::open(bucket.clone(), 4, &"main".parse().unwrap()).unwrap();
             let get = RemoteGet(bucket);
             check(&put, &get, &RemoteCollect(RemoteGet(get.0.clone())), 1).unwrap();

@@ -83,7 +83,7 @@ pub(super) fn bucket(url: &BucketUrl, settings: &Settings) -> Result<Bucket> {
         Service::Azure => azure(url, settings),
     };
     let store = store.map_err(|error| error.within(format!("store {url}")))?;
-    Ok(Bucket { services, store, url: url.clone() })
+    Ok(Bucket { services, store, url: url.clone(), answered: Arc::default() })
 }
 
 fn once() -> RetryConfig {

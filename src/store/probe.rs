@@ -4,7 +4,7 @@ use object_store::{PutMode, PutPayload};
 
 use super::open::bucket;
 use super::remote::{Bucket, PROBE};
-use super::retry::{Failure, repeat};
+use super::retry::Failure;
 use super::{BucketUrl, ObjectName, RootId, Settings};
 use crate::digest::Sha256;
 use crate::{ErrorKind, Result};
@@ -82,7 +82,7 @@ impl Probe {
     /// `NotFound` where there is no such bucket; `Unavailable`.
     pub fn try_out(&self, operation: Operation) -> Result<Found> {
         let (name, payload) = (self.object(), PutPayload::from_static(PROBE));
-        let tried = repeat(|| {
+        let tried = self.bucket.repeat(|| {
             let tried = match operation {
                 Operation::Put => self.bucket.put_once(&name, &payload, PutMode::Create).map(drop),
                 Operation::Overwrite => self.bucket.put_once(&name, &payload, PutMode::Overwrite).map(drop),

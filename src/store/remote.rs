@@ -5,12 +5,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::retry::{Failure, repeat};
+use super::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use super::url::Service;
 use super::witness::{Answer, noting};
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome};
@@ -28,6 +29,8 @@ pub(super) struct Bucket {
     pub(super) services: Services,
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) url: BucketUrl,
+    /// Whether it ever answered.
+    pub(super) answered: Arc<AtomicBool>,
 }
 
 /// What became of one put request.
@@ -39,7 +42,17 @@ impl Bucket {
     }
 
     fn ask<F: Future>(&self, request: F) -> (F::Output, Answer) {
-        self.services.wait(noting(request))
+        let (output, answer) = self.services.wait(noting(request));
+        if answer.status.is_some() {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        (output, answer)
+    }
+
+    /// Makes `request` again where that may help.
+    pub(super) fn repeat<T>(&self, request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+        let patience = || if self.answered.load(Ordering::Relaxed) { PATIENCE } else { PATIENCE_AT_FIRST };
+        repeat(patience, request)
     }
 
     /// One request.
@@ -141,7 +154,7 @@ impl RemotePut {
     /// `None` where the service does not know the condition.
     fn probe(&self, name: &ObjectName) -> Result<Option<PutOutcome>> {
         let payload = PutPayload::from_static(PROBE);
-        let put = repeat(|| match self.bucket.put_once(name, &payload, PutMode::Create) {
+        let put = self.bucket.repeat(|| match self.bucket.put_once(name, &payload, PutMode::Create) {
             Err(Failure::Final(error)) if error.kind() == ErrorKind::Unsupported => Ok(None),
             put => put.map(Some),
         });
@@ -153,7 +166,7 @@ impl PutIfAbsent for RemotePut {
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
         let payload = PutPayload::from(bytes.to_vec());
         let mode = if self.conditional == Condition::Refused { PutMode::Overwrite } else { PutMode::Create };
-        repeat(|| self.bucket.put_once(name, &payload, mode.clone()))
+        self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()))
     }
 
     fn still_there(&self, _: &ObjectName) -> Result<()> {
@@ -184,7 +197,7 @@ pub(super) struct RemoteGet(pub(super) Bucket);
 
 impl Get for RemoteGet {
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
-        repeat(|| self.0.get_once(name, limit, false))
+        self.0.repeat(|| self.0.get_once(name, limit, false))
     }
 
     fn in_flight(&self) -> usize {
@@ -201,12 +214,12 @@ impl Collect for RemoteCollect {
     }
 
     fn manifests(&self, root: &RootId) -> Result<Vec<ObjectName>> {
-        let names = repeat(|| self.0.0.list_once(&ObjectName::manifests(root)))?;
+        let names = self.0.0.repeat(|| self.0.0.list_once(&ObjectName::manifests(root)))?;
         Ok(names.iter().filter_map(|name| ObjectName::parse_manifest(root, name)).collect())
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
-        repeat(|| match self.0.0.delete_once(name) {
+        self.0.0.repeat(|| match self.0.0.delete_once(name) {
             Err(Failure::Final(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
             deleted => deleted,
         })

@@ -9,7 +9,9 @@ use crate::crypto::random_bytes;
 use crate::{Error, ErrorKind, Result};
 
 /// How long one object's requests are repeated: longer than a service's restart.
-const PATIENCE: Duration = Duration::from_secs(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(100);
+/// The same where nothing has ever answered: more likely its address is wrong.
+pub(super) const PATIENCE_AT_FIRST: Duration = Duration::from_secs(15);
 /// The longest wait after the first failure; it doubles with each further.
 const FIRST: Duration = Duration::from_millis(200);
 /// No wait is longer than this.
@@ -29,11 +31,11 @@ pub(super) enum Failure {
     Final(Error),
 }
 
-/// Makes `request` until it succeeds, fails for good, or [`PATIENCE`] ends.
+/// Makes `request` until it succeeds, fails for good, or the patience ends, which is asked for after each.
 ///
 /// # Errors
 /// The last one's.
-pub(super) fn repeat<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+pub(super) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
     let started = Instant::now();
     let mut longest = FIRST;
     loop {
@@ -43,7 +45,7 @@ pub(super) fn repeat<T>(mut request: impl FnMut() -> Result<T, Failure>) -> Resu
             Err(Failure::Again { error, after }) => (error, after),
         };
         let wait = jittered(longest)?.max(after.unwrap_or_default());
-        if started.elapsed() + wait > PATIENCE {
+        if started.elapsed() + wait > patience() {
             let message = format!("given up after {} seconds", started.elapsed().as_secs());
             return Err(Error::caused(ErrorKind::Unavailable, message, error));
         }
@@ -68,24 +70,30 @@ mod tests {
     #[test]
     fn what_may_succeed_is_repeated_and_what_cannot_is_not() {
         let mut count = 0;
-        let result = repeat(|| {
-            count += 1;
-            if count < 4 { Err(again()) } else { Ok(count) }
-        });
+        let result = repeat(
+            || PATIENCE,
+            || {
+                count += 1;
+                if count < 4 { Err(again()) } else { Ok(count) }
+            },
+        );
         assert_eq!(result.unwrap(), 4);
         let mut count = 0;
         let refused = || Failure::Final(Error::new(ErrorKind::Denied, "no"));
-        let result = repeat(|| {
-            count += 1;
-            if count < 2 { Err::<(), _>(again()) } else { Err(refused()) }
-        });
+        let result = repeat(
+            || PATIENCE,
+            || {
+                count += 1;
+                if count < 2 { Err::<(), _>(again()) } else { Err(refused()) }
+            },
+        );
         assert_eq!((result.unwrap_err().kind(), count), (ErrorKind::Denied, 2));
     }
 
     #[test]
     fn a_service_that_asks_for_more_than_all_patience_is_given_up_at_once() {
         let far = || Failure::Again { error: Error::new(ErrorKind::Unavailable, "busy"), after: Some(PATIENCE * 2) };
-        let result = repeat(|| Err::<(), _>(far()));
+        let result = repeat(|| PATIENCE, || Err::<(), _>(far()));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
     }
 }

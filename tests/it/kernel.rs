@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PROMPT: Duration = Duration::from_secs(2);
 
 /// `coldread -v mount` of an image, until it is dropped.
-struct Mount {
+pub struct Mount {
     child: Child,
     lines: Receiver<String>,
     said: Vec<String>,
@@ -42,18 +42,18 @@ impl Mount {
     }
 
     fn start(bench: &Bench) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+        command.args(["-v", "mount", "app.cpm", "--store", "store", "mnt"]);
+        command.current_dir(bench.dir.path()).env_remove("COLDPRESS_KEY").env_remove("COLDPRESS_STORE");
+        Self::by(bench, &mut command)
+    }
+
+    /// By a command that mounts at `mnt` and runs in the directory of `bench`.
+    pub fn by(bench: &Bench, command: &mut Command) -> Self {
         let (point, temp) = (bench.path("mnt"), bench.path("temp"));
         std::fs::create_dir_all(&point).unwrap();
         std::fs::create_dir_all(&temp).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_coldread"))
-            .args(["-v", "mount", "app.cpm", "--store", "store", "mnt"])
-            .current_dir(bench.dir.path())
-            .env("TMPDIR", &temp)
-            .env_remove("COLDPRESS_KEY")
-            .env_remove("COLDPRESS_STORE")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.env("TMPDIR", &temp).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
@@ -61,7 +61,7 @@ impl Mount {
     }
 
     /// Waits for a line that contains `text`.
-    fn wait_for(&mut self, text: &str) -> String {
+    pub fn wait_for(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -74,7 +74,7 @@ impl Mount {
         }
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    pub fn path(&self, below: &str) -> PathBuf {
         self.point.join(below)
     }
 
@@ -82,7 +82,7 @@ impl Mount {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    fn unmount(&self) {
+    pub fn unmount(&self) {
         let output = Command::new("umount").arg(&self.point).output().unwrap();
         assert!(output.status.success(), "umount: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -99,7 +99,7 @@ impl Mount {
     }
 
     /// Waits for the end, which must be a success that leaves nothing behind; how many chunks were fetched.
-    fn ends_well(&mut self, patience: Duration) -> u64 {
+    pub fn ends_well(&mut self, patience: Duration) -> u64 {
         let status = self.exit_status(patience);
         assert!(status.is_some(), "still running: {:#?}", self.said);
         let fetched = self.wait_for("fetched");

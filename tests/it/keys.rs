@@ -1,12 +1,14 @@
 //! Keys in a key service (moto, which enforces what each user may do), other wrapping keys, and dedup scopes.
 
 use std::process::Output;
+use std::time::Duration;
 
 use coldpress::crypto::KeyFile;
 use coldpress::manifest::BlockManifest;
 use serde_json::Value;
 
 use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::kernel::Mount;
 use crate::servers::Moto;
 
 fn json(output: &Output) -> Value {
@@ -123,15 +125,25 @@ fn a_manifest_moves_to_another_key_and_nothing_else_of_it_changes() {
     let cat = |user: &str, manifest: &str, key: &str| {
         moto.coldread(user, &["cat", manifest, "/greeting", "--store", "store", "--key", key])
     };
+    let read_mounted = |manifest: &str, key: &str| {
+        let mut command = moto.command(env!("CARGO_BIN_EXE_coldread"), &moto.url, "worker");
+        command.args(["-v", "mount", manifest, "--store", "store", "--key", key, "mnt"]);
+        let mut mount = Mount::by(bench, &mut command);
+        mount.wait_for("is mounted at");
+        let text = std::fs::read(mount.path("greeting")).unwrap();
+        mount.unmount();
+        mount.ends_well(Duration::from_secs(20));
+        text
+    };
     stdout(&rewrap("admin", "app.cpm", "file:coldpress.key", &first, "kms.cpm"));
-    assert_eq!(stdout(&cat("worker", "kms.cpm", &first)), b"hello from the image\n");
+    assert_eq!(read_mounted("kms.cpm", &first), b"hello from the image\n");
     refused(&cat("worker", "kms.cpm", "file:coldpress.key"), 1, &["the manifest is not for the wrapping key"]);
     // From one key of the service to another, by who may decrypt and encrypt.
     assert_eq!(
         json(&rewrap("rewrapper", "kms.cpm", &first, &second, "second.cpm"))["root_digest"],
         report["root_digest"]
     );
-    assert_eq!(stdout(&cat("worker", "second.cpm", &second)), b"hello from the image\n");
+    assert_eq!(read_mounted("second.cpm", &second), b"hello from the image\n");
     refused(&rewrap("worker", "kms.cpm", &first, &second, "x.cpm"), 1, &["Encrypt", "403"]);
     assert!(!bench.path("x.cpm").exists());
     // Behind the wraps, not a byte is another.

@@ -1,8 +1,8 @@
 //! Stores behind services: moto, which enforces what each user may do, and a proxy that spoils requests.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coldpress::store::conformance::check;
@@ -164,17 +164,34 @@ fn failing_requests_are_repeated_and_lost_answers_do_no_harm() {
 }
 
 #[test]
-fn an_outage_is_waited_out() {
+fn an_outage_of_30_seconds_is_waited_out() {
     let moto = moto_with(30);
-    let (started, count) = (Instant::now(), AtomicUsize::new(0));
+    let (since, count) = (Mutex::new(None::<Instant>), AtomicUsize::new(0));
     let proxy = Proxy::before(&moto.url, move |_, _, _| {
-        // From the tenth request on, for some seconds.
-        let out = count.fetch_add(1, Ordering::Relaxed) > 10 && started.elapsed() < Duration::from_secs(8);
+        // From the tenth request on.
+        let mut out = since.lock().unwrap();
+        if count.fetch_add(1, Ordering::Relaxed) == 10 {
+            *out = Some(Instant::now());
+        }
+        let out = out.is_some_and(|since| since.elapsed() < Duration::from_secs(30));
         if out { Fault::Drop } else { Fault::None }
     });
     let report = json(&moto.coldpress_via(&proxy.url, "converter", &CONVERT));
     assert!(proxy.seen().iter().any(|seen| seen.fault == Fault::Drop));
     assert_eq!(report["put_chunks"], report["unique_chunks"]);
+}
+
+#[test]
+fn a_store_that_never_answers_is_given_up_soon_and_safe_to_ask_again() {
+    let moto = moto_with(2);
+    let dead = Proxy::before(&moto.url, |_, _, _| Fault::Drop);
+    let started = Instant::now();
+    let output = moto.coldpress_via(&dead.url, "converter", &CONVERT);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{message}");
+    assert!(message.contains("given up after") && message.contains("run the same command again"), "{message}");
+    assert!(started.elapsed() < Duration::from_secs(30) && !moto.bench.path("app.cpm").exists());
+    stdout(&moto.coldpress("converter", &CONVERT));
 }
 
 #[test]
