@@ -626,3 +626,47 @@ fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>,
 
 const _: () = assert!((TIER_BLOCKS * TABLE_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
 const _: () = assert!((TIER_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ChunkIndex;
+    use crate::fs::tree::{Data, Inode};
+
+    const CHUNK: u64 = crate::CHUNK_SIZE as u64;
+
+    /// One layer with files of these names and sizes at the root.
+    fn tree(files: &[(&str, u64)]) -> Tree {
+        let mut root = Directory { first_blocks: 1, ..Directory::default() };
+        let mut inodes = Vec::new();
+        let metadata = Metadata::implied_directory;
+        for (id, (name, size)) in (1..).zip(files) {
+            root.entries.insert(name.as_bytes().into(), InodeId(id));
+            let kind = Kind::File(Content { size: *size, data: Data::Whole(512) });
+            inodes.push(Inode { metadata: metadata(), kind });
+        }
+        inodes.insert(0, Inode { metadata: metadata(), kind: Kind::Directory(Box::new(root)) });
+        let end = u32::try_from(inodes.len()).unwrap();
+        Tree { inodes, layer_ends: vec![end] }
+    }
+
+    /// docs/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
+    #[test]
+    fn a_chunk_holds_what_its_zone_is_for_or_the_files_that_touch_it() {
+        let tree = tree(&[("a", CHUNK), ("b", 2 * CHUNK + 1), ("c", 5)]);
+        let layout = Layout::new(&tree, 0).unwrap();
+        let holds = |chunk| layout.contents_of(ChunkIndex(chunk));
+        for (first, last, zone) in [
+            (0, 0, "superblock, group descriptors, bitmaps and the root's inode"),
+            (1, 51, "inode table"),
+            (52, 123, "directory blocks"),
+            (124, 125, "xattr and extent blocks"),
+            (126, 127, "bitmaps"),
+        ] {
+            assert_eq!((holds(first), holds(last)), (vec![zone.to_owned()], vec![zone.to_owned()]));
+        }
+        let files = [128, 129, 130, 131].map(|chunk| holds(chunk).join(" "));
+        assert_eq!(files, ["a", "b", "b", "b c"]);
+        assert!(!layout.is_data(ChunkIndex(127)) && layout.is_data(ChunkIndex(128)));
+    }
+}
