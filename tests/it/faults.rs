@@ -7,7 +7,7 @@ use std::process::Output;
 use coldpress::digest::Sha256;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, noise};
+use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
 use crate::determinism::sample;
 
 /// Exit code and standard error; what was made may be nowhere.
@@ -285,6 +285,7 @@ fn another_key_and_another_image_are_denied() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("not the expected") && said.contains(one["root_digest"].as_str().unwrap()), "{said}");
+    stdout(&bench.coldread(&["ls", "one.cpm", "--expect", one["root_digest"].as_str().unwrap()]));
     assert!(bench.coldpress(&["keygen", "-o", "other.key"]).status.success());
     let output = bench.coldread(&["ls", "one.cpm", "--key", "file:other.key"]);
     assert_eq!(output.status.code(), Some(1));

@@ -11,6 +11,7 @@ mod flattening;
 mod hostile;
 mod kernel;
 mod kills;
+mod progress;
 mod property;
 mod readers;
 mod sharing;
