@@ -316,6 +316,25 @@ fn a_key_file_that_others_can_read_is_denied() {
 }
 
 #[test]
+fn layers_of_just_the_limit_are_converted_and_of_a_byte_more_refused() {
+    let image = Image::new([1, 2].map(|n| Layer::new().file(&n.to_string(), &noise(300_000, n))));
+    let bytes: usize = image.layers.iter().map(|layer| layer.tar().len()).sum();
+    for threads in ["1", "4"] {
+        let bench = Bench::new();
+        image.oci_layout(&bench.path("image"), Packing::Gzip);
+        let convert = |most: usize| {
+            let most = most.to_string();
+            let args = ["convert", "oci:image", "--store", "store", "-o", "out.cpm", "--max-size", &most];
+            bench.coldpress(&[&args[..], &["--threads", threads]].concat())
+        };
+        stdout(&convert(bytes));
+        let output = convert(bytes - 1);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--max-size"), "{output:?}");
+    }
+}
+
+#[test]
 fn keygen_never_replaces_a_key() {
     let bench = Bench::new();
     let output = bench.coldpress(&["keygen"]);

@@ -669,6 +669,14 @@ fn symlink_targets_are_text_and_stay_as_they_are() {
 
 // `.wh.`, `.wh..`, `.wh...` as whole names.
 
+/// What docker passes over: all at the root that begins so, but the opaque whiteout itself.
+#[test]
+fn what_aufs_kept_for_itself_is_passed_over() {
+    let upper = Layer::new().dir(".wh..wh.plnk").file(".wh..wh.plnk/1.2", b"").file(".wh..wh.aufs", b"");
+    let upper = upper.file(".wh..wh..opq/x", b"").file("own", b"");
+    assert_eq!(flattened([Layer::new().file("f", b""), upper]), ["file 0644 f \"\"", "file 0644 own \"\""]);
+}
+
 #[test]
 fn whiteouts_of_no_name_are_refused() {
     for name in [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."] {

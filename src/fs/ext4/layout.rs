@@ -650,6 +650,82 @@ mod tests {
         Tree { inodes, layer_ends: vec![end] }
     }
 
+    /// A directory of `names` names of 255 bytes, all of the inode 1.
+    fn directory(names: usize, first_blocks: u32) -> Inode {
+        let entry = |n: usize| (format!("{n:0>255}").into_bytes().into(), InodeId(1));
+        let directory = Directory { entries: (0..names).map(entry).collect(), first_blocks };
+        Inode { metadata: Metadata::implied_directory(), kind: Kind::Directory(Box::new(directory)) }
+    }
+
+    /// A root, a pipe, and these directories below the root, all of one layer.
+    fn of(directories: impl IntoIterator<Item = Inode>) -> Tree {
+        let mut root = Directory { first_blocks: 1, ..Directory::default() };
+        let mut inodes = vec![Inode { metadata: Metadata::implied_directory(), kind: Kind::Fifo }];
+        inodes.extend(directories);
+        let ids = 1..=u32::try_from(inodes.len()).unwrap();
+        root.entries = ids.clone().map(|id| (id.to_string().into_bytes().into(), InodeId(id))).collect();
+        let root = Inode { metadata: Metadata::implied_directory(), kind: Kind::Directory(Box::new(root)) };
+        inodes.insert(0, root);
+        Tree { inodes, layer_ends: vec![ids.end() + 1] }
+    }
+
+    /// In MiB.
+    fn tier(tree: &Tree) -> u32 {
+        Layout::new(tree, 0).unwrap().geometry.data / 256
+    }
+
+    /// docs/ext4-layout.md, "Zones" and "Inodes": 8,192 slots of directories, 36 MiB of their blocks, 1 MiB of attribute blocks.
+    #[test]
+    fn the_smallest_tier_is_taken_in_which_everything_fits() {
+        let directories = |count: usize| of((1..count).map(|_| directory(0, 1)));
+        assert_eq!([8_192, 8_193, 32_768, 32_769].map(|count| tier(&directories(count))), [64, 256, 256, 1_024]);
+        // The root has a block, and so has the directory behind this one.
+        let blocks = |first| of([directory(0, first), directory(0, 1)]);
+        assert_eq!([9_214, 9_215, 36_862, 36_863].map(|first| tier(&blocks(first))), [64, 256, 256, 1_024]);
+        let attributed = |count: usize| {
+            let mut inode = directory(0, 1);
+            inode.metadata.xattrs.insert(b"user.large", &[1; 3_000]);
+            of(vec![inode; count])
+        };
+        assert_eq!([256, 257].map(|count| tier(&attributed(count))), [64, 256]);
+    }
+
+    /// docs/ext4-layout.md, "First chunk": 480 GiB are 3,840 groups.
+    #[test]
+    fn the_inode_table_starts_at_block_31_but_on_devices_of_over_480_gib() {
+        assert_eq!([1, 128, 2_100, 3_840, 3_841].map(table_start), [31, 31, 31, 31, 63]);
+    }
+
+    /// The kernel's own rule (`ext4_calculate_resv_clusters`): a fiftieth of the blocks, at most 4,096.
+    #[test]
+    fn free_space_is_beside_what_the_kernel_keeps_back() {
+        let tree = tree(&[("a", 5)]);
+        for blocks in (1..30_000).step_by(13).chain([250_000, 300_000]) {
+            let layout = Layout::new(&tree, u64::from(blocks) * u64::from(BLOCK_SIZE)).unwrap();
+            let Geometry { blocks: all, data, .. } = layout.geometry;
+            let behind = all - data - CHUNK_BLOCKS;
+            assert!(behind >= blocks + (all / 50).min(4_096), "{behind} blocks for {blocks}");
+            assert!(behind <= blocks + (all / 49 + 1).min(4_096) + CHUNK_BLOCKS, "{behind} blocks for {blocks}");
+        }
+    }
+
+    /// What later layers added stands from a chunk on behind all parts, the one directory's behind the other's.
+    #[test]
+    fn directories_that_grew_have_their_further_blocks_behind_all_others() {
+        // 15 names of 255 bytes fill a leaf.
+        let tree = of([directory(40, 1), directory(0, 3), directory(70, 2), directory(15, 1)]);
+        let layout = Layout::new(&tree, 0).unwrap();
+        let zone = layout.geometry.directories;
+        let plans: Vec<_> =
+            layout.directories.iter().map(|plan| (plan.start.0 - zone, plan.first, plan.blocks)).collect();
+        assert_eq!(plans, [(0, 1, 1), (1, 1, 4), (2, 1, 1), (5, 2, 6), (7, 1, 1)]);
+        let overflow = |at: usize| layout.directories[at].overflow.0 - zone;
+        assert_eq!((overflow(1), overflow(3)), (128, 128 + 3));
+        // 36 MiB are 9,216 blocks, and these four take a chunk's 128 and 3 + 4 behind it.
+        let filled = |first| of([directory(40, 1), directory(0, first), directory(70, 2)]);
+        assert_eq!([9_216 - 128 - 4, 9_216 - 128 - 3].map(|first| tier(&filled(first))), [64, 256]);
+    }
+
     /// docs/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
     #[test]
     fn a_chunk_holds_what_its_zone_is_for_or_the_files_that_touch_it() {

@@ -430,8 +430,9 @@ mod tests {
         (metadata.uid, metadata.gid, metadata.xattrs) = (70_000, 80_000, xattrs);
         let mut large = metadata.clone();
         large.xattrs.insert(b"user.large", &[b'v'; 2_000]);
-        let run = |n: u64| Run { offset: n * 8_192, length: 4_096, source: n * 4_096 };
-        let sparse = Content { size: 50_000, data: Data::Sparse((0..6).map(run).collect()) };
+        // Three blocks and a hole of one.
+        let run = |n: u64| Run { offset: n * 16_384, length: 12_288, source: n * 12_288 };
+        let sparse = Content { size: 100_000, data: Data::Sparse((0..6).map(run).collect()) };
         let kinds = [
             ("d/device", Kind::BlockDevice(Device { major: 8, minor: 300 })),
             ("d/file", Kind::File(Content { size: 5_000, data: Data::Whole(0) })),
@@ -453,7 +454,7 @@ mod tests {
                 Some(name) => d.entries.insert(name.as_bytes().into(), id),
                 None => root.entries.insert(path.as_bytes().into(), id),
             };
-            let metadata = if path == "d/file" { large.clone() } else { metadata.clone() };
+            let metadata = if path == "d/file" || path == "d/sparse" { large.clone() } else { metadata.clone() };
             others.push(Inode { metadata, kind });
         }
         let directory = |directory| Inode { metadata: metadata.clone(), kind: Kind::Directory(Box::new(directory)) };
@@ -558,6 +559,29 @@ mod tests {
         assert!(fs.block(BlockAddr(fs.blocks - 1)).is_ok() && fs.block(BlockAddr(fs.blocks)).is_err());
     }
 
+    /// With their checksums true: whoever makes a device can say anything.
+    #[test]
+    fn extents_that_overlap_or_leave_the_device_are_refused() {
+        let mut device = device();
+        let fs = Ext4::open(&device).unwrap();
+        let (node, blocks) = (fs.lookup(b"d/file", false).unwrap(), fs.blocks);
+        let (ino, number) = (node.stat.ino, node.stat.ino.0 as usize);
+        let mut read_with = |extents: [(u32, u32, u32); 2]| {
+            let extents =
+                extents.map(|(logical, start, length)| extent::Extent { logical, start: BlockAddr(start), length });
+            let (map, _) = extent::encode(ino, &extents, BlockAddr(0));
+            let at = 31 * BLOCK + (number - 1) * INODE;
+            let chunk = device.chunks.get_mut(&(at / CHUNK)).unwrap();
+            chunk[at % CHUNK..][..INODE].copy_from_slice(&RawInode { map, ..node.raw.clone() }.encode(ino));
+            let fs = Ext4::open(&device).unwrap();
+            fs.data(&fs.node(ino).unwrap()).map(|data| data.len()).map_err(|error| error.kind())
+        };
+        assert_eq!(read_with([(0, 16_000, 2), (2, blocks - 3, 3)]), Ok(2));
+        assert_eq!(read_with([(0, 16_000, 2), (1, 16_100, 1)]), Err(ErrorKind::Corrupt), "they overlap");
+        assert_eq!(read_with([(0, 16_000, 2), (2, blocks - 2, 3)]), Err(ErrorKind::Corrupt), "past the device's end");
+        assert_eq!(read_with([(0, u32::MAX, 2), (2, 16_000, 1)]), Err(ErrorKind::Corrupt), "past 2^32");
+    }
+
     #[test]
     fn a_path_leads_through_dots_and_forty_links_and_no_more() {
         let device = device();
@@ -579,18 +603,28 @@ mod tests {
         let device = device();
         let fs = Ext4::open(&device).unwrap();
         let node = fs.lookup(b"d/sparse", false).unwrap();
-        let mut whole = vec![0xEE; 60_000];
-        assert_eq!(fs.read(&node, 0, &mut whole).unwrap(), 50_000);
+        let mut whole = vec![0xEE; 110_000];
+        assert_eq!(fs.read(&node, 0, &mut whole).unwrap(), 100_000);
         for run in 0..6 {
-            assert!(whole[run * 8_192..][..4_096].iter().all(|byte| *byte != 0), "run {run}");
-            assert!(whole[run * 8_192 + 4_096..][..4_096].iter().all(|byte| *byte == 0), "the hole behind run {run}");
+            assert!(whole[run * 16_384..][..12_288].iter().all(|byte| *byte != 0), "run {run}");
+            let hole = run * 16_384 + 12_288..((run + 1) * 16_384).min(100_000);
+            assert!(whole[hole].iter().all(|byte| *byte == 0), "the hole behind run {run}");
         }
-        for (offset, length) in
-            [(1, 100), (4_000, 5_000), (4_096, 4_096), (8_191, 2), (49_990, 100), (50_000, 1), (70_000, 1)]
-        {
+        let device = fs.lookup(b"d/device", false).unwrap();
+        assert_eq!(fs.data(&device).unwrap(), []);
+        for (offset, length) in [
+            (1, 100),
+            (4_000, 15_000),
+            (4_096, 4_096),
+            (12_287, 2),
+            (16_383, 2),
+            (99_990, 100),
+            (100_000, 1),
+            (120_000, 1),
+        ] {
             let mut part = vec![0xEE; length];
             let read = fs.read(&node, offset as u64, &mut part).unwrap();
-            let wanted = &whole[..50_000][offset.min(50_000)..(offset + length).min(50_000)];
+            let wanted = &whole[..100_000][offset.min(100_000)..(offset + length).min(100_000)];
             assert_eq!(&part[..read], wanted, "{length} bytes from {offset} on");
         }
     }
