@@ -335,6 +335,14 @@ fn layers_of_just_the_limit_are_converted_and_of_a_byte_more_refused() {
 }
 
 #[test]
+fn a_key_file_may_have_comments_of_some_kibibytes() {
+    let bench = Bench::new();
+    let text = crate::common::TEST_KEY.replacen('\n', &format!("\n{}", "# comment\n".repeat(6_000)), 1);
+    std::fs::write(bench.path("coldpress.key"), text).unwrap();
+    bench.convert(&small(), "app", &[]);
+}
+
+#[test]
 fn keygen_never_replaces_a_key() {
     let bench = Bench::new();
     let output = bench.coldpress(&["keygen"]);

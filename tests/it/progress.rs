@@ -63,12 +63,13 @@ fn told(image: &Image, packing: Packing) -> [(u64, Vec<u64>); 2] {
 
 #[test]
 fn every_stored_byte_of_the_layers_is_told_in_steps_of_a_mebibyte() {
-    let layer = Layer::new().file("a", &noise(3_000_000, 1)).file("b", &noise(2_000_000, 2));
+    let layer = Layer::new().file("a", &noise(7_000_000, 1)).file("b", &noise(6_000_000, 2));
     let length = Packing::Gzip.pack(&layer.tar()).len() as u64;
     let [(total, steps), _] = told(&Image::new([layer]), Packing::Gzip);
     assert_eq!((total, steps.iter().sum()), (length, length), "{steps:?}");
     let (last, others) = steps.split_last().unwrap();
-    assert!(*last > 0 && others.len() == 4 && others.iter().all(|step| *step >= MIB), "{steps:?}");
+    // The thread that inflates is some MiB ahead of who tells.
+    assert!(*last > 0 && others.len() >= 2 && others.iter().all(|step| *step >= MIB), "{steps:?}");
 }
 
 /// A layer that is not in path order is told of again, when its chunks are made; then comes the metadata, whose last chunk in a

@@ -254,8 +254,13 @@ fn directories(made: &mut Made) {
         name.splice(..name.len().min(4), format!("{seed:04}").into_bytes());
         made.file([b"directories/hashed/", &name[..]].concat(), &name, &Meta::default());
     }
-    // Its hash is what the kernel keeps for the end of a directory, so it gives way; found by trying 4 billion names.
-    made.file("directories/hashed/000101ee3b75", b"", &Meta::default());
+    // The hash of this name is what the kernel keeps for the end of a directory, so it gives way; found by trying 4 billion.
+    // It stands in a leaf of its own: 340 entries of 12 bytes fill each of those before it.
+    made.dir("directories/last hash", &Meta::mode(0o755));
+    for entry in 0..680 {
+        made.file(format!("directories/last hash/{entry:04}"), b"", &Meta::default());
+    }
+    made.file("directories/last hash/000101ee3b75", b"", &Meta::default());
     made.dir("directories/long names", &Meta::mode(0o755));
     for entry in 0..300 {
         made.file(format!("directories/long names/{entry:0255}"), b"", &Meta::default());
