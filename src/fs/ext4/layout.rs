@@ -631,7 +631,7 @@ const _: () = assert!((TIER_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_
 mod tests {
     use super::*;
     use crate::ChunkIndex;
-    use crate::fs::tree::{Data, Inode};
+    use crate::fs::tree::{Data, Inode, Run};
 
     const CHUNK: u64 = crate::CHUNK_SIZE as u64;
 
@@ -707,6 +707,9 @@ mod tests {
             assert!(behind >= blocks + (all / 50).min(4_096), "{behind} blocks for {blocks}");
             assert!(behind <= blocks + (all / 49 + 1).min(4_096) + CHUNK_BLOCKS, "{behind} blocks for {blocks}");
         }
+        // Sizes are of the epoch: at 17,562 blocks the 49th part and one block more need a further chunk.
+        let all = |blocks: u64| Layout::new(&tree, blocks * 4_096).unwrap().geometry.blocks;
+        assert_eq!([17_561, 17_562].map(|needed| all(needed - 16_384 - 128)), [17_920, 18_048]);
     }
 
     /// What later layers added stands from a chunk on behind all parts, the one directory's behind the other's.
@@ -721,9 +724,29 @@ mod tests {
         assert_eq!(plans, [(0, 1, 1), (1, 1, 4), (2, 1, 1), (5, 2, 6), (7, 1, 1)]);
         let overflow = |at: usize| layout.directories[at].overflow.0 - zone;
         assert_eq!((overflow(1), overflow(3)), (128, 128 + 3));
-        // 36 MiB are 9,216 blocks, and these four take a chunk's 128 and 3 + 4 behind it.
-        let filled = |first| of([directory(40, 1), directory(0, first), directory(70, 2)]);
-        assert_eq!([9_216 - 128 - 4, 9_216 - 128 - 3].map(|first| tier(&filled(first))), [64, 256]);
+        // Of the zone's 9,216 blocks the last 128 are left for what is added: 3 blocks and 125, or one more.
+        let filled = |names| of([directory(40, 1), directory(0, 9_084), directory(names, 2)]);
+        assert_eq!([125, 126].map(|leaves| tier(&filled(15 * (leaves + 1)))), [64, 256]);
+    }
+
+    #[test]
+    fn a_block_that_any_byte_touches_counts_once() {
+        let runs = |runs: &[(u64, u64)]| {
+            let run = |&(offset, length)| Run { offset, length, source: 512 };
+            block_runs(&Content { size: 1 << 20, data: Data::Sparse(runs.iter().map(run).collect()) })
+        };
+        let block = u64::from(BLOCK_SIZE);
+        assert_eq!(runs(&[(10, 5_000), (5_100, 10), (2 * block, 1)]), [(0, 3)]);
+        assert_eq!(runs(&[(8 * block, 3 * block), (13 * block - 1, 2), (14 * block, block)]), [(8, 3), (12, 3)]);
+        assert_eq!(runs(&[(8 * block, 3 * block), (13 * block, 1)]), [(8, 3), (13, 1)]);
+    }
+
+    #[test]
+    fn a_file_has_at_most_65_000_names() {
+        let tree = tree(&[("a", 5)]);
+        assert!(check(&tree, &[1, 65_000]).is_ok());
+        let refused = check(&tree, &[1, 65_001]).unwrap_err().to_string();
+        assert_eq!(refused, "`a`: 65001 hard links are more than the 65000 that ext4 stores");
     }
 
     /// docs/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
