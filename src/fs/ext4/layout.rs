@@ -742,6 +742,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_at_most_2_to_the_32_less_1_blocks() {
+        let reason = |size| {
+            let run = Run { offset: size - 1, length: 1, source: 512 };
+            let content = Content { size, data: Data::Sparse([run].into()) };
+            unstorable(&Metadata::implied_directory(), &Kind::File(content))
+        };
+        let most = (u64::from(u32::MAX)) * 4_096;
+        assert_eq!(reason(most), None);
+        assert!(reason(most + 1).is_some_and(|reason| reason.contains("larger than the 16 TiB that ext4 stores")));
+    }
+
+    #[test]
     fn a_file_has_at_most_65_000_names() {
         let tree = tree(&[("a", 5)]);
         assert!(check(&tree, &[1, 65_000]).is_ok());
