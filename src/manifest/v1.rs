@@ -463,6 +463,7 @@ pub fn names_of(chunks: &[ChunkRef]) -> Vec<Sha256> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::WrappingKey;
 
     const APART: u32 = 1 << 20;
 
@@ -529,8 +530,8 @@ mod tests {
         let bytes = made.encode(&key(1)).unwrap();
         let mut read = BlockManifest::decode(&bytes).unwrap();
         let ours = read.wraps[0].clone();
-        let unknown = Wrap { kind: WRAP_FILE + 1, key_id: ours.key_id.clone(), blob: Vec::new() };
-        let anothers = Wrap { kind: WRAP_FILE, key_id: key(2).id().to_vec(), blob: Vec::new() };
+        let unknown = Wrap { kind: ours.kind + 1, key_id: ours.key_id.clone(), blob: Vec::new() };
+        let anothers = Wrap { kind: ours.kind, key_id: key(2).id().to_vec(), blob: Vec::new() };
         read.wraps = vec![unknown, anothers, ours];
         assert_eq!(decode_wraps(&encode_wraps(&read.wraps)).unwrap(), read.wraps);
         assert_eq!(read.open(&key(1)).unwrap().sealed, made.sealed);
