@@ -73,6 +73,10 @@ test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 a
 kills: test-tools ## Conversions killed at 200 random moments, 50 full disks, 50 removed stores (needs root; 2 minutes)
 	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::)'
 
+.PHONY: mutants
+mutants: test-tools ## Every mutant of fs, crypto, manifest and convert against all tests (needs cargo-mutants and root; 10 hours)
+	if command -v cargo-mutants >/dev/null; then $(CARGO) mutants --output target; else echo "cargo-mutants is missing: cargo install cargo-mutants"; exit 1; fi
+
 .PHONY: big
 big: build test-tools ## Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
 	tools/big.sh

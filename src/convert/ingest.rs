@@ -370,3 +370,31 @@ impl<W: Write> Copy<'_, '_, '_, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tree::Run;
+
+    #[test]
+    fn sizes_and_sparse_runs_are_allowed_up_to_their_limits() {
+        let file = |size: u64, runs: usize| {
+            let run = Run { offset: 0, length: 1, source: 512 };
+            Content { size, data: Data::Sparse(vec![run; runs].into()) }
+        };
+        let limits = |bytes| Limits { temp: std::path::Path::new("."), max_size: bytes, max_file: bytes };
+        let check = |files: &[Content], limits| {
+            let mut sparse = Sparse::default();
+            files.iter().try_for_each(|content| check_size(b"f", content, limits, &mut sparse))
+        };
+        assert!(check(&[file(1_000, 0)], limits(1_000)).is_ok());
+        assert!(check(&[file(1_001, 0)], limits(1_000)).is_err());
+        let all = u64::MAX;
+        assert!(check(&[file(1, MAX_RUNS - 1), file(1, 1)], limits(all)).is_ok());
+        assert!(check(&[file(1, MAX_RUNS - 1), file(1, 2)], limits(all)).is_err());
+        // A run of one byte takes a block.
+        let blocks = u64::from(BLOCK_SIZE);
+        assert!(check(&[file(1, 2), file(1, 3)], limits(5 * blocks)).is_ok());
+        assert!(check(&[file(1, 2), file(1, 3)], limits(5 * blocks - 1)).is_err());
+    }
+}

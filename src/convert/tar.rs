@@ -607,6 +607,93 @@ mod tests {
         assert_eq!(pax_time(b"-315619200"), time(-315_619_200, 0));
         assert_eq!(pax_time(b"1.0000000019"), time(1, 1));
         assert_eq!(pax_time(b"soon"), None);
+        assert_eq!((decimal(b""), decimal(b"+1"), decimal(b"01")), (None, None, Some(1)));
+    }
+
+    /// Of a header with a byte over 127, which the two ways of summing tell apart.
+    #[test]
+    fn a_header_is_summed_as_signed_or_unsigned_bytes() {
+        let summed = |sum: i64| {
+            let mut block = [0; BLOCK];
+            block[..2].copy_from_slice(b"a\xE9");
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            check_sum(&block)
+        };
+        let spaces = 8 * i64::from(b' ');
+        let (unsigned, signed) = (spaces + 0x61 + 0xE9, spaces + 0x61 + 0xE9 - 256);
+        assert_eq!((summed(unsigned), summed(signed)), (Ok(()), Ok(())));
+        assert!([unsigned - 1, unsigned + 1, signed - 1, signed + 1, 0].iter().all(|&sum| summed(sum).is_err()));
+    }
+
+    #[test]
+    fn a_map_in_a_record_has_an_even_count_and_at_most_1_048_576_runs() {
+        let map = |text: String| {
+            let pax = vec![(b"GNU.sparse.map".to_vec(), text.into_bytes())];
+            pax_0_map(&Extended { pax, ..Extended::default() }).map(|map| map.len())
+        };
+        let empty_runs = |count: usize| map(vec!["0,0"; count].join(","));
+        assert_eq!(empty_runs(MAX_RUNS), Some(MAX_RUNS));
+        assert_eq!(empty_runs(MAX_RUNS + 1), None);
+        assert_eq!(map("0,1,2".to_owned()), None);
+    }
+
+    /// What reads as these parts, one a call.
+    struct Parts<'a>(Vec<io::Result<&'a [u8]>>);
+
+    impl Read for Parts<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let part = self.0.remove(0)?;
+            buf[..part.len()].copy_from_slice(part);
+            Ok(part.len())
+        }
+    }
+
+    #[test]
+    fn an_interrupted_read_goes_on_and_a_failed_one_does_not_pass_for_the_end() {
+        let mut header = Header::new_ustar();
+        header.set_path("f").unwrap();
+        header.set_size(4);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_cksum();
+        let header = header.as_bytes();
+        let interrupted = || Err(io::ErrorKind::Interrupted.into());
+        let mut tar = TarReader::new(Parts(vec![interrupted(), Ok(&header[..100]), interrupted(), Ok(&header[100..])]));
+        assert_eq!(tar.next_entry().unwrap().unwrap().path, b"f");
+        assert!(matches!(tar.read_data(512, &mut [0; 4]), Err(TarError::Truncated(0))));
+        let mut tar = TarReader::new(Parts(vec![Ok(header), Err(io::ErrorKind::InvalidData.into())]));
+        tar.next_entry().unwrap();
+        assert!(matches!(tar.read_data(512, &mut [0; 4]), Err(TarError::Io(_))));
+    }
+
+    /// The old GNU form and PAX 1.0, each with as many runs as there may be, and one more.
+    #[test]
+    fn a_sparse_file_has_at_most_1_048_576_runs() {
+        let fail = |reason: &str| TarError::Entry { path: String::new(), reason: reason.to_owned() };
+        let gnu = |count: usize| {
+            let mut more: Vec<[u8; BLOCK]> = vec![[b'0'; BLOCK]; (count - 4).div_ceil(21)];
+            let (last, others) = more.split_last_mut().unwrap();
+            others.iter_mut().for_each(|block| block[504] = 1);
+            last[504] = 0;
+            let in_last = (count - 4) % 21;
+            if in_last > 0 {
+                last[in_last * 24..504].fill(0);
+            }
+            let mut first = [b'0'; BLOCK];
+            first[482] = 1;
+            TarReader::new(more.as_flattened()).gnu_map(0, &first, &fail).map(|(map, _)| map.len())
+        };
+        let pax = |count: usize| {
+            let mut text = format!("{count}\n{}", "0\n0\n".repeat(count)).into_bytes();
+            text.resize(text.len().next_multiple_of(BLOCK), 0);
+            TarReader::new(&text[..]).pax_1_map(0, text.len() as u64, &fail).map(|map| map.len())
+        };
+        assert_eq!((gnu(MAX_RUNS).unwrap(), pax(MAX_RUNS).unwrap()), (MAX_RUNS, MAX_RUNS));
+        for refused in [gnu(MAX_RUNS + 1), pax(MAX_RUNS + 1)] {
+            assert!(refused.unwrap_err().to_string().contains("more than 1,048,576 runs"));
+        }
     }
 
     #[test]
@@ -626,7 +713,9 @@ mod tests {
 
     #[test]
     fn a_sparse_map_must_account_for_every_byte() {
-        assert!(sparse(&[(0, 10), (4096, 5), (9000, 0)], 9000, 512, 527).is_some());
+        let runs = [Run { offset: 0, length: 10, source: 512 }, Run { offset: 4096, length: 5, source: 522 }];
+        let without_the_empty_one = Content { size: 9000, data: Data::Sparse(runs.into()) };
+        assert_eq!(sparse(&[(0, 10), (4096, 5), (9000, 0)], 9000, 512, 527), Some(without_the_empty_one));
         for (map, size, end) in [(&[(0, 10), (5, 5)][..], 100, 527), (&[(0, 10)], 5, 522), (&[(0, 10)], 100, 530)] {
             assert_eq!(sparse(map, size, 512, end), None, "{map:?}");
         }

@@ -245,6 +245,30 @@ mod tests {
         assert_eq!(open(Codec::None, name, &other, &mut stored.clone(), &mut chunk), Err(OpenError::Open));
     }
 
+    /// A chunk that does not compress is longer as a zstd frame than as it is.
+    #[test]
+    fn the_longest_sealed_chunk_opens_and_what_is_longer_does_not() {
+        let mut noise = Vec::new();
+        (0..u32::try_from(CHUNK / 32).unwrap()).for_each(|n| noise.extend(Sha256::of(&n.to_le_bytes()).as_bytes()));
+        let mut made = noise.clone();
+        let mut packer = Packer::new(Codec::DEFAULT);
+        let stored = packer.pack(&mut made);
+        let (key, name) = seal(&salt(), stored);
+        assert_eq!(stored.len(), MAX_SEALED);
+        let mut chunk = vec![0; CHUNK];
+        open(Codec::DEFAULT, name, &key, stored, &mut chunk).unwrap();
+        assert!(chunk == noise);
+        let mut longer = vec![0; MAX_SEALED + 1];
+        assert_eq!(open(Codec::DEFAULT, Sha256::of(&longer), &key, &mut longer, &mut chunk), Err(OpenError::Name));
+    }
+
+    #[test]
+    fn a_scope_is_shown_by_its_bytes_and_a_key_not_at_all() {
+        let scope = ScopeId::from_bytes([0xA5; 16]);
+        assert_eq!(format!("{scope} {scope:?}"), format!("{0} {0}", "a5".repeat(16)));
+        assert_eq!(format!("{:?}", ChunkKey::from_bytes([0xA5; 32])), "ChunkKey(Secret(..))");
+    }
+
     /// If the key were made of the uncompressed chunk, two codec versions would seal two strings under one key and nonce.
     #[test]
     fn a_key_seals_one_byte_string_only() {

@@ -204,6 +204,14 @@ mod tests {
     }
 
     #[test]
+    fn trailing_zeros_are_not_counted() {
+        for (zeros, data) in [(0, 0), (1, 0), (64, 0), (200, 0), (0, 70), (1, 70), (63, 1), (64, 70), (1000, 64)] {
+            let chunk = [vec![0; data / 2], vec![1; data - data / 2], vec![0; zeros]].concat();
+            assert_eq!((trimmed_length(&chunk), trimmed(&chunk)), (data, &chunk[..data]), "{zeros} behind {data}");
+        }
+    }
+
+    #[test]
     fn only_what_is_packed_unpacks() {
         let mut chunk = vec![0; CHUNK];
         assert!(unpack(Codec::None, &[], &mut chunk).is_err());

@@ -229,6 +229,16 @@ mod tests {
         assert_ne!(wrapped, key.enclose(&data_key, &context("shop")).unwrap(), "nonces are random");
     }
 
+    /// The formula of docs/manifest-format.md, by another library.
+    #[test]
+    fn a_second_opinion_gives_the_same_key_id() {
+        let key = WrappingKey::new(Secret::from_bytes([3; 32]));
+        let mut mac = <::hmac::Hmac<sha2::Sha256> as ::hmac::KeyInit>::new_from_slice(&[3; 32]).unwrap();
+        ::hmac::Mac::update(&mut mac, b"coldpress wrapping key id v1\n");
+        let wanted: [u8; 32] = ::hmac::Mac::finalize(mac).into_bytes().into();
+        assert_eq!((key.id().as_slice(), key.id_text()), (&wanted[..16], to_hex(&wanted[..16])));
+    }
+
     #[test]
     fn a_sealed_part_is_bound_to_the_clear_part() {
         let key = || DataKey(Secret::from_bytes([4; 32]));

@@ -111,3 +111,14 @@ impl<'a> Decoder<'a> {
         if self.0.is_empty() { Ok(()) } else { Err(DecodeError("has bytes behind its end")) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_of_no_more_items_than_can_be_there() {
+        let count = |left: usize| Decoder(&[&3u32.to_le_bytes()[..], &vec![0; left]].concat()).count(8);
+        assert_eq!((count(23), count(24), count(1_000)), (Err(SHORT), Ok(3), Ok(3)));
+    }
+}

@@ -458,3 +458,125 @@ pub fn names_of(chunks: &[ChunkRef]) -> Vec<Sha256> {
     names.dedup();
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::WrappingKey;
+
+    const APART: u32 = 1 << 20;
+
+    /// Chunks 3 and 5 of 6, and a clear part that names them.
+    fn manifest() -> OpenManifest {
+        let chunk = |index: u32, byte: u8| ChunkRef {
+            index: ChunkIndex(index),
+            name: Sha256::from_bytes([byte; 32]),
+            key: ChunkKey::from_bytes([byte + 1; 32]),
+            stored: u32::try_from(TAG + PAD).unwrap(),
+        };
+        let sealed = Sealed {
+            device_chunks: 6,
+            chunks: vec![chunk(3, 0x20), chunk(5, 0x10)],
+            image_digest: Blake3::from_bytes([7; 32]),
+            config: String::new(),
+            config_key: Secret::from_bytes([8; 32]),
+            source: None,
+            store: String::new(),
+            layers: Vec::new(),
+        };
+        let recipe =
+            Recipe { epoch: 1, codec: Codec::None, codec_version: 0, free: 0, platform: "linux/amd64".to_owned() };
+        let root_digest = root_digest(
+            &recipe,
+            sealed.device_chunks,
+            &sealed.chunks,
+            &sealed.config,
+            &sealed.config_key,
+            sealed.image_digest,
+        );
+        let clear = Clear {
+            recipe,
+            root: "main".parse().unwrap(),
+            scope: ScopeId::from_bytes([9; 16]),
+            application: "shop".to_owned(),
+            root_digest,
+            names: names_of(&sealed.chunks),
+        };
+        OpenManifest { clear, sealed }
+    }
+
+    fn key(byte: u8) -> WrappingKey {
+        WrappingKey::new(Secret::from_bytes([byte; 32]))
+    }
+
+    #[test]
+    fn a_manifest_opens_as_it_was_made_and_for_its_key_alone() {
+        let made = manifest();
+        let bytes = made.encode(&key(1)).unwrap();
+        assert_eq!(BlockManifest::length(&bytes).unwrap(), bytes.len() as u64);
+        let read = || BlockManifest::decode(&bytes).unwrap();
+        let open = read().open(&key(1)).unwrap();
+        assert_eq!((open.clear, open.sealed), (made.clear.clone(), made.sealed));
+        assert_eq!(read().open(&key(2)).unwrap_err().kind(), ErrorKind::Denied);
+        assert!(read().expect(Some(made.clear.root_digest)).is_ok() && read().expect(None).is_ok());
+        assert_eq!(read().expect(Some(Sha256::of(b""))).unwrap_err().kind(), ErrorKind::Denied);
+    }
+
+    /// A later version's wrap may stand before ours, even under the same id.
+    #[test]
+    fn only_wraps_of_the_kind_that_is_known_are_tried() {
+        let made = manifest();
+        let bytes = made.encode(&key(1)).unwrap();
+        let mut read = BlockManifest::decode(&bytes).unwrap();
+        let ours = read.wraps[0].clone();
+        let unknown = Wrap { kind: ours.kind + 1, key_id: ours.key_id.clone(), blob: Vec::new() };
+        let anothers = Wrap { kind: ours.kind, key_id: key(2).id().to_vec(), blob: Vec::new() };
+        read.wraps = vec![unknown, anothers, ours];
+        assert_eq!(decode_wraps(&encode_wraps(&read.wraps)).unwrap(), read.wraps);
+        assert_eq!(read.open(&key(1)).unwrap().sealed, made.sealed);
+    }
+
+    /// Who has the wrapping key can seal anything. The offsets are those of docs/manifest-format.md, with empty texts.
+    #[test]
+    fn a_sealed_part_that_cannot_be_is_refused() {
+        let OpenManifest { clear: Clear { names, .. }, sealed } = manifest();
+        let good = sealed.encode(&names);
+        assert_eq!(Sealed::decode(&good, &names).unwrap(), sealed);
+        let with = |at: usize, value: u32| {
+            let mut bytes = good.clone();
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            Sealed::decode(&bytes, &names)
+        };
+        const SOURCE: usize = 72;
+        const STORED: usize = 143;
+        const CHUNKS: usize = 187;
+        let (tag, pad, longest) = (16, 4_096, 524_288 + 4_096);
+        for stored in [tag + pad, tag + 2 * pad, tag + longest] {
+            assert!(with(STORED, stored).is_ok(), "{stored}");
+        }
+        for stored in [0, tag - 1, tag, tag + 1, tag + pad - 1, tag + longest + 1, tag + longest + pad] {
+            assert!(with(STORED, stored).is_err(), "{stored}");
+        }
+        assert!(with(SOURCE, 2).is_err(), "a source that is neither there nor not");
+        assert!(with(SOURCE, 1 << 8).is_err(), "no source, and yet its digest");
+        assert_eq!(with(SOURCE, 1).unwrap().source, Some(Sha256::from_bytes([0; 32])));
+        assert!(with(CHUNKS + 8, 6).is_err(), "a chunk behind the device's last");
+        assert!(with(CHUNKS + 8, 3).is_err() && with(CHUNKS + 8, 2).is_err(), "chunks that do not ascend");
+        assert!(with(CHUNKS + 12, 2).is_err(), "a chunk without a name");
+        assert!(with(CHUNKS + 12, 1).is_err(), "a name without a chunk");
+        assert!(with(CHUNKS - 4, 1).is_err() && with(CHUNKS - 4, 3).is_err(), "another number of chunks");
+        assert!(with(CHUNKS - 4, APART).is_err(), "more chunks than there can be");
+        assert!(Sealed::decode(&good[..good.len() - 1], &names).is_err());
+        assert!(Sealed::decode(&[&good[..], &[0]].concat(), &names).is_err());
+    }
+
+    #[test]
+    fn names_that_are_no_sorted_set_are_refused() {
+        let clear = manifest().clear;
+        assert_eq!(Clear::decode(&clear.encode()).unwrap(), clear);
+        let of = |names: [usize; 2]| Clear { names: names.map(|at| clear.names[at]).to_vec(), ..clear.clone() };
+        for names in [[1, 0], [0, 0]] {
+            assert!(Clear::decode(&of(names).encode()).is_err(), "{names:?}");
+        }
+    }
+}

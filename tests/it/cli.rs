@@ -1,6 +1,6 @@
 //! What a person meets at the terminal: the README's session, every page of help, usage errors, figures.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
 use crate::determinism::sample;
@@ -144,6 +144,21 @@ fn a_dry_run_tells_what_a_run_then_does() {
     let real = bench.convert_from("oci:changed", "changed", &[]);
     assert_eq!((&dry["new_chunks"], &dry["new_bytes"]), (&real["new_chunks"], &real["new_bytes"]));
     assert!(real["claimed_chunks"].as_u64() > Some(0));
+}
+
+#[test]
+fn the_figures_of_a_conversion_are_those_of_its_store() {
+    let bench = Bench::new();
+    let figures = bench.convert(&sample(), "app", &[]);
+    let figure = |name: &str| figures[name].as_u64().unwrap();
+    let entries = std::fs::read_dir(bench.path("store/main")).unwrap();
+    let sizes: Vec<u64> = entries.map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
+    let (count, bytes) = (sizes.len() as u64, sizes.iter().sum::<u64>());
+    assert_eq!([figure("unique_chunks"), figure("new_chunks"), figure("put_chunks")], [count; 3], "{figures:#}");
+    assert_eq!([figure("stored_bytes"), figure("new_bytes")], [bytes; 2], "{figures:#}");
+    assert_eq!(figure("chunks") + figure("zero_chunks"), figure("device_bytes") / 524_288, "{figures:#}");
+    let again = bench.convert(&sample(), "app", &[]);
+    assert_eq!([&again["put_chunks"], &again["claimed_chunks"]], [&json!(0), &json!(count)], "{again:#}");
 }
 
 #[test]

@@ -145,17 +145,20 @@ fn a_layer_in_any_order_gives_the_chunks_of_one_in_path_order() {
 fn layers_in_path_order_need_no_temporary_directory() {
     let base = Layer::new().dir("d").file("d/a", &noise(700_000, 1)).symlink("d/l", &"long/".repeat(20));
     let image = |base: Layer| Image::new([base, Layer::new().whiteout("d/a").file("e", &noise(5_000, 2))]);
-    let convert = |image: &Image| {
+    let convert = |image: &Image, packing| {
         let bench = Bench::new();
-        let layout = image.oci_layout(&bench.path("image"), Packing::Gzip);
+        let layout = image.oci_layout(&bench.path("image"), packing);
         let reference = format!("oci:{}", layout.display());
         let command =
             ["convert", &reference, "--store", "store", "-o", "out.cpm", "--temp", "nowhere", "--threads", "2"];
         bench.coldpress(&command)
     };
-    let ordered = convert(&image(base.clone()));
+    let ordered = convert(&image(base.clone()), Packing::Gzip);
     assert!(ordered.status.success(), "{}", String::from_utf8_lossy(&ordered.stderr));
-    let unordered = convert(&image(base.file("d/0", b"late")));
+    let unordered = image(base.file("d/0", b"late"));
+    let plain = convert(&unordered, Packing::Plain);
+    assert!(plain.status.success(), "a plain tar is read again: {}", String::from_utf8_lossy(&plain.stderr));
+    let unordered = convert(&unordered, Packing::Gzip);
     assert_eq!(unordered.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unordered.stderr).contains("nowhere"));
 }

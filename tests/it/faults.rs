@@ -7,7 +7,7 @@ use std::process::Output;
 use coldpress::digest::Sha256;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, noise};
+use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
 use crate::determinism::sample;
 
 /// Exit code and standard error; what was made may be nowhere.
@@ -285,6 +285,7 @@ fn another_key_and_another_image_are_denied() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("not the expected") && said.contains(one["root_digest"].as_str().unwrap()), "{said}");
+    stdout(&bench.coldread(&["ls", "one.cpm", "--expect", one["root_digest"].as_str().unwrap()]));
     assert!(bench.coldpress(&["keygen", "-o", "other.key"]).status.success());
     let output = bench.coldread(&["ls", "one.cpm", "--key", "file:other.key"]);
     assert_eq!(output.status.code(), Some(1));
@@ -312,6 +313,33 @@ fn a_key_file_that_others_can_read_is_denied() {
     let output = convert(&bench, "tar:none.tar");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("chmod 600"));
+}
+
+#[test]
+fn layers_of_just_the_limit_are_converted_and_of_a_byte_more_refused() {
+    let image = Image::new([1, 2].map(|n| Layer::new().file(&n.to_string(), &noise(300_000, n))));
+    let bytes: usize = image.layers.iter().map(|layer| layer.tar().len()).sum();
+    for threads in ["1", "4"] {
+        let bench = Bench::new();
+        image.oci_layout(&bench.path("image"), Packing::Gzip);
+        let convert = |most: usize| {
+            let most = most.to_string();
+            let args = ["convert", "oci:image", "--store", "store", "-o", "out.cpm", "--max-size", &most];
+            bench.coldpress(&[&args[..], &["--threads", threads]].concat())
+        };
+        stdout(&convert(bytes));
+        let output = convert(bytes - 1);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--max-size"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_key_file_may_have_comments_of_some_kibibytes() {
+    let bench = Bench::new();
+    let text = crate::common::TEST_KEY.replacen('\n', &format!("\n{}", "# comment\n".repeat(6_000)), 1);
+    std::fs::write(bench.path("coldpress.key"), text).unwrap();
+    bench.convert(&small(), "app", &[]);
 }
 
 #[test]

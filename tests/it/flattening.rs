@@ -250,6 +250,18 @@ fn hard_links_to_symlinks_devices_and_fifos_share_the_inode() {
 }
 
 #[test]
+fn a_hard_links_target_leads_through_forty_symlinks_and_no_more() {
+    let layer = |links: usize| {
+        let chain = (1..links).fold(Layer::new().dir("d").fifo("d/x").symlink("0", "d"), |layer, i| {
+            layer.symlink(&i.to_string(), &(i - 1).to_string())
+        });
+        chain.hardlink("h", &format!("{}/x", links - 1))
+    };
+    assert!(flattened([layer(40)]).contains(&"fifo 0644 h links 2 same as d/x".to_owned()));
+    refused([layer(41)], "h", "a hard link to `40/x`, which leads through more than 40 symlinks");
+}
+
+#[test]
 fn a_hard_links_target_may_lead_through_symlinks() {
     let lower = Layer::new().symlink("lower", "d").symlink("d/absolute", "/d/../d").file("d/old", b"1");
     let upper = Layer::new()
@@ -377,6 +389,25 @@ fn a_hard_link_leads_through_symlinks_of_its_own_and_of_lower_layers() {
     let symlink = || Layer::new().symlink("lib", "usr/lib");
     assert_eq!(flattened([file(), symlink().hardlink("link", "lib/x")]), want);
     assert_eq!(flattened([symlink(), file().hardlink("link", "lib/x")]), want);
+}
+
+#[test]
+fn a_hard_link_through_a_symlink_shares_what_stood_there_when_it_came() {
+    let layer = Layer::new().dir("d").symlink("l", "d");
+    let layer = layer.file("d/x", b"1").file("d/x", b"2").hardlink("h", "l/x").file("d/x", b"3");
+    let want = ["directory 0755 d", "file 0644 d/x \"3\"", "file 0644 h \"2\"", "symlink 0777 l -> d"];
+    assert_eq!(flattened([layer]), want);
+}
+
+/// As GNU tar has it: a link to the very file that stands there already changes nothing.
+#[test]
+fn a_hard_link_that_leads_to_its_own_place_through_a_symlink_changes_nothing() {
+    let layer = || Layer::new().dir("d").symlink("l", "d").file("d/x", b"1").hardlink("d/x", "l/x");
+    let want = |content| {
+        ["directory 0755 d".to_owned(), format!("file 0644 d/x \"{content}\""), "symlink 0777 l -> d".to_owned()]
+    };
+    assert_eq!(flattened([layer()]), want(1));
+    assert_eq!(flattened([layer().file("d/x", b"2")]), want(2));
 }
 
 #[test]
@@ -536,6 +567,17 @@ fn other_devices_and_fifos_are_what_they_are() {
     assert_eq!(flattened([layer]), want);
 }
 
+#[test]
+fn a_header_of_the_gnu_form_has_device_numbers_and_one_older_than_both_forms_has_none() {
+    let gnu = |block: &mut [u8; 512]| {
+        block[257..265].copy_from_slice(b"ustar  \0");
+        block[329..345].copy_from_slice(b"0000001\x000000003\0");
+    };
+    let old = |block: &mut [u8; 512]| block[257..].fill(0);
+    let layer = Layer::new().edited(b'3', b"null", b"", gnu).edited(b'4', b"zeros", b"", old);
+    assert_eq!(flattened([layer]), ["character device 1:3 0644 null", "block device 0:0 0644 zeros"]);
+}
+
 // Extended attributes.
 
 #[test]
@@ -627,6 +669,14 @@ fn symlink_targets_are_text_and_stay_as_they_are() {
 
 // `.wh.`, `.wh..`, `.wh...` as whole names.
 
+/// What docker passes over: all at the root that begins so, but the opaque whiteout itself.
+#[test]
+fn what_aufs_kept_for_itself_is_passed_over() {
+    let upper = Layer::new().dir(".wh..wh.plnk").file(".wh..wh.plnk/1.2", b"").file(".wh..wh.aufs", b"");
+    let upper = upper.file(".wh..wh..opq/x", b"").file("own", b"");
+    assert_eq!(flattened([Layer::new().file("f", b""), upper]), ["file 0644 f \"\"", "file 0644 own \"\""]);
+}
+
 #[test]
 fn whiteouts_of_no_name_are_refused() {
     for name in [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."] {
@@ -714,6 +764,21 @@ fn a_ustar_prefix_stands_before_the_name() {
         flattened([layer]),
         ["directory 0755 pre @0", "directory 0755 pre/fix @0", "file 0644 pre/fix/name \"1\""]
     );
+}
+
+#[test]
+fn a_header_older_than_ustar_says_directory_by_a_slash_behind_the_name() {
+    let old = |block: &mut [u8; 512]| block[257..].fill(0);
+    let layer = Layer::new().edited(0, b"d/", b"", old).edited(0, b"d/f", b"1", old);
+    assert_eq!(flattened([layer]), ["directory 0644 d", "file 0644 d/f \"1\""]);
+}
+
+// As containerd reads them: what a global header says is of no entry.
+#[test]
+fn a_global_header_is_passed_over() {
+    let global = |layer: Layer| layer.edited(b'g', b"pax_global_header", b"14 path=other\n", |_| ());
+    let layer = global(global(Layer::new()).file("f", b"1")).file("z", b"2");
+    assert_eq!(flattened([layer]), ["file 0644 f \"1\"", "file 0644 z \"2\""]);
 }
 
 #[test]

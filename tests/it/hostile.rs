@@ -561,6 +561,14 @@ fn a_tar_with_bad_headers_or_sizes_is_refused() {
             bad_layer("a_pax_record_without_a_length", &[records], with_pax_bytes(b"path=x\n")),
             bad_layer("a_pax_record_without_an_equals_sign", &[records], with_pax_bytes(b"5 ab\n")),
             bad_layer("a_pax_record_without_a_line_feed", &[records], with_pax_bytes(b"6 a=bc")),
+            good_layer("extended_headers_of_exactly_8_mib", {
+                with_pax_bytes(&[&b"6 a=b\n".repeat(1_398_100)[..], b"8 a=bcd\n"].concat())
+            }),
+            bad_layer(
+                "extended_headers_of_8_mib_and_6_bytes",
+                &["its extended headers are over 8 MiB"],
+                with_pax_bytes(&[&b"6 a=b\n".repeat(1_398_101)[..], b"8 a=bcd\n"].concat()),
+            ),
             good_layer("pax_records_1_300_000_of_them", with_pax_bytes(&b"6 a=b\n".repeat(1_300_000))),
             bad_layer(
                 "a_pax_header_of_nothing",
@@ -993,7 +1001,7 @@ fn a_bad_layout_is_refused() {
                 symlink("/dev/zero", path).unwrap();
             }),
             replaced("a_blob_that_is_a_symlink_to_another_file", &["its descriptor says"], |path| {
-                symlink("/etc/passwd", path).unwrap();
+                symlink("../../oci-layout", path).unwrap();
             }),
             Case::accepted(
                 "a_blob_that_is_a_symlink_out_of_the_layout_to_the_same_bytes",
@@ -1440,7 +1448,16 @@ fn a_bad_key_file_is_refused_without_telling_of_the_key() {
             "line 3: `wrapping-key-id`",
             file(&format!("wrapping-key = {KEY}\nwrapping-key-id = {KEY}")),
         ),
-        ("a_key_twice", "line 3", file(&format!("wrapping-key = {}\nwrapping-key = {KEY}", "0".repeat(64)))),
+        (
+            "a_key_twice",
+            "line 3: a second `wrapping-key`",
+            file(&format!("wrapping-key = {}\nwrapping-key = {KEY}", "0".repeat(64))),
+        ),
+        (
+            "a_salt_twice",
+            "line 4: a second `salt`",
+            file(&format!("wrapping-key = {}\nsalt = {KEY}\nsalt = {KEY}", "0".repeat(64))),
+        ),
         ("a_key_file_of_100_mb", "key.bad", b"#".repeat(100_000_000)),
     ];
     let bench = Bench::new();

@@ -12,9 +12,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use coldpress::crypto::KeyFile;
+use coldpress::digest::to_hex;
 use coldpress::manifest::BlockManifest;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 use crate::common::{Bench, Image, Layer, Meta, TEST_KEY, noise, stdout};
 use crate::readers::{assert_same, everything, host_listing, sparse};
@@ -510,7 +512,13 @@ fn an_acl_has_the_form_that_the_kernel_shows() {
     };
     let acl = [&2u32.to_le_bytes()[..], &entries.iter().flat_map(entry).collect::<Vec<_>>()].concat();
     let meta = Meta::mode(0o640).xattr("system.posix_acl_access", &acl);
-    let bench = converted(&Image::new([Layer::new().file_with("file", b"", &meta)]));
+    let bench = converted(&Image::new([Layer::new().file_with("file", b"", &meta).file("other", b"")]));
+    let shown = |path: &str| -> Value {
+        serde_json::from_slice(&stdout(&bench.coldread(&["stat", "app.cpm", path, "--json"]))).unwrap()
+    };
+    let (file, other) = (shown("/file"), shown("/other"));
+    assert_eq!(file["xattrs"]["system.posix_acl_access"], format!("0x{}", to_hex(&acl)), "{file}");
+    assert_eq!(other.get("xattrs"), None, "{other}");
     let mut mount = Mount::new(&bench);
     let listing = host_listing(&mount.point);
     assert_eq!(listing[&b"file"[..]].xattrs[&b"system.posix_acl_access"[..]], acl);

@@ -12,6 +12,7 @@ mod hostile;
 mod kernel;
 mod keys;
 mod kills;
+mod progress;
 mod property;
 mod readers;
 mod servers;

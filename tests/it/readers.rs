@@ -18,7 +18,7 @@ use coldpress::fs::path::Display;
 use rustix::fs::FallocateFlags;
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Meta, Mounted, e2fsck, noise, stdout};
+use crate::common::{Bench, Image, Layer, Meta, Mounted, Packing, e2fsck, noise, stdout};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -229,6 +229,8 @@ fn contents(made: &mut Made) {
     }
     let unaligned = [(100, noise(200, 1)), (5000, noise(3192, 2)), (8192, noise(1, 3)), (50_000, noise(9000, 4))];
     made.sparse("sparse/unaligned", 70_001, &unaligned);
+    let sharing = [(20_490, noise(20, 6)), (20_600, noise(5_000, 7)), (25_700, noise(1, 8)), (28_672, noise(10, 9))];
+    made.sparse("sparse/runs that share blocks", 40_000, &sharing);
     made.sparse("sparse/starts and ends with holes", 3 * MIB + 1, &[(MIB, noise(600_000, 5))]);
     made.sparse("sparse/nothing but a hole", 10 * MIB, &[]);
 }
@@ -252,6 +254,13 @@ fn directories(made: &mut Made) {
         name.splice(..name.len().min(4), format!("{seed:04}").into_bytes());
         made.file([b"directories/hashed/", &name[..]].concat(), &name, &Meta::default());
     }
+    // The hash of this name is what the kernel keeps for the end of a directory, so it gives way; found by trying 4 billion.
+    // It stands in a leaf of its own: 340 entries of 12 bytes fill each of those before it.
+    made.dir("directories/last hash", &Meta::mode(0o755));
+    for entry in 0..680 {
+        made.file(format!("directories/last hash/{entry:04}"), b"", &Meta::default());
+    }
+    made.file("directories/last hash/000101ee3b75", b"", &Meta::default());
     made.dir("directories/long names", &Meta::mode(0o755));
     for entry in 0..300 {
         made.file(format!("directories/long names/{entry:0255}"), b"", &Meta::default());
@@ -943,6 +952,64 @@ fn by_default_some_mebibytes_can_be_written() {
     File::open(mounted.path().join("new/file")).unwrap().read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, 16 * MIB);
     assert_eq!(std::fs::read(mounted.path().join("data")).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// The kernel shares an attribute block that is there already, and finds it by the hash that the block says of itself.
+#[test]
+fn the_kernel_shares_an_attribute_block_with_a_file_that_it_writes() {
+    let value = noise(3_000, 5);
+    let layer = Layer::new().file_with("ours", b"", &Meta::default().xattr("user.large", &value));
+    let bench = Bench::new();
+    let file = bench.block_image(&Image::new([layer]), "app", &[]);
+    let mounted = writable(&file);
+    let (ours, written) = (mounted.path().join("ours"), mounted.path().join("written"));
+    assert_eq!(host_xattrs(&ours)[&b"user.large"[..]], value);
+    std::fs::write(&written, b"").unwrap();
+    rustix::fs::setxattr(&written, "user.large", &value, rustix::fs::XattrFlags::empty()).unwrap();
+    drop(mounted);
+    e2fsck(&file);
+    let block = |path: &str| {
+        let said = debugfs(&file, &format!("stat {path}"));
+        said.split_whitespace().skip_while(|word| *word != "ACL:").nth(1).unwrap().to_owned()
+    };
+    assert_ne!(block("/ours"), "0");
+    assert_eq!(block("/ours"), block("/written"));
+}
+
+/// A device that ends with a group, and that group unused; and directories whose inodes stand in two groups.
+#[test]
+fn groups_are_counted_as_e2fsck_counts_them_at_their_ends() {
+    let bench = Bench::new();
+    small_image().oci_layout(&bench.path("small"), Packing::Plain);
+    let device = |free: u64| {
+        let args = ["convert", "oci:small", "--dry-run", "--json", "--free", &format!("{free}KiB")];
+        let said: Value = serde_json::from_slice(&stdout(&bench.coldpress(&args))).unwrap();
+        said["device_bytes"].as_u64().unwrap()
+    };
+    let free = (0..).map(|step| 500 * 1024 + step * 512).find(|free| device(*free).is_multiple_of(128 * MIB)).unwrap();
+    bench.block_image(&small_image(), "whole", &["--free", &format!("{free}KiB")]);
+    let many = (0..8_800).fold(Layer::new(), |layer, n| layer.dir(&n.to_string()));
+    let file = bench.block_image(&Image::new([many]), "many", &["--free", "3GiB"]);
+    let per_group = superblock_number(&file, "Inodes per group");
+    assert!(
+        (8_000..8_800 + 1_552).contains(&per_group),
+        "{per_group} inodes a group: directories stand in two of them"
+    );
+}
+
+/// Of over 480 GiB, whose descriptors leave less room before the inode table, and whose bitmaps stand behind it.
+#[test]
+fn hundreds_of_gibibytes_of_free_space_are_what_e2fsck_and_the_kernel_take_them_for() {
+    for free in [30, 600] {
+        let bench = Bench::new();
+        let image = bench.block_image(&small_image(), "app", &["--free", &format!("{free}GiB")]);
+        assert!(superblock_number(&image, "Free blocks") * BLOCK >= free * 1024 * MIB);
+        let mounted = writable(&image);
+        std::fs::write(mounted.path().join("written"), noise(5 << 20, 3)).unwrap();
+        assert_eq!(std::fs::read(mounted.path().join("data")).unwrap(), noise(1_000_000, 1));
+        drop(mounted);
+        e2fsck(&image);
+    }
 }
 
 #[test]

@@ -204,3 +204,85 @@ pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8], first: bool, hash
         && tail + 4 <= BLOCK
         && csum::is_true(get32(block, tail), csum::directory_node(ino, block, used))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of unused records of these lengths and lengths of names.
+    fn records(lengths: &[(u16, u8)]) -> Vec<u8> {
+        let (mut block, mut at) = (vec![0; BLOCK], 0);
+        for &(length, name) in lengths {
+            put16(&mut block, at + 4, length);
+            block[at + 6] = name;
+            at += usize::from(length);
+        }
+        block
+    }
+
+    #[test]
+    fn records_are_read_up_to_the_blocks_end() {
+        for good in [&[(4096, 255)][..], &[(4088, 0), (8, 0)], &[(12, 4), (4084, 0)]] {
+            assert!(parse(&records(good)).is_some(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_is_refused() {
+        for (what, bad) in [
+            ("without a length", &[(0, 0)][..]),
+            ("shorter than its head", &[(4, 0)]),
+            ("of a length that is no multiple of 4", &[(14, 0), (4082, 0)]),
+            ("shorter than its name", &[(12, 5), (4084, 0)]),
+            ("past the block's end", &[(4080, 0), (20, 0)]),
+            ("of which the block holds 4 bytes", &[(4092, 0)]),
+        ] {
+            assert!(parse(&records(bad)).is_none(), "a record {what}");
+        }
+    }
+
+    /// docs/ext4-layout.md, "Limits": 507 × 510 leaves.
+    #[test]
+    fn an_htree_has_at_most_two_levels_of_index() {
+        for (leaves, want) in [(2, Ok(0)), (507, Ok(0)), (508, Ok(1)), (511, Ok(2)), (507 * 510, Ok(507))] {
+            assert_eq!(nodes(leaves), want, "{leaves}");
+        }
+        assert_eq!(nodes(507 * 510 + 1), Err(TooManyEntries));
+    }
+
+    #[test]
+    fn leaves_are_as_full_as_they_get() {
+        assert_eq!(pack([4_000, 84, 12, 4_072, 12].into_iter()), [2, 2, 1]);
+        let of = |last: usize| (0..15).map(|n| vec![n; 255]).chain([vec![b'z'; last]]).collect::<Vec<_>>();
+        let blocks = |names: &[Vec<u8>]| blocks_needed(names.iter().map(|name| &name[..]));
+        assert_eq!(blocks(&of(92)), Ok(1), "4,060 bytes of entries besides the dots");
+        assert_eq!(blocks(&of(93)), Ok(2), "a root and a leaf without them");
+    }
+
+    #[test]
+    fn a_block_is_of_its_directory_and_its_tail_is_true() {
+        let (ino, other) = (InodeNumber(12), InodeNumber(13));
+        let names: Vec<Vec<u8>> = (0..20).map(|n| vec![b'a' + n; 255]).collect();
+        let entries: Vec<_> = names.iter().map(|name| Dirent { name, ino: other, file_type: 1 }).collect();
+        let (linear, htree) = (build(ino, other, &entries[..3]), build(ino, other, &entries));
+        let (root, leaf) = (&htree[..BLOCK], &htree[BLOCK..2 * BLOCK]);
+        assert!(checksum_is_true(ino, &linear, true, false));
+        assert!(checksum_is_true(ino, root, true, true));
+        assert!(checksum_is_true(ino, leaf, false, true));
+        assert!(!checksum_is_true(ino, root, true, false), "a linear directory has no root");
+        for (block, first, hashed) in [(&linear[..], true, false), (root, true, true), (leaf, false, true)] {
+            assert!(!checksum_is_true(other, block, first, hashed));
+            for at in [0, 8, 40] {
+                let mut bad = block.to_vec();
+                bad[at] ^= 1;
+                assert!(!checksum_is_true(ino, &bad, first, hashed), "byte {at}");
+            }
+        }
+        // What an index node says of itself is not believed: more entries than its limit, a limit past the block.
+        for (at, value) in [(34, 508), (32, 508), (32, 0xFFFF), (34, 0xFFFF)] {
+            let mut bad = root.to_vec();
+            put16(&mut bad, at, value);
+            assert!(!checksum_is_true(ino, &bad, true, true), "{value} at {at}");
+        }
+    }
+}

@@ -114,3 +114,90 @@ pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8]) -> bool {
     let used = 12 + 12 * usize::from(get16(block, 4));
     used + 4 <= BLOCK && csum::is_true(get32(block, used), csum::extent_block(ino, block, used))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INO: InodeNumber = InodeNumber(12);
+
+    /// Extents of 2 to 4 blocks with holes between them, far apart on the device.
+    fn extents(count: u32) -> Vec<Extent> {
+        let extent = |n: u32| Extent { logical: n * 10, start: BlockAddr(1_000 + n * 7), length: 2 + n % 3 };
+        (0..count).map(extent).collect()
+    }
+
+    /// All extents below `node`, its blocks checked; and how many blocks the tree has.
+    fn read((depth, node): (u16, Node), at: BlockAddr, blocks: &[u8], count: &mut u32) -> Vec<Extent> {
+        let below = match node {
+            Node::Leaf(extents) => return extents,
+            Node::Index(below) => below,
+        };
+        let read_one = |addr: BlockAddr| {
+            let block = &blocks[(addr.0 - at.0) as usize * BLOCK..][..BLOCK];
+            assert!(checksum_is_true(INO, block) && !checksum_is_true(InodeNumber(13), block));
+            *count += 1;
+            read(parse(block, Some(depth - 1)).expect("of the form"), at, blocks, count)
+        };
+        below.into_iter().flat_map(read_one).collect()
+    }
+
+    #[test]
+    fn trees_of_every_depth_are_read_as_they_were_written() {
+        for (count, depth, wanted) in [(1, 0, 0), (4, 0, 0), (5, 1, 1), (340, 1, 1), (341, 1, 2), (1_361, 2, 6)] {
+            let (extents, at) = (extents(count), BlockAddr(77));
+            let (root, blocks) = encode(INO, &extents, at);
+            let node = parse(&root, Some(depth)).expect("of the form");
+            let mut found = 0;
+            assert_eq!(read(node, at, &blocks, &mut found), extents, "{count}");
+            assert_eq!((found, blocks.len() / BLOCK), (wanted, wanted as usize), "{count}");
+            assert_eq!(blocks_needed(extents.iter().map(|extent| extent.length)), wanted, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_long_extent_is_written_in_parts_of_32_768_blocks() {
+        let long = Extent { logical: 5, start: BlockAddr(100), length: 70_000 };
+        let (root, _) = encode(INO, &[long], BlockAddr(77));
+        let Some((0, Node::Leaf(parts))) = parse(&root, None) else { panic!("four extents stand in the inode") };
+        let part = |done: u32, length| Extent { logical: 5 + done, start: BlockAddr(100 + done), length };
+        assert_eq!(parts, [part(0, 32_768), part(32_768, 32_768), part(65_536, 4_464)]);
+        assert_eq!(blocks_needed([70_000, 32_768].into_iter()), 0);
+        assert_eq!(blocks_needed([70_000, 32_769].into_iter()), 1);
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_is_refused() {
+        let (good, _) = encode(INO, &extents(4), BlockAddr(77));
+        let with = |at: usize, value: u16| {
+            let mut node = good;
+            put16(&mut node, at, value);
+            node
+        };
+        assert!(parse(&good, Some(0)).is_some() && parse(&with(6, 5), None).is_some());
+        for (what, bad) in [
+            ("another magic", with(0, 0xF30B)),
+            ("more entries than its most", with(2, 5)),
+            ("a most that its bytes do not hold", with(4, 5)),
+            ("a depth of 6", with(6, 6)),
+            ("an extent of no blocks", with(12 + 4, 0)),
+            ("an unwritten extent", with(12 + 4, 32_769)),
+            ("an extent past 2^32 blocks", with(12 + 6, 1)),
+        ] {
+            assert!(parse(&bad, None).is_none(), "{what}");
+        }
+        assert!(parse(&good, Some(1)).is_none(), "another depth than its parent says");
+    }
+
+    #[test]
+    fn a_block_with_a_most_past_its_end_is_not_true() {
+        let mut block = encode(INO, &extents(5), BlockAddr(77)).1;
+        assert!(checksum_is_true(INO, &block));
+        block[20] ^= 1;
+        assert!(!checksum_is_true(INO, &block));
+        for most in [341, 0xFFFF] {
+            put16(&mut block, 4, most);
+            assert!(!checksum_is_true(INO, &block), "{most}");
+        }
+    }
+}

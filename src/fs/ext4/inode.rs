@@ -159,8 +159,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_past_16_and_32_bits_survive() {
+        let raw = RawInode {
+            uid: 0x0003_0005,
+            gid: 0x0007_0009,
+            size: 0x5_0000_0007,
+            sectors: 0x3_0000_0009,
+            xattrs: vec![1; INODE - XATTRS_AT],
+            ..RawInode::default()
+        };
+        assert_eq!(RawInode::decode(InodeNumber(12), &raw.encode(InodeNumber(12))), Some(raw));
+    }
+
+    #[test]
     fn device_numbers_survive() {
-        for (major, minor) in [(0, 1), (1, 3), (255, 255), (259, 70_000), (4095, 1_048_575), (256, 0)] {
+        for (major, minor) in [(0, 1), (1, 3), (255, 255), (259, 70_000), (4095, 1_048_575), (256, 0), (1, 256)] {
             let device = Device { major, minor };
             assert_eq!(decode_device(&encode_device(device)), device);
         }

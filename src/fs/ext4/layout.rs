@@ -626,3 +626,158 @@ fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>,
 
 const _: () = assert!((TIER_BLOCKS * TABLE_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
 const _: () = assert!((TIER_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ChunkIndex;
+    use crate::fs::tree::{Data, Inode, Run};
+
+    const CHUNK: u64 = crate::CHUNK_SIZE as u64;
+
+    /// One layer with files of these names and sizes at the root.
+    fn tree(files: &[(&str, u64)]) -> Tree {
+        let mut root = Directory { first_blocks: 1, ..Directory::default() };
+        let mut inodes = Vec::new();
+        let metadata = Metadata::implied_directory;
+        for (id, (name, size)) in (1..).zip(files) {
+            root.entries.insert(name.as_bytes().into(), InodeId(id));
+            let kind = Kind::File(Content { size: *size, data: Data::Whole(512) });
+            inodes.push(Inode { metadata: metadata(), kind });
+        }
+        inodes.insert(0, Inode { metadata: metadata(), kind: Kind::Directory(Box::new(root)) });
+        let end = u32::try_from(inodes.len()).unwrap();
+        Tree { inodes, layer_ends: vec![end] }
+    }
+
+    /// A directory of `names` names of 255 bytes, all of the inode 1.
+    fn directory(names: usize, first_blocks: u32) -> Inode {
+        let entry = |n: usize| (format!("{n:0>255}").into_bytes().into(), InodeId(1));
+        let directory = Directory { entries: (0..names).map(entry).collect(), first_blocks };
+        Inode { metadata: Metadata::implied_directory(), kind: Kind::Directory(Box::new(directory)) }
+    }
+
+    /// A root, a pipe, and these directories below the root, all of one layer.
+    fn of(directories: impl IntoIterator<Item = Inode>) -> Tree {
+        let mut root = Directory { first_blocks: 1, ..Directory::default() };
+        let mut inodes = vec![Inode { metadata: Metadata::implied_directory(), kind: Kind::Fifo }];
+        inodes.extend(directories);
+        let ids = 1..=u32::try_from(inodes.len()).unwrap();
+        root.entries = ids.clone().map(|id| (id.to_string().into_bytes().into(), InodeId(id))).collect();
+        let root = Inode { metadata: Metadata::implied_directory(), kind: Kind::Directory(Box::new(root)) };
+        inodes.insert(0, root);
+        Tree { inodes, layer_ends: vec![ids.end() + 1] }
+    }
+
+    /// In MiB.
+    fn tier(tree: &Tree) -> u32 {
+        Layout::new(tree, 0).unwrap().geometry.data / 256
+    }
+
+    /// docs/ext4-layout.md, "Zones" and "Inodes": 8,192 slots of directories, 36 MiB of their blocks, 1 MiB of attribute blocks.
+    #[test]
+    fn the_smallest_tier_is_taken_in_which_everything_fits() {
+        let directories = |count: usize| of((1..count).map(|_| directory(0, 1)));
+        assert_eq!([8_192, 8_193, 32_768, 32_769].map(|count| tier(&directories(count))), [64, 256, 256, 1_024]);
+        // The root has a block, and so has the directory behind this one.
+        let blocks = |first| of([directory(0, first), directory(0, 1)]);
+        assert_eq!([9_214, 9_215, 36_862, 36_863].map(|first| tier(&blocks(first))), [64, 256, 256, 1_024]);
+        let attributed = |count: usize| {
+            let mut inode = directory(0, 1);
+            inode.metadata.xattrs.insert(b"user.large", &[1; 3_000]);
+            of(vec![inode; count])
+        };
+        assert_eq!([256, 257].map(|count| tier(&attributed(count))), [64, 256]);
+    }
+
+    /// docs/ext4-layout.md, "First chunk": 480 GiB are 3,840 groups.
+    #[test]
+    fn the_inode_table_starts_at_block_31_but_on_devices_of_over_480_gib() {
+        assert_eq!([1, 128, 2_100, 3_840, 3_841].map(table_start), [31, 31, 31, 31, 63]);
+    }
+
+    /// The kernel's own rule (`ext4_calculate_resv_clusters`): a fiftieth of the blocks, at most 4,096.
+    #[test]
+    fn free_space_is_beside_what_the_kernel_keeps_back() {
+        let tree = tree(&[("a", 5)]);
+        for blocks in (1..30_000).step_by(13).chain([250_000, 300_000]) {
+            let layout = Layout::new(&tree, u64::from(blocks) * u64::from(BLOCK_SIZE)).unwrap();
+            let Geometry { blocks: all, data, .. } = layout.geometry;
+            let behind = all - data - CHUNK_BLOCKS;
+            assert!(behind >= blocks + (all / 50).min(4_096), "{behind} blocks for {blocks}");
+            assert!(behind <= blocks + (all / 49 + 1).min(4_096) + CHUNK_BLOCKS, "{behind} blocks for {blocks}");
+        }
+        // Sizes are of the epoch: at 17,562 blocks the 49th part and one block more need a further chunk.
+        let all = |blocks: u64| Layout::new(&tree, blocks * 4_096).unwrap().geometry.blocks;
+        assert_eq!([17_561, 17_562].map(|needed| all(needed - 16_384 - 128)), [17_920, 18_048]);
+    }
+
+    /// What later layers added stands from a chunk on behind all parts, the one directory's behind the other's.
+    #[test]
+    fn directories_that_grew_have_their_further_blocks_behind_all_others() {
+        // 15 names of 255 bytes fill a leaf.
+        let tree = of([directory(40, 1), directory(0, 3), directory(70, 2), directory(15, 1)]);
+        let layout = Layout::new(&tree, 0).unwrap();
+        let zone = layout.geometry.directories;
+        let plans: Vec<_> =
+            layout.directories.iter().map(|plan| (plan.start.0 - zone, plan.first, plan.blocks)).collect();
+        assert_eq!(plans, [(0, 1, 1), (1, 1, 4), (2, 1, 1), (5, 2, 6), (7, 1, 1)]);
+        let overflow = |at: usize| layout.directories[at].overflow.0 - zone;
+        assert_eq!((overflow(1), overflow(3)), (128, 128 + 3));
+        // Of the zone's 9,216 blocks the last 128 are left for what is added: 3 blocks and 125, or one more.
+        let filled = |names| of([directory(40, 1), directory(0, 9_084), directory(names, 2)]);
+        assert_eq!([125, 126].map(|leaves| tier(&filled(15 * (leaves + 1)))), [64, 256]);
+    }
+
+    #[test]
+    fn a_block_that_any_byte_touches_counts_once() {
+        let runs = |runs: &[(u64, u64)]| {
+            let run = |&(offset, length)| Run { offset, length, source: 512 };
+            block_runs(&Content { size: 1 << 20, data: Data::Sparse(runs.iter().map(run).collect()) })
+        };
+        let block = u64::from(BLOCK_SIZE);
+        assert_eq!(runs(&[(10, 5_000), (5_100, 10), (2 * block, 1)]), [(0, 3)]);
+        assert_eq!(runs(&[(8 * block, 3 * block), (13 * block - 1, 2), (14 * block, block)]), [(8, 3), (12, 3)]);
+        assert_eq!(runs(&[(8 * block, 3 * block), (13 * block, 1)]), [(8, 3), (13, 1)]);
+    }
+
+    #[test]
+    fn a_file_has_at_most_2_to_the_32_less_1_blocks() {
+        let reason = |size| {
+            let run = Run { offset: size - 1, length: 1, source: 512 };
+            let content = Content { size, data: Data::Sparse([run].into()) };
+            unstorable(&Metadata::implied_directory(), &Kind::File(content))
+        };
+        let most = (u64::from(u32::MAX)) * 4_096;
+        assert_eq!(reason(most), None);
+        assert!(reason(most + 1).is_some_and(|reason| reason.contains("larger than the 16 TiB that ext4 stores")));
+    }
+
+    #[test]
+    fn a_file_has_at_most_65_000_names() {
+        let tree = tree(&[("a", 5)]);
+        assert!(check(&tree, &[1, 65_000]).is_ok());
+        let refused = check(&tree, &[1, 65_001]).unwrap_err().to_string();
+        assert_eq!(refused, "`a`: 65001 hard links are more than the 65000 that ext4 stores");
+    }
+
+    /// docs/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
+    #[test]
+    fn a_chunk_holds_what_its_zone_is_for_or_the_files_that_touch_it() {
+        let tree = tree(&[("a", CHUNK), ("b", 2 * CHUNK + 1), ("c", 5)]);
+        let layout = Layout::new(&tree, 0).unwrap();
+        let holds = |chunk| layout.contents_of(ChunkIndex(chunk));
+        for (first, last, zone) in [
+            (0, 0, "superblock, group descriptors, bitmaps and the root's inode"),
+            (1, 51, "inode table"),
+            (52, 123, "directory blocks"),
+            (124, 125, "xattr and extent blocks"),
+            (126, 127, "bitmaps"),
+        ] {
+            assert_eq!((holds(first), holds(last)), (vec![zone.to_owned()], vec![zone.to_owned()]));
+        }
+        let files = [128, 129, 130, 131].map(|chunk| holds(chunk).join(" "));
+        assert_eq!(files, ["a", "b", "b", "b c"]);
+        assert!(!layout.is_data(ChunkIndex(127)) && layout.is_data(ChunkIndex(128)));
+    }
+}

@@ -536,3 +536,18 @@ impl InodeBits {
 fn zeros(bits: &[u8]) -> u32 {
     bits.iter().map(|byte| byte.count_zeros()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tree::Metadata;
+
+    /// e2fsck wants 65,000 links counted, and 1 where there are more.
+    #[test]
+    fn a_directory_counts_up_to_65_000_links() {
+        let root = Inode { metadata: Metadata::implied_directory(), kind: Kind::Directory(Box::default()) };
+        let tree = Tree { inodes: vec![root], layer_ends: vec![1] };
+        let links = |below: usize| directory_links(&tree, std::iter::repeat_n(&Tree::ROOT, below));
+        assert_eq!([0, 64_998, 64_999, 70_000].map(links), [2, 65_000, 1, 1]);
+    }
+}
