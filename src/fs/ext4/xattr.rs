@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn attributes_survive_wherever_they_are_placed() {
-        for sizes in [&[3usize, 0][..], &[3000], &[3000, 0], &[60, 3970], &[3900, 40], &[60, 60, 3800]] {
+        for sizes in [&[3usize, 0][..], &[68], &[72], &[3000], &[3000, 0], &[60, 3970], &[3900, 40], &[60, 60, 3800]] {
             let mut xattrs = Xattrs::default();
             for (i, &size) in sizes.iter().enumerate() {
                 xattrs.insert(format!("user.n{i}").as_bytes(), &vec![b'v'; size]);
