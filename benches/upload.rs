@@ -2,7 +2,13 @@
 //!
 //! `make bench-upload` starts the servers. The bare client holds all objects in memory and does nothing but put them; the conversion reads,
 //! inflates, hashes, seals and puts. Both are timed in turn; the medians' ratio counts, since machines are noisy.
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for its author's terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a program for its author's terminal"
+)]
 
 use std::path::Path;
 use std::process::Command;

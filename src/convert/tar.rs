@@ -386,7 +386,7 @@ impl<R: Read> TarReader<R> {
                     return Err(fail("a sparse map of more than 1,048,576 runs"));
                 }
                 if rest.len() as u64 >= 2 * count {
-                    let entries = rest.chunks_exact(2).take(rest.len() / 2);
+                    let entries = rest.chunks_exact(2);
                     return Ok(entries.map(|pair| (pair[0], pair[1])).collect());
                 }
             }
@@ -394,7 +394,7 @@ impl<R: Read> TarReader<R> {
             if used > size {
                 return Err(fail("a sparse map longer than its file"));
             }
-            if text.len() > MAX_NUMBER {
+            if text.len() >= MAX_NUMBER {
                 return Err(fail("a sparse map that is no number"));
             }
             text.extend_from_slice(&self.block()?.ok_or(TarError::Truncated(at))?);

@@ -17,6 +17,11 @@ const STORE: &str = "COLDPRESS_CONFORMANCE_STORE";
 const ENDPOINT: &str = "COLDPRESS_CONFORMANCE_ENDPOINT";
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "told by the environment which store, it tells which it is"
+)]
 fn the_suite_that_every_store_passes() {
     let directory = tempfile::tempdir().unwrap();
     let named = std::env::var_os(STORE).unwrap_or_else(|| directory.path().join("store").into());

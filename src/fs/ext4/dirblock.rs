@@ -179,7 +179,7 @@ pub(super) fn parse(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
         let ino = InodeNumber(get32(record, 0));
         let size = usize::from(get16(record, 4));
         let name_len = usize::from(record[6]);
-        if size < 8 || !size.is_multiple_of(4) || 8 + name_len > size || size > record.len() {
+        if !size.is_multiple_of(4) || 8 + name_len > size || size > record.len() {
             return None;
         }
         if ino.0 != 0 {

@@ -98,7 +98,6 @@ pub(super) const INODE_FLAG_EXTENTS: u32 = 0x8_0000;
 pub(super) const FAST_SYMLINK: usize = 59;
 /// Longest symlink target (one block with its final NUL).
 pub(super) const MAX_SYMLINK: usize = BLOCK - 1;
-/// Longest name of an entry.
 /// Most bytes of a name in a directory.
 pub const MAX_NAME: usize = 255;
 /// Most hard links to one file; a directory with more subdirectories says 1 (`dir_nlink`).
