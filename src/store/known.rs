@@ -23,27 +23,25 @@ const RECORD: usize = NAME + TAG;
 /// Records of so many are read; 16 million chunks are 8 TiB.
 const MAX_BYTES: u64 = (RECORD as u64) << 24;
 
-/// A store, and what is known to be there.
-pub struct KnownPuts {
-    store: Box<dyn PutIfAbsent>,
+/// What is known to be in one store, under one root, in one scope.
+pub struct Known {
     key: Secret,
-    known: BTreeSet<[u8; NAME]>,
+    names: BTreeSet<[u8; NAME]>,
     file: Mutex<File>,
 }
 
-impl KnownPuts {
+/// A store, and what is known to be there.
+pub struct KnownPuts {
+    store: Box<dyn PutIfAbsent>,
+    known: Known,
+}
+
+impl Known {
     /// Reads what `directory` has for this store, root and scope.
     ///
     /// # Errors
     /// Those of the file system, naming the file.
-    pub fn open(
-        store: Box<dyn PutIfAbsent>,
-        directory: &Path,
-        url: &BucketUrl,
-        endpoint: Option<&str>,
-        root: &RootId,
-        salt: &Salt,
-    ) -> Result<Self> {
+    pub fn open(directory: &Path, url: &BucketUrl, endpoint: Option<&str>, root: &RootId, salt: &Salt) -> Result<Self> {
         let place = format!("{url}\n{}\n{root}\n", endpoint.unwrap_or_default());
         let key = salt.puts_key(&place);
         std::fs::DirBuilder::new()
@@ -57,22 +55,30 @@ impl KnownPuts {
         let mut bytes = Vec::new();
         (&file).take(MAX_BYTES).read_to_end(&mut bytes).map_err(fail)?;
         let (records, torn) = bytes.as_chunks::<RECORD>();
-        let known = records.iter().filter_map(|record| {
+        let names = records.iter().filter_map(|record| {
             let (name, found) = record.split_first_chunk::<NAME>().expect("a record begins with a name");
             (tag(&key, name) == *found).then_some(*name)
         });
-        let known = known.collect();
+        let names = names.collect();
         if !torn.is_empty() {
             // Whatever follows would stand askew.
             file.write_all(&[0; RECORD][torn.len()..]).map_err(fail)?;
         }
-        Ok(Self { store, key, known, file: Mutex::new(file) })
+        Ok(Self { key, names, file: Mutex::new(file) })
     }
 
     fn note(&self, name: &[u8; NAME]) {
         let record = [&name[..], &tag(&self.key, name)].concat();
         // A cache that cannot be written is a cache that knows less.
         let _ = self.file.lock().expect("no thread panics with it").write_all(&record);
+    }
+}
+
+impl KnownPuts {
+    /// Puts into `store` what is not known to be there.
+    #[must_use]
+    pub fn new(store: Box<dyn PutIfAbsent>, known: Known) -> Self {
+        Self { store, known }
     }
 }
 
@@ -91,12 +97,12 @@ fn chunk_name(name: &ObjectName) -> Option<[u8; NAME]> {
 impl PutIfAbsent for KnownPuts {
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
         let chunk = chunk_name(name);
-        if chunk.is_some_and(|chunk| self.known.contains(&chunk)) {
+        if chunk.is_some_and(|chunk| self.known.names.contains(&chunk)) {
             return Ok(PutOutcome::Known);
         }
         let outcome = self.store.put_if_absent(name, bytes)?;
         if let Some(chunk) = chunk {
-            self.note(&chunk);
+            self.known.note(&chunk);
         }
         Ok(outcome)
     }
@@ -144,7 +150,7 @@ mod tests {
         let salt = |byte| Salt::new(Secret::from_bytes([byte; 32]));
         let open = |url: &BucketUrl, endpoint, root: &RootId, salt: &Salt| {
             let store = Box::new(Counting(std::sync::Arc::clone(&count)));
-            KnownPuts::open(store, directory.path(), url, endpoint, root, salt).unwrap()
+            KnownPuts::new(store, Known::open(directory.path(), url, endpoint, root, salt).unwrap())
         };
         let sent = |puts: &KnownPuts, root: &RootId, names: &[&[u8]]| {
             let before = count.load(Ordering::Relaxed);

@@ -14,7 +14,7 @@ mod retry;
 mod url;
 mod witness;
 
-pub use known::KnownPuts;
+pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
 pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_put};
 pub use probe::{Found, Operation, Probe};

@@ -135,6 +135,13 @@ fn what_a_conversion_saw_stored_is_not_sent_again() {
     );
     let without = json(&moto.coldpress("converter", &[&CONVERT[..], &["--no-cache"]].concat()));
     assert_eq!(without["claimed_chunks"], first["put_chunks"]);
+    // Who has no home to write to goes without a cache; one that was named must be there.
+    let mut homeless = moto.command(env!("CARGO_BIN_EXE_coldpress"), &moto.url, "converter");
+    let output = homeless.env("HOME", "/dev/null").args(CONVERT).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("warning: no cache: /dev/null/.cache/coldpress"));
+    assert_eq!(json(&output)["claimed_chunks"], first["put_chunks"]);
+    let output = moto.coldpress("converter", &[&CONVERT[..], &["--cache", "/dev/null/cache"]].concat());
+    assert_eq!(output.status.code(), Some(1));
     // Another scope shares nothing.
     let other = json(&moto.coldpress("converter", &[&CONVERT[..], &["--scope", "other"]].concat()));
     assert_eq!((&other["known_chunks"], &other["claimed_chunks"]), (&0.into(), &0.into()));

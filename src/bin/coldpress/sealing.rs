@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use coldpress::crypto::{KeyFile, KeyWrap, Salt};
-use coldpress::store::{KnownPuts, PutIfAbsent, RootId, StoreUrl, open_put};
+use coldpress::progress::Progress;
+use coldpress::store::{Known, PutIfAbsent, RootId, StoreUrl, open_put};
 use coldpress::{Error, ErrorKind};
 
-use crate::shared::failure::Failure;
+use crate::shared::failure::{Failure, chain};
 use crate::shared::keys::{KeyRef, KmsArgs, StoreArgs, environment};
 
 /// Which dedup scope, for commands that seal.
@@ -63,27 +64,35 @@ pub struct PutArgs {
 }
 
 impl PutArgs {
-    /// The putting half of the store that `store` names.
-    pub fn open(
+    /// The putting half of the store at `url`, for chunks of `root`.
+    pub fn open(&self, store: &StoreArgs, url: &StoreUrl, root: &RootId) -> Result<Box<dyn PutIfAbsent>, Failure> {
+        Ok(open_put(url, &store.settings(self.uploads.into())?, root)?)
+    }
+
+    /// What an earlier conversion saw stored there, where the store is a service and there is a cache.
+    pub fn known(
         &self,
         store: &StoreArgs,
         url: &StoreUrl,
         root: &RootId,
         salt: &Salt,
-        trusting: bool,
-    ) -> Result<Box<dyn PutIfAbsent>, Failure> {
-        let settings = store.settings(self.uploads.into())?;
-        let put = open_put(url, &settings, root)?;
-        // A store that lost something is not what a note says of it.
-        Ok(match (url, self.directory()?.filter(|_| trusting)) {
-            (StoreUrl::Bucket(url), Some(directory)) => {
-                Box::new(KnownPuts::open(put, &directory, url, settings.endpoint.as_deref(), root, salt)?)
+        progress: &dyn Progress,
+    ) -> Result<Option<Known>, Failure> {
+        let StoreUrl::Bucket(url) = url else { return Ok(None) };
+        let Some((directory, named)) = self.directory()? else { return Ok(None) };
+        match Known::open(&directory, url, store.settings(1)?.endpoint.as_deref(), root, salt) {
+            Ok(known) => Ok(Some(known)),
+            Err(error) if named => Err(error.into()),
+            // A machine without a home to write to sends all, and is none the worse.
+            Err(error) => {
+                progress.warn(&format!("no cache: {}", chain(&error)));
+                Ok(None)
             }
-            _ => put,
-        })
+        }
     }
 
-    fn directory(&self) -> Result<Option<PathBuf>, Failure> {
+    /// Where notes are, and whether someone named it.
+    fn directory(&self) -> Result<Option<(PathBuf, bool)>, Failure> {
         if self.no_cache {
             return Ok(None);
         }
@@ -95,8 +104,8 @@ impl PutArgs {
             })
         };
         Ok(match named {
-            Some(directory) => Some(directory),
-            None => base()?.map(|base| base.join("coldpress")),
+            Some(directory) => Some((directory, true)),
+            None => base()?.map(|base| (base.join("coldpress"), false)),
         })
     }
 }

@@ -10,8 +10,9 @@ use coldpress::crypto::{KeyWrap, Salt};
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::layout::EPOCH;
 use coldpress::manifest::Clear;
+use coldpress::progress::Progress;
 use coldpress::source::Platform;
-use coldpress::store::{ObjectName, PutIfAbsent, StoreUrl};
+use coldpress::store::{KnownPuts, ObjectName, PutIfAbsent, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
@@ -52,11 +53,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     };
     let progress = output::progress(cli);
     // Before any work: who may not wrap or put shall hear it now.
-    let store = url.as_ref().map(|url| {
-        key.check(&args.application)?;
-        args.put.open(&args.store, url, &args.root, &salt, true)
-    });
-    let store = store.transpose()?;
+    let store = url.as_ref().map(|url| open_store(args, url, &*key, &salt, &*progress)).transpose()?;
     if let Some(warning) = store.as_ref().and_then(|store| store.warning()) {
         progress.warn(&warning);
     }
@@ -84,6 +81,22 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     Ok(output::result(cli, &report.text(), &report.json())?)
 }
 
+/// The putting half of the store, once it and the key said that they would serve.
+fn open_store(
+    args: &ConvertArgs,
+    url: &StoreUrl,
+    key: &dyn KeyWrap,
+    salt: &Salt,
+    progress: &dyn Progress,
+) -> Result<Box<dyn PutIfAbsent>, Failure> {
+    key.check(&args.application)?;
+    let store = args.put.open(&args.store, url, &args.root)?;
+    Ok(match args.put.known(&args.store, url, &args.root, salt, progress)? {
+        Some(known) => Box::new(KnownPuts::new(store, known)),
+        None => store,
+    })
+}
+
 /// Puts again what the store lost of the image of the manifest `path`.
 fn heal(cli: &Cli, args: &ConvertArgs, path: &Path) -> CommandResult {
     let manifest = read_manifest(path, None)?;
@@ -92,9 +105,11 @@ fn heal(cli: &Cli, args: &ConvertArgs, path: &Path) -> CommandResult {
     let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
     let message = "no store: give --store or set COLDPRESS_STORE";
     let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
-    let store = args.put.open(&args.store, &url, &options.root, &salt, false)?;
+    let progress = output::progress(cli);
+    // A store that lost something is not what a note says of it.
+    let store = args.put.open(&args.store, &url, &options.root)?;
     let image = source::open(&args.image, platform.as_ref(), options.limits())?;
-    let converted = convert(&image, &salt, &options, Some(&*store), &*output::progress(cli))?;
+    let converted = convert(&image, &salt, &options, Some(&*store), &*progress)?;
     let (wanted, found) = (manifest.clear.root_digest, converted.manifest.clear.root_digest);
     if wanted != found {
         let message = format!("{}: its root digest is {wanted}, but {} gives {found}", path.display(), args.image);
