@@ -1,6 +1,6 @@
 #!/bin/sh
-# radosgw.sh DIRECTORY PORT: a Ceph cluster of one (monitor, one store in memory, S3 gateway) on loopback, with a bucket `chunks` of
-# `admin`, and a user `converter` who may only put there. Prints their credentials; runs until DIRECTORY/stop is there.
+# radosgw.sh DIRECTORY PORT: a Ceph cluster of one (monitor, one store in memory, S3 gateway) on loopback, with the users
+# `admin`, `converter` and `worker`, whose keys are NAME-id and NAME-secret; DIRECTORY/ready says that it serves, DIRECTORY/stop ends it.
 set -eu
 directory=$1 port=$2
 mkdir -p "$directory"
@@ -57,7 +57,7 @@ stop() {
 trap stop EXIT
 trap 'exit 1' INT TERM
 for _ in $(seq 200); do curl -s "http://127.0.0.1:$port/" >/dev/null && break; sleep 0.3; done
-for user in admin converter; do
+for user in admin converter worker; do
     radosgw-admin user create --uid="$user" --display-name="$user" --access-key="$user-id" --secret-key="$user-secret" >/dev/null 2>&1
 done
 : >ready

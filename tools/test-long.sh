@@ -40,7 +40,7 @@ convert() {
     "$programs/coldpress" keygen -q -o "$work/key"
     AWS_ACCESS_KEY_ID=converter-id AWS_SECRET_ACCESS_KEY=converter-secret "$programs/coldpress" convert "$image" \
         --store s3://chunks/p --store-endpoint "$1" --key "file:$work/key" -o "$work/app.cpm" | sed 's/^/   /'
-    AWS_ACCESS_KEY_ID=admin-id AWS_SECRET_ACCESS_KEY=admin-secret "$programs/coldpress" verify "$work/app.cpm" \
+    AWS_ACCESS_KEY_ID=worker-id AWS_SECRET_ACCESS_KEY=worker-secret "$programs/coldpress" verify "$work/app.cpm" \
         --store s3://chunks/p --store-endpoint "$1" --key "file:$work/key" | sed 's/^/   /'
     AWS_ACCESS_KEY_ID=converter-id AWS_SECRET_ACCESS_KEY=converter-secret "$python" - "$1" <<'EOF'
 import sys
@@ -98,6 +98,7 @@ objects, bucket = "arn:aws:s3:::chunks/*", "arn:aws:s3:::chunks"
 deny = ["s3:GetObject", "s3:DeleteObject", "s3:ListBucket"]
 policy = [
     {"Effect": "Allow", "Principal": who, "Action": "s3:PutObject", "Resource": objects},
+    {"Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam:::user/worker"]}, "Action": "s3:GetObject", "Resource": objects},
     {"Effect": "Deny", "Principal": who, "Action": deny, "Resource": [objects, bucket]},
 ]
 s3.put_bucket_policy(Bucket="chunks", Policy=json.dumps({"Version": "2012-10-17", "Statement": policy}))
