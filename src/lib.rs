@@ -5,6 +5,7 @@
 //! `convert` and `read` never import each other: they meet in the byte formats (docs/manifest-format.md,
 //! docs/sealed-chunk.md, docs/ext4-layout.md). docs/design.md has the reasons.
 
+mod aws;
 pub mod convert;
 pub mod crypto;
 pub mod digest;

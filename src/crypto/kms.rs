@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_kms::Client;
+use aws_sdk_kms::config::retry::RetryConfig;
+use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
@@ -39,26 +41,15 @@ impl KmsKey {
     /// `Input` where nothing says the region.
     pub fn open(id: &str, endpoint: Option<&str>) -> Result<Self> {
         let services = Services::start()?;
-        let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
-            .retry_config(aws_config::retry::RetryConfig::standard().with_max_attempts(6))
-            .timeout_config(
-                aws_config::timeout::TimeoutConfig::builder()
-                    .operation_attempt_timeout(Duration::from_secs(15))
-                    .build(),
-            );
-        if let Some(region) = region_of(id) {
-            loader = loader.region(aws_config::Region::new(region.to_owned()));
-        } else if endpoint.is_some() {
-            let chain = aws_config::environment::EnvironmentVariableRegionProvider::new();
-            loader =
-                loader.region(aws_config::meta::region::RegionProviderChain::first_try(chain).or_else("us-east-1"));
-        }
-        let config = services.wait(loader.load());
+        let config = crate::aws::config(&services, region_of(id), endpoint.is_some());
         if config.region().is_none() {
             let message = format!("key aws-kms://{id}: no region: set AWS_REGION, or name the key by its ARN");
             return Err(Error::new(ErrorKind::Input, message));
         }
-        let mut config = aws_sdk_kms::config::Builder::from(&config);
+        let timeout = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(15)).build();
+        let mut config = aws_sdk_kms::config::Builder::from(&config)
+            .retry_config(RetryConfig::standard().with_max_attempts(6))
+            .timeout_config(timeout);
         if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint);
         }

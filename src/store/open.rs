@@ -103,15 +103,7 @@ fn refused(error: &object_store::Error) -> Error {
 }
 
 fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<dyn ObjectStore>> {
-    let mut config = aws_config::defaults(aws_config::BehaviorVersion::latest());
-    if let Some(region) = &settings.region {
-        config = config.region(aws_config::Region::new(region.clone()));
-    } else if settings.endpoint.is_some() {
-        // Servers of one's own have no regions, and asking for one asks the metadata service of a cloud.
-        let chain = aws_config::environment::EnvironmentVariableRegionProvider::new();
-        config = config.region(aws_config::meta::region::RegionProviderChain::first_try(chain).or_else("us-east-1"));
-    }
-    let config = services.wait(config.load());
+    let config = crate::aws::config(services, settings.region.as_deref(), settings.endpoint.is_some());
     let Some(region) = config.region() else {
         let message = "no region: give --store-region, or set AWS_REGION";
         return Err(Error::new(ErrorKind::Input, message));

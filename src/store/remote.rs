@@ -229,8 +229,13 @@ impl Collect for RemoteCollect {
 /// What an answer means for whoever asked; `answer` is empty where none was noted.
 fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: Answer) -> Failure {
     use object_store::Error as E;
+    let reason = Reason::of(error);
     let kind = match (answer.status, error) {
-        // Not while it is busy, though a refusal is what it answers then.
+        // S3 says so with 400.
+        _ if matches!(reason.code.as_deref(), Some("RequestTimeout" | "SlowDown" | "InternalError")) => {
+            ErrorKind::Unavailable
+        }
+        _ if matches!(reason.code.as_deref(), Some("ExpiredToken" | "InvalidToken")) => ErrorKind::Denied,
         (Some(408 | 409 | 429), _) => ErrorKind::Unavailable,
         (Some(501), _) => ErrorKind::Unsupported,
         (Some(401 | 403), _) => ErrorKind::Denied,
@@ -244,7 +249,7 @@ fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: 
         (Some(200..=299), _) => ErrorKind::Unavailable,
         _ => ErrorKind::Input,
     };
-    let error = Error::new(kind, format!("object {object}: {}", reason(error, answer)));
+    let error = Error::new(kind, format!("object {object}: {}", reason.text(answer)));
     match kind {
         ErrorKind::Unavailable => {
             Failure::Again { error, after: answer.retry_after.map(|after| after.min(MOST_AFTER)) }
@@ -257,18 +262,82 @@ fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: 
 const MOST_AFTER: Duration = Duration::from_secs(60);
 
 /// What was answered, without addresses, headers or bodies: these can have credentials in them.
-fn reason(error: &object_store::Error, answer: Answer) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+struct Reason {
+    /// The service's own word, such as `AccessDenied`.
+    code: Option<String>,
+    /// What happened where there was no answer.
+    innermost: String,
+}
+
+impl Reason {
+    fn of(error: &object_store::Error) -> Self {
+        let mut innermost: &dyn std::error::Error = error;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+        }
+        let innermost = innermost.to_string();
+        let code =
+            innermost.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+        let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        Self { code: code.map(str::to_owned), innermost }
     }
-    let text = innermost.to_string();
-    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-    let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-    match (answer.status, code) {
-        (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
-        (Some(status), None) => format!("the service answered {status}"),
-        (None, Some(code)) => format!("the service answered {code}"),
-        (None, None) => text,
+
+    fn text(self, answer: Answer) -> String {
+        let region = if matches!(answer.status, Some(301 | 307)) {
+            "; is the bucket in another region? (--store-region)"
+        } else {
+            ""
+        };
+        match (answer.status, self.code) {
+            (Some(status), Some(code)) => format!("the service answered {status} ({code}){region}"),
+            (Some(status), None) => format!("the service answered {status}{region}"),
+            (None, Some(code)) => format!("the service answered {code}"),
+            (None, None) => self.innermost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a service answers, as `object_store` tells of it.
+    fn answered(status: u16, body: &str) -> Failure {
+        let error = object_store::Error::Generic { store: "S3", source: format!("status {status}: {body}").into() };
+        failure("o", &error, Answer { status: Some(status), retry_after: None })
+    }
+
+    fn kind(failure: &Failure) -> ErrorKind {
+        match failure {
+            Failure::Again { error, .. } | Failure::Final(error) => error.kind(),
+        }
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_status_and_code() {
+        for (status, body, wanted) in [
+            (400, "<Code>RequestTimeout</Code>", ErrorKind::Unavailable),
+            (400, "<Code>ExpiredToken</Code>", ErrorKind::Denied),
+            (400, "<Code>BadDigest</Code>", ErrorKind::Input),
+            (403, "", ErrorKind::Denied),
+            (404, "<Code>NoSuchBucket</Code>", ErrorKind::NotFound),
+            (409, "", ErrorKind::Unavailable),
+            (429, "", ErrorKind::Unavailable),
+            (501, "", ErrorKind::Unsupported),
+            (503, "<Code>SlowDown</Code>", ErrorKind::Unavailable),
+        ] {
+            assert_eq!(kind(&answered(status, body)), wanted, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_not_told_but_for_its_code() {
+        let text = |failure: Failure| match failure {
+            Failure::Again { error, .. } | Failure::Final(error) => error.to_string(),
+        };
+        let told = text(answered(403, "<Code>SignatureDoesNotMatch</Code><Key>secret</Key>"));
+        assert_eq!(told, "object o: the service answered 403 (SignatureDoesNotMatch)");
+        assert!(text(answered(403, "<Code>a secret: x</Code>")).ends_with("answered 403"));
+        assert!(text(answered(301, "")).ends_with("(--store-region)"));
     }
 }
