@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::timeout::TimeoutConfig;
-use aws_sdk_kms::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
 
@@ -111,7 +111,7 @@ impl KmsKey {
             (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
             (Some(status), None) => format!("the service answered {status}"),
             // Nothing was answered: no credentials, no connection.
-            (None, _) => DisplayErrorContext(error).to_string(),
+            (None, _) => innermost(error),
         };
         Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id))
     }
@@ -122,6 +122,15 @@ impl KmsKey {
         let alias = id.starts_with("alias/") || id.contains(":alias/");
         wrap.kind == WRAP_AWS_KMS && (alias || id == arn || arn.ends_with(&format!("/{id}")))
     }
+}
+
+/// The first cause, without what the client knew of the request.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// Something that can be asked of a key.

@@ -68,6 +68,22 @@ pub struct Scrubbed {
     pub damaged: Vec<String>,
 }
 
+impl Scrubbed {
+    /// Whether it can be what was found of a plan with so many objects: notes come from outside.
+    #[must_use]
+    pub fn can_be_of(&self, objects: usize) -> bool {
+        self.checked <= objects && self.missing.len() + self.damaged.len() <= self.checked
+    }
+}
+
+/// Whether the object still is damaged: it may have been deleted and put again since it was found.
+///
+/// # Errors
+/// `Unavailable` where the store cannot be asked.
+pub fn is_damaged(store: &dyn Get, object: &ObjectName, name: Sha256) -> Result<bool> {
+    Ok(matches!(look_at(store, object, name)?, State::Damaged))
+}
+
 enum State {
     Good(u64),
     Missing,
@@ -184,6 +200,18 @@ mod tests {
         assert!((140..260).contains(&one.len()), "{}", one.len());
         assert!(one.intersection(&two).count() < 15);
         assert_eq!(one, taken((1 << 32) / 100, 1));
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_is_told() {
+        let found = |checked, missing: usize| Scrubbed {
+            checked,
+            missing: vec![String::new(); missing],
+            ..Scrubbed::default()
+        };
+        assert!(found(5, 5).can_be_of(5));
+        assert!(!found(6, 0).can_be_of(5));
+        assert!(!found(3, 4).can_be_of(5));
     }
 
     #[test]

@@ -60,14 +60,6 @@ impl ObjectName {
         Self(format!("manifests/{root}/{}", digest.to_hex()))
     }
 
-    /// A sealed chunk by its path in the store; `None` where it is something else.
-    #[must_use]
-    pub fn of_chunk(path: &str) -> Option<Self> {
-        let (root, digest) = path.split_once('/')?;
-        let name = Self::chunk(&root.parse().ok()?, Sha256::from_bytes(from_hex(digest)?));
-        (name.0 == path).then_some(name)
-    }
-
     /// Where the block manifests of a root lie.
     #[must_use]
     pub fn manifests(root: &RootId) -> String {

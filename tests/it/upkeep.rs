@@ -153,7 +153,11 @@ fn scrub_goes_on_where_it_was_and_takes_samples() {
         json(&bench.coldpress(&["scrub", "app.cpm", "--store", "store", "--json", "--sample", "10%", "--seed", "5"]));
     let chunks = sampled["chunks"].as_u64().unwrap();
     assert!((all / 20..all / 5).contains(&chunks), "{chunks} of {all}");
-    // Killed on its way, at 50 MiB a second; it goes on from its note, which is gone at the end.
+    // One is damaged; healed while the scrub was dead, it is not deleted.
+    let damaged = super::upkeep::chunks(&bench.path("store"))[1].clone();
+    let good = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, b"damaged").unwrap();
+    // Killed on its way, at 100 MiB a second; it goes on from its note, which is gone at the end.
     let args = ["scrub", "app.cpm", "--store", "store", "--json", "--rate", "100MiB", "--resume", "note.json"];
     let mut first = std::process::Command::new(env!("CARGO_BIN_EXE_coldpress"))
         .args(args)
@@ -174,8 +178,20 @@ fn scrub_goes_on_where_it_was_and_takes_samples() {
     // What was looked at before is not looked at again: it may even be gone.
     let first = super::upkeep::chunks(&bench.path("store"))[0].clone();
     std::fs::remove_file(first).unwrap();
-    let rest = json(&bench.coldpress(&args[..5].iter().chain(&args[7..]).copied().collect::<Vec<_>>()));
-    assert_eq!((rest["chunks"].as_u64(), rest["bytes"].as_u64()), (Some(all), report["stored_bytes"].as_u64()));
+    std::fs::write(&damaged, &good).unwrap();
+    let text = String::from_utf8(std::fs::read(bench.path("note.json")).unwrap()).unwrap();
+    // A note that cannot be is refused, not believed.
+    std::fs::write(bench.path("note.json"), text.replace("\"checked\":", "\"checked\":9")).unwrap();
+    let rest = [&args[..5], &args[7..], &["--delete-damaged"]].concat();
+    assert_eq!(bench.coldpress(&rest).status.code(), Some(2));
+    std::fs::write(bench.path("note.json"), text).unwrap();
+    let rest = ended(&bench.coldpress(&rest), 3);
+    let bytes = report["stored_bytes"].as_u64().unwrap() - good.len() as u64;
+    assert_eq!(
+        (rest["chunks"].as_u64(), rest["bytes"].as_u64(), &rest["deleted"]),
+        (Some(all), Some(bytes), &0.into())
+    );
+    assert_eq!(std::fs::read(&damaged).unwrap(), good);
     assert!(!bench.path("note.json").exists());
 }
 

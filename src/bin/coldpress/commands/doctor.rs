@@ -58,7 +58,12 @@ pub fn run(cli: &Cli, args: &DoctorArgs) -> CommandResult {
         return Err(Error::new(ErrorKind::Difference, message).into());
     }
     if !too_little.is_empty() {
-        let message = format!("these credentials cannot do what a {} needs: {too_little}", args.role);
+        // Without the right to list, a service answers alike for what is refused and what is not there.
+        let perhaps = match too_little.contains("store get") {
+            true => "; or nothing was put there yet: `doctor --as converter` puts what is asked for",
+            false => "",
+        };
+        let message = format!("these credentials cannot do what a {} needs: {too_little}{perhaps}", args.role);
         return Err(Error::new(ErrorKind::Denied, message).into());
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use coldpress::digest::{Sha256, Sha256Hasher};
 use coldpress::manifest::BlockManifest;
 use coldpress::manifest::v1::MAX_BYTES;
-use coldpress::read::scrub::{Plan, Sample, Scrubbed, scrub};
+use coldpress::read::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
 use coldpress::store::{Collect, ObjectName, RootId, open_collect, open_get};
 use coldpress::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,13 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     let digest = digest_of(&objects);
     let so_far = match noted {
         None => Scrubbed::default(),
-        Some(note) if note.objects == digest.to_string() && note.sample == sample => note.scrubbed,
+        Some(note)
+            if note.objects == digest.to_string()
+                && note.sample == sample
+                && note.scrubbed.can_be_of(objects.len()) =>
+        {
+            note.scrubbed
+        }
         Some(_) => {
             let message = "--resume: the note is of other manifests or another sample; give those, or remove it";
             return Err(Failure::Usage(message.to_owned()));
@@ -75,7 +81,7 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
         None => Ok(()),
     };
     let found = scrub(&plan, store, so_far, &*output::progress(cli), &mut note)?;
-    let deleted = delete(args, collect.as_deref(), &found)?;
+    let deleted = delete(args, collect.as_deref(), &plan, &found)?;
     if let Some(path) = args.resume.as_ref().filter(|path| path.exists()) {
         std::fs::remove_file(path).map_err(|error| Error::file(path, error))?;
     }
@@ -136,13 +142,19 @@ fn write_note(path: &Path, note: &Note) -> Result<(), Error> {
     output::write_whole(path, |mut file| file.write_all(&text).map_err(|error| Error::file(path, error)))
 }
 
-/// Deletes what is damaged, where that was asked for; how many.
-fn delete(args: &ScrubArgs, collect: Option<&dyn Collect>, found: &Scrubbed) -> Result<usize, Error> {
+/// Deletes what still is damaged, where that was asked for; how many. A note may be days old, and chunks were put again since.
+fn delete(args: &ScrubArgs, collect: Option<&dyn Collect>, plan: &Plan, found: &Scrubbed) -> Result<usize, Error> {
     let Some(collect) = collect.filter(|_| args.delete_damaged) else { return Ok(0) };
-    for object in &found.damaged {
-        collect.delete(&ObjectName::of_chunk(object).expect("scrub names chunks"))?;
+    let mut deleted = 0;
+    for (root, name) in &plan.objects {
+        let object = ObjectName::chunk(root, *name);
+        if found.damaged.iter().any(|damaged| damaged == object.as_str()) && is_damaged(collect.get(), &object, *name)?
+        {
+            collect.delete(&object)?;
+            deleted += 1;
+        }
     }
-    Ok(found.damaged.len())
+    Ok(deleted)
 }
 
 fn text(found: &Scrubbed, deleted: usize, sample: Sample) -> String {
