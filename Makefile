@@ -69,6 +69,10 @@ bench-parts: ## The parts of a conversion, timed: packing, keys, sealing
 test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view (needs COLDPRESS_CORPUS and root; 15 minutes)
 	tools/test-corpus.sh
 
+.PHONY: bundle-corpus
+bundle-corpus: build test-tools ## A real image as a runtime bundle, started by runc (needs COLDPRESS_CORPUS and root; 1 minute)
+	tools/bundle-corpus.sh
+
 .PHONY: kills
 kills: test-tools ## Conversions killed at 200 random moments, 50 full disks, 50 removed stores (needs root; 2 minutes)
 	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::)'
@@ -80,6 +84,41 @@ mutants: test-tools ## Every mutant of fs, crypto, manifest and convert against 
 .PHONY: big
 big: build test-tools ## Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
 	tools/big.sh
+
+.PHONY: bench-nbd
+bench-nbd: build test-tools ## Warm reads, and writes, over NBD beside qemu-nbd serving the exported file (needs COLDPRESS_CORPUS; 4 minutes)
+	tools/bench-nbd.sh
+
+.PHONY: bench-doors
+bench-doors: build test-tools ## Warm reads through NBD and through FUSE and a loop device, beside a raw file at the same doors (needs COLDPRESS_CORPUS and root; 3 minutes)
+	$(CARGO) build --release --locked --examples
+	tools/bench-doors.sh target/release
+
+.PHONY: cold-start
+cold-start: build test-tools ## Starts from a store that takes 30 ms more for each chunk, with and without a profile, beside raw images (needs COLDPRESS_CORPUS and root; 5 minutes)
+	$(CARGO) build --release --locked --examples
+	tools/cold-start.sh target/release
+
+.PHONY: serve-costs
+serve-costs: build ## The time from the start of `coldread serve` to the first byte, and its memory for one image and for 100 (needs COLDPRESS_CORPUS)
+	tools/serve-costs.sh target/release
+
+.PHONY: demo-zone
+demo-zone: build test-tools ## The whole chain once: store, key service, six cache servers of a zone, two hosts (everything under target/demo-zone)
+	tools/demo-zone.sh target/release target/demo-zone
+
+.PHONY: bench-zone
+bench-zone: test-tools ## A chunk from the zone beside what it cannot do without; tails with a slow server, for 1, 2, 4+1 and 4+2 (10 minutes)
+	CURVES=target/zone.csv $(CARGO) bench --locked --bench zone -- parts tail
+	python3 tools/zone_picture.py target/zone.csv >docs/zone.svg
+
+.PHONY: fs-suites
+fs-suites: build test-tools ## pjdfstest and fsx on writable mounts, in memory and in a file (needs root; 3 minutes)
+	tools/fs-suites.sh
+
+.PHONY: incremental
+incremental: build test-tools ## What a conversion costs where a cache knows most of it (needs COLDPRESS_CORPUS and 30 GiB of disk; 5 minutes)
+	tools/incremental.sh
 
 .PHONY: fuzz
 fuzz: ## Fuzz each decoder for FUZZ_SECONDS (default 60) a target; findings in fuzz/artifacts (needs cargo-fuzz)

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use coldpress::convert::{Options, convert};
+use coldpress::convert::{Options, Target, convert};
 use coldpress::crypto::packed::{Packer, trimmed};
 use coldpress::crypto::{Codec, Salt, Secret, convergent};
 use coldpress::digest::Sha256Hasher;
@@ -120,9 +120,10 @@ fn plain_chunks(image: &Image, made: &Path) -> Result<OpenManifest, AnyError> {
         root,
         application: String::new(),
         store_hint: String::new(),
+        max_new_bytes: None,
     };
     let store = open_put(&StoreUrl::Directory(made.to_owned()), &Settings::default(), &options.root)?;
-    Ok(convert(image, &salt, &options, Some(&*store), &Silent)?.manifest)
+    Ok(convert(image, &salt, &options, Target { store: Some(&*store), cache: None }, &Silent)?.manifest)
 }
 
 /// All chunks are sealed again, into a store at `again`.
@@ -249,7 +250,7 @@ fn main() -> Result<(), AnyError> {
         File::open(layout.join("index.json")).map_err(|error| format!("{}: {error}", layout.display()))?;
         let reference = ImageRef::OciLayout { directory: layout.clone(), tag: None };
         let limits = Limits { temp: &std::env::temp_dir(), max_size: u64::MAX, max_file: u64::MAX };
-        let image = source::open(&reference, None, limits)?;
+        let image = source::open(&reference, None, &source::Access::default(), limits)?;
         for codec in [Codec::None, Codec::DEFAULT] {
             let parts = floor(&image, codec, &work)?;
             let (wall, cpu, peak) = ours(coldpress, &layout, codec, &work)?;

@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Denied,
     /// A service or the disk cannot do it now; nothing is damaged, try again.
     Unavailable,
+    /// There is no room for what was written; allow more.
+    Full,
     /// What was to be verified is not the same; what differs was told.
     Difference,
     /// Bytes are not what a digest, a name or a key promises.
@@ -56,6 +58,8 @@ impl Error {
     pub fn io(object: impl fmt::Display, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match source.kind() {
+            // Ours, on its way through a reader.
+            _ if let Some(inner) = source.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) => inner.kind,
             _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => ErrorKind::Input,
             Io::NotFound => ErrorKind::NotFound,
             Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
@@ -79,6 +83,19 @@ impl Error {
         Self { kind: self.kind, message: object.to_string(), source: Some(Box::new(self)) }
     }
 
+    /// The error and its causes in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(next) = cause {
+            message.push_str(": ");
+            message.push_str(&next.to_string());
+            cause = next.source();
+        }
+        message
+    }
+
     /// What a caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -96,6 +113,21 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|s| s.as_ref() as _)
     }
+}
+
+/// What an error of a client came from; what stands around it tells of addresses and requests.
+pub(crate) fn first_cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// The first line of a cause, for a message.
+pub(crate) fn first_line(cause: &str) -> &str {
+    let line = cause.lines().next().unwrap_or_default();
+    line.strip_suffix(" Attempted:").unwrap_or(line)
 }
 
 #[cfg(test)]

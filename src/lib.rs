@@ -1,11 +1,13 @@
 //! coldpress: a container image becomes one sealed, chunked, lazily readable ext4 disk.
 //!
 //! The modules stand in the order in which the data passes them; each may use only what stands before it:
-//! `digest error progress` < `fs crypto` < `source store manifest` < `convert | read` < `serve`.
+//! `digest error progress` < `fs crypto` < `bundle cache` < `source store manifest` < `convert | read` < `serve`.
 //! `convert` and `read` never import each other: they meet in the byte formats (docs/manifest-format.md,
 //! docs/sealed-chunk.md, docs/ext4-layout.md). docs/design.md has the reasons.
 
 mod aws;
+pub mod bundle;
+pub mod cache;
 pub mod convert;
 pub mod crypto;
 pub mod digest;
@@ -15,6 +17,8 @@ pub mod fs;
 pub mod manifest;
 pub mod progress;
 pub mod read;
+pub mod registry;
+mod retry;
 pub mod runtime;
 pub mod serve;
 pub mod source;

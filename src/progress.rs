@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Receives what a conversion or a verification has done. Called from several threads.
 pub trait Progress: Send + Sync {
-    /// A stage begins that will take `total` bytes of work.
+    /// A stage begins that will take `total` bytes of work; 0 where nobody knows.
     fn begin(&self, stage: Stage, total: u64);
 
     /// `bytes` more of the stage are done.
@@ -18,10 +18,12 @@ pub trait Progress: Send + Sync {
 }
 
 /// A part of the work that a person can tell from the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Layers are read, decompressed and checked; counted in bytes as stored.
     Layers,
+    /// One of them, the base being 0; counted in bytes as stored.
+    Layer(u16),
     /// The chunks that were not made while layers were read are made, sealed and put; counted in bytes of the block image.
     Chunks,
     /// Chunks are fetched and opened; counted in bytes of the block image.
@@ -30,11 +32,12 @@ pub enum Stage {
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Layers => "layers",
-            Self::Chunks => "chunks",
-            Self::Fetch => "fetch",
-        })
+        match self {
+            Self::Layers => f.write_str("layers"),
+            Self::Layer(index) => write!(f, "layer {}", u32::from(*index) + 1),
+            Self::Chunks => f.write_str("chunks"),
+            Self::Fetch => f.write_str("fetch"),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use crate::crypto::random_bytes;
+
 /// Opens a directory to make files in it.
 ///
 /// # Errors
@@ -91,9 +93,17 @@ impl<'d> WholeFile<'d> {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 linked => return linked,
             }
-            let aside = name_aside();
-            self.link(Path::new(&aside))?;
-            self.aside = Some(aside);
+            loop {
+                let aside = name_aside();
+                match self.link(Path::new(&aside)) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    linked => {
+                        linked?;
+                        self.aside = Some(aside);
+                        break;
+                    }
+                }
+            }
         }
         let aside = self.aside.as_ref().expect("it has a name now");
         renameat(self.directory, aside.as_str(), self.directory, name)?;
@@ -112,7 +122,9 @@ impl Drop for WholeFile<'_> {
 
 fn name_aside() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!(".coldpress-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    // In containers, processes of one number share directories.
+    let random = random_bytes::<4>().map(u32::from_le_bytes).unwrap_or_default();
+    format!(".coldpress-{}-{}-{random:08x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ mkdir -p "$big"
 
 # peak IMAGE: KiB
 peak() {
-    rm -rf "$work/store"
-    /usr/bin/time -f '%M' -o "$work/time" "$coldpress" convert -q --key "file:$work/key" --store "$work/store" -o "$work/out.cpm" "oci:$1"
+    rm -rf "$work/store" "$work/cache"
+    /usr/bin/time -f '%M' -o "$work/time" "$coldpress" convert -q --cache "$work/cache" --key "file:$work/key" --store "$work/store" -o "$work/out.cpm" "oci:$1"
     cat "$work/time"
 }
 

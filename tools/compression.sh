@@ -19,7 +19,7 @@ def cpu(*args):
     out = subprocess.run([coldpress, *args, "--key", f"file:{work}/key", "--quiet", "--json"], check=True, capture_output=True).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return json.loads(out), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-j, convert = cpu("convert", "oci:" + layout, "--store", work + "/store", "-o", work + "/a.cpm", "--compression", codec)
+j, convert = cpu("convert", "oci:" + layout, "--store", work + "/store", "-o", work + "/a.cpm", "--compression", codec, "--no-cache")
 _, verify = cpu("verify", work + "/a.cpm", "--store", work + "/store")
 name = os.path.basename(layout)
 note = f"{work}/{name}.none"

@@ -26,7 +26,7 @@ gzip -n -k "$work/layer.tar"
 
 # count NAME IMAGE CODEC
 count() {
-    valgrind --quiet --tool=callgrind --callgrind-out-file="$work/out" "$coldpress" convert -q --dry-run --threads 1 \
+    valgrind --quiet --tool=callgrind --callgrind-out-file="$work/out" "$coldpress" convert -q --no-cache --dry-run --threads 1 \
         --key "file:$work/key" --compression "$3" "tar:$work/$2" 2>/dev/null
     echo "$1 $(sed -n 's/^summary: //p; s/^totals: //p' "$work/out" | head -n 1)"
 }

@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 "$coldpress" keygen -o "$work/key" -q
 printf '%-18s %8s %8s %10s\n' image chunks new 'new MB'
 for image in debian-base python-base py-web-v1 py-web-v2 py-web-v3 py-data py-data-rebuilt; do
-    "$coldpress" convert "oci:$corpus/$image" --store "$work/store" --key "file:$work/key" -o "$work/$image.cpm" \
+    "$coldpress" convert "oci:$corpus/$image" --no-cache --store "$work/store" --key "file:$work/key" -o "$work/$image.cpm" \
         --compression none --quiet --json |
         python3 -c 'import json, sys; j = json.load(sys.stdin)
 print("%-18s %8d %8d %10.1f" % (sys.argv[1], j["chunks"], j["new_chunks"], j["new_bytes"] / 1e6))' "$image"

@@ -15,7 +15,7 @@ for image in tiny debian-base python-base py-web-v1 py-web-v2 py-web-v3 py-data 
     judge=umoci
     [ $image != gnu-sparse ] || judge=tar
     rm -rf "$work/store"
-    "$coldpress" convert "oci:$corpus/$image" --store "$work/store" --key "file:$work/key" -o "$work/image.cpm" -q
+    "$coldpress" convert "oci:$corpus/$image" --no-cache --store "$work/store" --key "file:$work/key" -o "$work/image.cpm" -q
     "$coldpress" export "$work/image.cpm" --key "file:$work/key" -o "$work/image.img" -q
     if python3 tools/judge.py "$work/image.img" "$corpus/$image" --judge $judge --work "$work" &&
         mount -o loop,ro "$work/image.img" "$work/mnt" &&
@@ -29,7 +29,7 @@ done
 # One image in every form that the corpus has it in gives one root digest.
 for image in py-web-v1 node-app whiteouts; do
     digests=$(for form in "oci:$corpus/$image" "oci:$corpus/$image-zstd" "oci-archive:$corpus/$image.oci.tar" "docker-archive:$corpus/$image.docker.tar"; do
-        "$coldpress" convert "$form" --dry-run --key "file:$work/key" --json -q | python3 -c 'import json, sys; print(json.load(sys.stdin)["root_digest"])'
+        "$coldpress" convert "$form" --no-cache --dry-run --key "file:$work/key" --json -q | python3 -c 'import json, sys; print(json.load(sys.stdin)["root_digest"])'
     done | sort -u)
     if [ "$(echo "$digests" | wc -l)" = 1 ]; then
         echo "$image: one root digest from oci, zstd, oci-archive and docker-archive: $digests"

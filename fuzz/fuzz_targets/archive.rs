@@ -15,6 +15,6 @@ fuzz_target!(|bytes: &[u8]| {
         ImageRef::OciArchive { file: path.clone(), tag: None },
         ImageRef::DockerArchive { file: path.clone(), reference: None },
     ] {
-        let _ = source::open(&reference, None, Limits { temp: directory, max_size: 64 << 20, max_file: u64::MAX });
+        let _ = source::open(&reference, None, &source::Access::default(), Limits { temp: directory, max_size: 64 << 20, max_file: u64::MAX });
     }
 });

@@ -4,6 +4,8 @@
 //! directory; then the whole layer is merged onto those below it ([`merge`]), as overlayfs shows it. Only names and
 //! metadata are held; no path of the image ever touches the host.
 
+mod encoded;
+
 use std::collections::BTreeMap;
 
 use super::tar::{Entry, EntryKind};

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::flatten::{self, LayerTree};
+use super::known_layers::{KnownLayer, KnownLayers, Measures};
 use super::seal::Sealing;
 use super::segment::{SegmentWriter, Stop};
 use super::tar::{EntryKind, TarError, TarReader};
@@ -55,6 +56,10 @@ pub enum TarBytes {
     InPlace(Blob),
     /// Its tar was kept.
     Kept(File),
+    /// It was not read: what is in it was known.
+    Known,
+    /// Its chunks were handed over by their place on the device.
+    Made,
 }
 
 impl LayerBytes for Vec<IngestedLayer> {
@@ -62,7 +67,7 @@ impl LayerBytes for Vec<IngestedLayer> {
         match &self[usize::from(layer.0)].bytes {
             TarBytes::InPlace(blob) => blob.read_at(offset, buf),
             TarBytes::Kept(file) => file.read_exact_at(buf, offset),
-            TarBytes::Sealed(_) => Err(io::ErrorKind::NotFound.into()),
+            TarBytes::Sealed(_) | TarBytes::Known | TarBytes::Made => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }
@@ -72,6 +77,7 @@ pub struct Ingest<'a> {
     image: &'a Image,
     limits: Limits<'a>,
     sealing: Option<&'a Sealing<'a>>,
+    known: Option<KnownLayers<'a>>,
     progress: &'a dyn Progress,
     /// Uncompressed bytes of the layers that were read.
     size: AtomicU64,
@@ -83,14 +89,16 @@ struct ReadLayer {
 }
 
 impl<'a> Ingest<'a> {
-    /// For the layers of `image`. `sealing` takes the chunks that can be made at once; without it, no layer's bytes are wanted.
+    /// For the layers of `image`, of which those that are `known` are not read. `sealing` takes the chunks that can be made at once;
+    /// without it, no layer's bytes are wanted.
     pub fn new(
         image: &'a Image,
         limits: Limits<'a>,
         sealing: Option<&'a Sealing<'a>>,
+        known: Option<KnownLayers<'a>>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { image, limits, sealing, progress, size: AtomicU64::new(0) }
+        Self { image, limits, sealing, known, progress, size: AtomicU64::new(0) }
     }
 
     /// Reads and flattens all layers, `at_once` of them side by side.
@@ -98,9 +106,17 @@ impl<'a> Ingest<'a> {
     /// # Errors
     /// `Corrupt` where a layer is not what its digests say, `Input` or `Unsupported` for an entry, naming layer and entry.
     pub fn all(&self, at_once: usize) -> Result<Flattened> {
-        let total = self.image.layers.iter().map(|layer| layer.blob.length()).sum();
-        self.progress.begin(Stage::Layers, total);
-        let read = self.read_all(at_once)?;
+        // From the top down, as they are read.
+        let mut known: Vec<_> = (0..self.image.layers.len()).rev().map(|index| self.recall(index)).collect();
+        known.reverse();
+        let unread =
+            || self.image.layers.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(layer, _)| &layer.blob);
+        unread().rev().for_each(Blob::want);
+        self.progress.begin(
+            Stage::Layers,
+            unread().fold(0, |sum: u64, blob| sum.saturating_add(blob.length().unwrap_or_default())),
+        );
+        let read = self.read_all(at_once, known)?;
         self.progress.end(Stage::Layers);
         let mut tree = flatten::empty();
         let mut layers = Vec::with_capacity(read.len());
@@ -121,19 +137,40 @@ impl<'a> Ingest<'a> {
         format!("layer {} of {} ({name})", index + 1, self.image.layers.len())
     }
 
-    /// From the top down.
-    fn read_all(&self, at_once: usize) -> Result<Vec<ReadLayer>> {
-        let count = self.image.layers.len();
+    /// What is known of a layer, where that is within the limits.
+    fn recall(&self, index: usize) -> Option<ReadLayer> {
+        let diff_id = self.image.layers[index].diff_id?;
+        let KnownLayer { tree, measures } = self.known?.layer(diff_id)?;
+        let Measures { tar_bytes, largest_file, sparse_bytes } = measures;
+        let left = self.limits.max_size.checked_sub(self.size.load(Ordering::Relaxed))?;
+        if tar_bytes > left || largest_file > self.limits.max_file || sparse_bytes > self.limits.max_size {
+            return None;
+        }
+        self.size.fetch_add(tar_bytes, Ordering::Relaxed);
+        Some(ReadLayer { tree: Arc::new(tree), what: IngestedLayer { diff_id, tar_bytes, bytes: TarBytes::Known } })
+    }
+
+    /// From the top down those that are not `known`.
+    fn read_all(&self, at_once: usize, known: Vec<Option<ReadLayer>>) -> Result<Vec<ReadLayer>> {
+        let count = known.len();
         let (begun, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let done: Mutex<Vec<Option<Result<ReadLayer>>>> = Mutex::new((0..count).map(|_| None).collect());
+        let done: Mutex<Vec<Option<Result<ReadLayer>>>> =
+            Mutex::new(known.into_iter().map(|layer| layer.map(Ok)).collect());
         let work = || {
             while !stop.load(Ordering::Relaxed) {
                 let Some(index) = count.checked_sub(begun.fetch_add(1, Ordering::Relaxed) + 1) else { return };
-                let above = above(&done.lock().expect("no thread panics with it")[index + 1..]);
+                let above = {
+                    let done = done.lock().expect("no thread panics with it");
+                    if done[index].is_some() {
+                        continue;
+                    }
+                    above(&done[index + 1..])
+                };
                 let layer = self.read(index, above.as_deref());
                 if layer.is_err() {
-                    // The others need not start.
+                    // The others need not start, nor wait for what is on its way.
                     stop.store(true, Ordering::Relaxed);
+                    self.image.layers.iter().for_each(|layer| layer.blob.give_up());
                 }
                 done.lock().expect("no thread panics with it")[index] = Some(layer);
             }
@@ -147,7 +184,8 @@ impl<'a> Ingest<'a> {
             work();
         });
         let mut done = done.into_inner().expect("no thread panicked with it");
-        if let Some(failed) = done.iter_mut().find_map(|slot| slot.take_if(|layer| layer.is_err())) {
+        let is_cause = |layer: &Result<ReadLayer>| layer.as_ref().is_err_and(|error| !Blob::was_given_up(error));
+        if let Some(failed) = done.iter_mut().find_map(|slot| slot.take_if(|layer| is_cause(layer))) {
             failed?;
         }
         Ok(done.into_iter().map(|slot| slot.expect("every layer was read").expect("none failed")).collect())
@@ -155,12 +193,15 @@ impl<'a> Ingest<'a> {
 
     fn read(&self, index: usize, above: Option<&[Arc<LayerTree>]>) -> Result<ReadLayer> {
         let layer = LayerIndex(u16::try_from(index).map_err(|_| flatten::too_many_layers())?);
-        let mut reading = Reading { ingest: self, source: &self.image.layers[index], told: 0 };
+        let source = &self.image.layers[index];
+        let mut reading = Reading { ingest: self, layer, source, told: 0 };
+        self.progress.begin(Stage::Layer(layer.0), source.blob.length().unwrap_or_default());
         let sealed = match (self.sealing, above) {
             (Some(sealing), Some(above)) => reading.seal(SegmentWriter::new(layer, above, sealing)),
             _ => Ok(None),
         };
         let read = sealed.and_then(|read| read.map_or_else(|| reading.keep(), Ok));
+        self.progress.end(Stage::Layer(layer.0));
         read.map_err(|error| error.within(self.layer_name(index)))
     }
 
@@ -182,6 +223,7 @@ fn above(layers: &[Option<Result<ReadLayer>>]) -> Option<Vec<Arc<LayerTree>>> {
 /// One layer on its way in.
 struct Reading<'a> {
     ingest: &'a Ingest<'a>,
+    layer: LayerIndex,
     source: &'a LayerSource,
     /// Bytes of the blob that progress heard of.
     told: u64,
@@ -198,13 +240,13 @@ impl Reading<'_> {
         let limits = self.ingest.limits;
         let mut reader = self.source.read(self.left())?;
         let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
-        let tree = match walk(&mut copy, limits, Some(&mut segment)) {
-            Ok(tree) => tree,
+        let (tree, measures) = match walk(&mut copy, limits, Some(&mut segment)) {
+            Ok(walked) => walked,
             Err(Walk::Unordered) => return Ok(None),
             Err(Walk::Failed(error)) => return Err(error),
         };
         let placed = segment.finish()?;
-        self.check(reader, tree, TarBytes::Sealed(placed)).map(Some)
+        self.check(reader, tree, measures, TarBytes::Sealed(placed)).map(Some)
     }
 
     fn keep(&mut self) -> Result<ReadLayer> {
@@ -222,16 +264,22 @@ impl Reading<'_> {
         let walked = walk(&mut copy, limits, None);
         // A full disk is not the stream's fault.
         copy.finish().map_err(|error| Error::file(temp, error))?;
-        let tree = match walked {
-            Ok(tree) => tree,
+        let (tree, measures) = match walked {
+            Ok(walked) => walked,
             Err(Walk::Failed(error)) => return Err(error),
             Err(Walk::Unordered) => unreachable!("only segments ask for an order"),
         };
         let bytes = file.map_or_else(|| TarBytes::InPlace(self.source.blob.clone()), TarBytes::Kept);
-        self.check(reader, tree, bytes)
+        self.check(reader, tree, measures, bytes)
     }
 
-    fn check(&mut self, reader: LayerReader<'_>, tree: LayerTree, bytes: TarBytes) -> Result<ReadLayer> {
+    fn check(
+        &mut self,
+        reader: LayerReader<'_>,
+        tree: LayerTree,
+        measures: Measures,
+        bytes: TarBytes,
+    ) -> Result<ReadLayer> {
         let (diff_id, tar_bytes) = reader.finish()?;
         // Layers that were read at the same time did not know of each other.
         let (read, most) = (self.ingest.size.fetch_add(tar_bytes, Ordering::Relaxed), self.ingest.limits.max_size);
@@ -239,13 +287,18 @@ impl Reading<'_> {
             let message = format!("the layers have more than the {most} bytes uncompressed that --max-size allows");
             return Err(Error::new(ErrorKind::Input, message));
         }
-        self.tell(self.source.blob.length());
+        if let Some(known) = self.ingest.known {
+            known.remember_layer(diff_id, &tree, Measures { tar_bytes, ..measures });
+        }
+        self.tell(self.source.blob.length().unwrap_or_default());
         Ok(ReadLayer { tree: Arc::new(tree), what: IngestedLayer { diff_id, tar_bytes, bytes } })
     }
 
     fn tell(&mut self, read: u64) {
         if read > self.told {
-            self.ingest.progress.advance(Stage::Layers, read - self.told);
+            for stage in [Stage::Layers, Stage::Layer(self.layer.0)] {
+                self.ingest.progress.advance(stage, read - self.told);
+            }
             self.told = read;
         }
     }
@@ -277,11 +330,11 @@ fn walk(
     stream: &mut impl Read,
     limits: Limits<'_>,
     mut segment: Option<&mut SegmentWriter<'_>>,
-) -> Result<LayerTree, Walk> {
-    let (mut tar, mut tree, mut sparse) = (TarReader::new(stream), LayerTree::default(), Sparse::default());
+) -> Result<(LayerTree, Measures), Walk> {
+    let (mut tar, mut tree, mut sizes) = (TarReader::new(stream), LayerTree::default(), Sizes::default());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         if let EntryKind::File(content) = &entry.kind {
-            check_size(&entry.path, content, limits, &mut sparse)?;
+            check_size(&entry.path, content, limits, &mut sizes)?;
         }
         let with_data = segment.is_some() && matches!(entry.kind, EntryKind::File(_) | EntryKind::Symlink(_));
         let path = with_data.then(|| entry.path.clone());
@@ -292,17 +345,20 @@ fn walk(
             segment.place(&path, kind, &mut tar)?;
         }
     }
-    Ok(tree)
+    let Sizes { bytes, largest, .. } = sizes;
+    Ok((tree, Measures { largest_file: largest, sparse_bytes: bytes, ..Measures::default() }))
 }
 
-/// What the sparse files of a layer take: a run of one byte costs a record here, and a block of the device.
+/// What the files of a layer take; in a sparse one a run of one byte costs a record here, and a block of the device.
 #[derive(Default)]
-struct Sparse {
+struct Sizes {
     runs: usize,
     bytes: u64,
+    /// The largest file of any kind.
+    largest: u64,
 }
 
-fn check_size(path: &[u8], content: &Content, limits: Limits<'_>, sparse: &mut Sparse) -> Result<()> {
+fn check_size(path: &[u8], content: &Content, limits: Limits<'_>, sizes: &mut Sizes) -> Result<()> {
     let refuse = |reason: String| Err(Error::new(ErrorKind::Input, format!("`{}`: {reason}", Display(path))));
     if content.size > limits.max_file {
         return refuse(format!(
@@ -310,13 +366,14 @@ fn check_size(path: &[u8], content: &Content, limits: Limits<'_>, sparse: &mut S
             content.size, limits.max_file
         ));
     }
+    sizes.largest = sizes.largest.max(content.size);
     if let Data::Sparse(runs) = &content.data {
-        sparse.runs += runs.len();
-        if sparse.runs > MAX_RUNS {
+        sizes.runs += runs.len();
+        if sizes.runs > MAX_RUNS {
             return refuse(format!("with it, the layer's sparse files have more than {MAX_RUNS} runs of bytes"));
         }
-        sparse.bytes += runs.len() as u64 * u64::from(BLOCK_SIZE);
-        if sparse.bytes > limits.max_size {
+        sizes.bytes += runs.len() as u64 * u64::from(BLOCK_SIZE);
+        if sizes.bytes > limits.max_size {
             let most = limits.max_size;
             return refuse(format!(
                 "with it, the layer's sparse files take more than the {most} bytes that --max-size allows"
@@ -384,8 +441,8 @@ mod tests {
         };
         let limits = |bytes| Limits { temp: std::path::Path::new("."), max_size: bytes, max_file: bytes };
         let check = |files: &[Content], limits| {
-            let mut sparse = Sparse::default();
-            files.iter().try_for_each(|content| check_size(b"f", content, limits, &mut sparse))
+            let mut sizes = Sizes::default();
+            files.iter().try_for_each(|content| check_size(b"f", content, limits, &mut sizes))
         };
         assert!(check(&[file(1_000, 0)], limits(1_000)).is_ok());
         assert!(check(&[file(1_001, 0)], limits(1_000)).is_err());

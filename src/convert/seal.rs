@@ -32,6 +32,8 @@ pub struct Sealer<'a> {
     pub codec: Codec,
     /// `None` for a conversion that only counts.
     pub store: Option<(&'a dyn PutIfAbsent, &'a RootId)>,
+    /// Most bytes that may be new there.
+    pub max_new_bytes: Option<u64>,
 }
 
 /// Where a chunk belongs.
@@ -69,6 +71,8 @@ pub struct Sealed {
     pub claimed_chunks: u64,
     /// Chunks that an earlier conversion saw stored.
     pub known_chunks: u64,
+    /// Names of the chunks that were not in the store before.
+    pub new: BTreeSet<Sha256>,
     /// Names that were put or claimed, or are about to be.
     names: BTreeSet<Sha256>,
     failed: Option<Error>,
@@ -104,8 +108,14 @@ impl Shared {
             let mut sealed = self.sealed.lock().expect("no thread panics with it");
             match outcome {
                 PutOutcome::Stored => {
+                    sealed.new.insert(name);
                     sealed.put_chunks += 1;
                     sealed.put_bytes += bytes.len() as u64;
+                    if let Some(most) = sealer.max_new_bytes.filter(|most| sealed.put_bytes > *most) {
+                        let message =
+                            format!("the new chunks have more than the {most} bytes that --max-new-bytes allows");
+                        return Err(Error::new(ErrorKind::Difference, message));
+                    }
                 }
                 PutOutcome::Known => sealed.known_chunks += 1,
                 PutOutcome::Present => sealed.claimed_chunks += 1,
@@ -127,6 +137,7 @@ impl Shared {
 
 /// Threads that seal, and put.
 pub struct Sealing<'scope> {
+    sealer: Sealer<'scope>,
     jobs: SyncSender<(Place, Vec<u8>)>,
     shared: Arc<Shared>,
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
@@ -169,7 +180,7 @@ impl<'scope> Sealing<'scope> {
                 });
             }));
         }
-        Self { jobs, threads: running, shared }
+        Self { sealer, jobs, threads: running, shared }
     }
 
     /// A buffer of a chunk's length, from those that were sealed, and with what was in them.
@@ -191,6 +202,33 @@ impl<'scope> Sealing<'scope> {
             return Err(stopped());
         }
         self.jobs.send((place, chunk)).map_err(|_| stopped())
+    }
+
+    /// Takes the chunks of a layer's segment as an earlier conversion sealed them, if the store is known to have them all.
+    #[must_use]
+    pub fn recall(&self, layer: LayerIndex, chunks: Vec<(u32, SealedChunk)>) -> bool {
+        let is_there = |name| match self.sealer.store {
+            Some((store, root)) => store.has(&ObjectName::chunk(root, name)),
+            None => true,
+        };
+        let sizes: BTreeMap<Sha256, u32> = chunks.iter().map(|(_, chunk)| (chunk.name, chunk.stored)).collect();
+        let (there, missing): (Vec<_>, Vec<_>) = sizes.into_iter().partition(|(name, _)| is_there(*name));
+        if !missing.is_empty() && !self.sealer.store.is_some_and(|(store, _)| store.only_plans()) {
+            return false;
+        }
+        let mut sealed = self.shared.sealed.lock().expect("no thread panics with it");
+        for (name, _) in there {
+            sealed.known_chunks += u64::from(sealed.names.insert(name));
+        }
+        for (name, stored) in missing {
+            if sealed.names.insert(name) {
+                sealed.new.insert(name);
+                sealed.put_chunks += 1;
+                sealed.put_bytes += u64::from(stored);
+            }
+        }
+        sealed.chunks.extend(chunks.into_iter().map(|(number, chunk)| (Place::Segment(layer, number), chunk)));
+        true
     }
 
     /// Waits for all that was handed over.

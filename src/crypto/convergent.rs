@@ -18,6 +18,7 @@ const CHUNK_LABEL: &[u8] = b"coldpress chunk v1\n";
 const SCOPE_LABEL: &[u8] = b"coldpress scope v1\n";
 const NAMED_SCOPE_LABEL: &[u8] = b"coldpress named scope v1\n";
 const PUTS_LABEL: &[u8] = b"coldpress known puts v1\n";
+const CACHE_LABEL: &[u8] = b"coldpress cache v1\n";
 const CONFIG_LABEL: &[u8] = b"coldpress config v1\n";
 /// Bytes of a GCM tag.
 pub const TAG: usize = 16;
@@ -84,6 +85,12 @@ impl Salt {
     #[must_use]
     pub fn puts_key(&self, place: &str) -> Secret {
         self.mac(PUTS_LABEL, place.as_bytes())
+    }
+
+    /// The key of what is kept in a cache.
+    #[must_use]
+    pub fn cache_key(&self) -> Secret {
+        self.mac(CACHE_LABEL, &[])
     }
 
     fn mac(&self, label: &[u8], bytes: &[u8]) -> Secret {

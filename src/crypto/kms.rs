@@ -17,6 +17,7 @@ use super::convergent::Salt;
 use super::secret::Secret;
 use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
 use crate::digest::Sha256;
+use crate::error::{first_cause, first_line};
 use crate::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
@@ -102,6 +103,8 @@ impl KmsKey {
                 | "KMSInvalidStateException"
                 | "InvalidKeyUsageException",
             ) => ErrorKind::Denied,
+            // Not even sent: no credentials.
+            (None, _) if !may_pass(error) => ErrorKind::Denied,
             (None | Some(408 | 429 | 500..=599), _) | (_, "ThrottlingException" | "LimitExceededException") => {
                 ErrorKind::Unavailable
             }
@@ -111,7 +114,7 @@ impl KmsKey {
             (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
             (Some(status), None) => format!("the service answered {status}"),
             // Nothing was answered: no credentials, no connection.
-            (None, _) => innermost(error),
+            (None, _) => first_line(&first_cause(error)).to_owned(),
         };
         Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id))
     }
@@ -124,13 +127,13 @@ impl KmsKey {
     }
 }
 
-/// The first cause, without what the client knew of the request.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+/// Whether a request that got no answer may get one later.
+fn may_pass<E>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::DispatchFailure(failure) => failure.is_io() || failure.is_timeout(),
+        SdkError::ConstructionFailure(_) => false,
+        _ => true,
     }
-    innermost.to_string()
 }
 
 /// Something that can be asked of a key.

@@ -4,11 +4,14 @@
 
 #[cfg(feature = "age")]
 pub mod age;
+pub mod block_seal;
 pub mod convergent;
 pub mod key_file;
 pub mod kms;
 pub mod packed;
+pub mod sealed_stream;
 mod secret;
+pub mod shard_seal;
 pub mod wrap;
 
 pub use convergent::{ChunkKey, Salt, ScopeId};

@@ -7,4 +7,4 @@ pub mod ext4;
 pub mod path;
 pub mod tree;
 
-pub use device::BlockDevice;
+pub use device::{BlockDevice, WritableDevice};

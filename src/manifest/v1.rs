@@ -220,6 +220,19 @@ impl BlockManifest {
         Ok((from, lengths))
     }
 
+    /// Tells block manifests of one root digest apart: made of root, application and the keys that enclose the data key.
+    #[must_use]
+    pub fn identity(&self) -> Sha256 {
+        let mut out = Encoder::default();
+        out.text(self.clear.root.as_str());
+        out.text(&self.clear.application);
+        for wrap in &self.wraps {
+            out.u8(wrap.kind);
+            out.bytes(&wrap.key_id);
+        }
+        Sha256::of(&out.0)
+    }
+
     /// Opens the sealed part, and checks that all of it is what the root digest says.
     ///
     /// # Errors

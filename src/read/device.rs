@@ -1,13 +1,20 @@
 //! The device that a block manifest describes.
 //!
-//! [`BlockDevice`] is the seam that every door and reader stands on. [`ChunkDevice`] fetches a chunk when it is first read, checks its
-//! name, opens it, and keeps the last few; two readers of one missing chunk cause one fetch.
+//! [`BlockDevice`] is the seam that every door and reader stands on. [`ChunkDevice`] fetches a chunk when it is first read, through
+//! the tiers, checks its name, opens it, and keeps it in the memory of the process; two readers of one missing chunk cause one
+//! fetch, and no read waits past its deadline.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
+use super::counts::Counts;
+use super::flights::{Flights, Lead, Role};
+use super::memory::Memory;
+use super::origin::{Limits, Origin, REQUEST, Requests};
+use super::tier::{Place, Tier, Wanted};
 use crate::crypto::convergent;
 use crate::fs::BlockDevice;
 use crate::manifest::{ChunkRef, OpenManifest};
@@ -16,26 +23,44 @@ use crate::store::{Get, ObjectName};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const CHUNK: usize = CHUNK_SIZE as usize;
+/// What a device for itself has.
+const PLAIN_MEMORY: u64 = 32 << 20;
+const PLAIN_REQUESTS: usize = 16;
 
 /// Fetches, verifies and opens one chunk into `chunk`.
 ///
 /// # Errors
 /// Those of the store; `Corrupt` where the bytes are not what the manifest names.
 pub fn fetch(manifest: &OpenManifest, store: &dyn Get, wanted: &ChunkRef, chunk: &mut [u8]) -> Result<()> {
-    let fail = |kind, reason: &str| Error::new(kind, format!("chunk {} ({}): {reason}", wanted.index.0, wanted.name));
     let name = ObjectName::chunk(&manifest.clear.root, wanted.name);
-    let mut stored = store.get(&name, wanted.stored.into()).map_err(|error| match error.kind() {
+    let mut stored = store.get(&name, wanted.stored.into()).map_err(|error| lost(wanted, error))?;
+    open(manifest, wanted, &mut stored, chunk)
+}
+
+fn asked_for<'w>(name: &'w ObjectName, chunk: &'w ChunkRef) -> Wanted<'w> {
+    Wanted { name, limit: chunk.stored.into(), key: &chunk.key }
+}
+
+/// Says of a chunk that it did not come.
+fn lost(wanted: &ChunkRef, error: Error) -> Error {
+    match error.kind() {
         // Without the right to list, a store answers both alike.
         ErrorKind::NotFound | ErrorKind::Denied => {
             Error::caused(error.kind(), format!("chunk {}: missing or refused", wanted.index.0), error)
         }
         _ => error.within(format!("chunk {}", wanted.index.0)),
-    })?;
-    if stored.len() as u64 != u64::from(wanted.stored) {
-        return Err(fail(ErrorKind::Corrupt, "not of the length that the manifest says"));
     }
-    convergent::open(manifest.clear.recipe.codec, wanted.name, &wanted.key, &mut stored, chunk)
-        .map_err(|error| fail(ErrorKind::Corrupt, &error.to_string()))
+}
+
+/// Verifies and opens what is stored of a chunk.
+fn open(manifest: &OpenManifest, wanted: &ChunkRef, stored: &mut [u8], chunk: &mut [u8]) -> Result<()> {
+    let fail =
+        |reason: &str| Error::new(ErrorKind::Corrupt, format!("chunk {} ({}): {reason}", wanted.index.0, wanted.name));
+    if stored.len() as u64 != u64::from(wanted.stored) {
+        return Err(fail("not of the length that the manifest says"));
+    }
+    convergent::open(manifest.clear.recipe.codec, wanted.name, &wanted.key, stored, chunk)
+        .map_err(|error| fail(&error.to_string()))
 }
 
 /// Takes a chunk's place in the manifest's list and its bytes, and says whether to go on.
@@ -66,109 +91,296 @@ pub fn fetch_all(manifest: &OpenManifest, store: &dyn Get, threads: usize, progr
     progress.end(Stage::Fetch);
 }
 
+/// Told of what a device fetches and why.
+pub trait Observer: Send + Sync {
+    /// A chunk was fetched, or read for the first time after it came ahead.
+    fn arrived(&self, _arrival: &Arrival) {}
+}
+
+/// A chunk's coming.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Which.
+    pub chunk: ChunkIndex,
+    /// Where it was.
+    pub place: Place,
+    /// Since when somebody waited for it.
+    pub began: Instant,
+    /// Until it was opened.
+    pub took: Duration,
+    /// Somebody read it, and it was not fetched ahead of them.
+    pub wanted: bool,
+}
+
+/// What the devices of a process share, and how long each read may take.
+#[derive(Clone)]
+pub struct Host {
+    /// Opened chunks.
+    pub memory: Arc<Memory>,
+    /// What happened.
+    pub counts: Arc<Counts>,
+    /// No read takes longer, but by what it does itself.
+    pub deadline: Duration,
+    /// Chunks of a device that may be fetched ahead at a time.
+    pub ahead: usize,
+}
+
 /// A device of sealed chunks.
 pub struct ChunkDevice {
-    manifest: OpenManifest,
-    store: Box<dyn Get>,
-    kept: Mutex<Kept>,
-    arrived: Condvar,
+    core: Arc<Core>,
+    ahead: Ahead,
+}
+
+/// What fetches for readers and ahead of them.
+pub(super) struct Core {
+    pub(super) manifest: OpenManifest,
+    tier: Box<dyn Tier>,
+    pub(super) host: Host,
+    number: u32,
+    flights: Flights,
     fetched: AtomicU64,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
-/// Plaintext chunks, the last used behind.
-struct Kept {
-    chunks: VecDeque<(ChunkIndex, Arc<Vec<u8>>)>,
-    limit: usize,
-    in_flight: Vec<ChunkIndex>,
-}
-
-impl Kept {
-    fn get(&mut self, index: ChunkIndex) -> Option<Arc<Vec<u8>>> {
-        let at = self.chunks.iter().position(|(kept, _)| *kept == index)?;
-        let found = self.chunks.remove(at)?;
-        let chunk = Arc::clone(&found.1);
-        self.chunks.push_back(found);
-        Some(chunk)
+impl Core {
+    /// Whether the chunk is in memory or on its way there.
+    pub(super) fn is_coming(&self, index: ChunkIndex) -> bool {
+        self.host.memory.has(self.number, index) || self.flights.has(index)
     }
 
-    fn put(&mut self, index: ChunkIndex, chunk: Arc<Vec<u8>>) {
-        while self.chunks.len() >= self.limit {
-            self.chunks.pop_front();
+    /// The opened chunk, read; one fetch serves all who wait for it.
+    fn chunk(&self, wanted: &ChunkRef, until: Instant) -> Result<(Arc<Vec<u8>>, Touch)> {
+        let asked = Instant::now();
+        loop {
+            if let Some(found) = self.host.memory.get(self.number, wanted.index) {
+                self.host.counts.of(Place::Memory).hits.add(1);
+                if found.first {
+                    self.tell(wanted.index, Place::Memory, Instant::now(), true);
+                }
+                return Ok((found.chunk, if found.first { Touch::First } else { Touch::Again }));
+            }
+            match self.flights.join(wanted.index) {
+                Role::Leads(lead) => return self.lead(lead, wanted, until, true).map(|chunk| (chunk, Touch::First)),
+                Role::Joined(flight) => match flight.wait(until) {
+                    Some(Ok(chunk)) => {
+                        // Who joined a flight ahead of all readers is its first.
+                        if self.host.memory.get(self.number, wanted.index).is_some_and(|found| found.first) {
+                            self.tell(wanted.index, Place::Memory, asked, true);
+                        }
+                        return Ok((chunk, Touch::First));
+                    }
+                    // Who led may have begun long before.
+                    Some(Err(error)) if error.kind() == ErrorKind::Unavailable && Instant::now() < until => {}
+                    Some(Err(error)) => return Err(error),
+                    None => {
+                        let message = format!("chunk {}: did not come in time", wanted.index.0);
+                        return Err(Error::new(ErrorKind::Unavailable, message));
+                    }
+                },
+            }
         }
-        self.chunks.push_back((index, chunk));
     }
+
+    /// Fetches a chunk that nobody waits for yet, unless it is there or on its way; whether it did.
+    pub(super) fn fetch_ahead(&self, index: ChunkIndex) -> Result<bool> {
+        let Some(wanted) = self.manifest.chunk(index) else { return Ok(false) };
+        if self.host.memory.has(self.number, index) {
+            return Ok(false);
+        }
+        match self.flights.join(index) {
+            Role::Leads(lead) => {
+                self.host.counts.ahead.add(1);
+                self.lead(lead, wanted, Instant::now() + self.host.deadline, false).map(|_| true)
+            }
+            Role::Joined(_) => Ok(false),
+        }
+    }
+
+    /// Fetches a chunk for all who joined.
+    fn lead(&self, lead: Lead<'_>, wanted: &ChunkRef, until: Instant, read: bool) -> Result<Arc<Vec<u8>>> {
+        // It may have landed between a look at the memory and this flight.
+        if let Some(found) = self.host.memory.get(self.number, wanted.index) {
+            lead.land(&Ok(Arc::clone(&found.chunk)));
+            return Ok(found.chunk);
+        }
+        let began = Instant::now();
+        let mut chunk = vec![0; CHUNK];
+        let fetched = self.fetch(wanted, until, &mut chunk);
+        let result = fetched.map(|place| {
+            let chunk = Arc::new(chunk);
+            self.host.memory.put(self.number, wanted.index, Arc::clone(&chunk), !read);
+            self.fetched.fetch_add(1, Ordering::Relaxed);
+            self.host.counts.of(place).took.note(began.elapsed());
+            self.tell(wanted.index, place, began, read);
+            chunk
+        });
+        lead.land(&result);
+        result
+    }
+
+    fn tell(&self, chunk: ChunkIndex, place: Place, began: Instant, wanted: bool) {
+        let arrival = Arrival { chunk, place, began, took: began.elapsed(), wanted };
+        self.observers.iter().for_each(|observer| observer.arrived(&arrival));
+    }
+
+    /// Fetches, verifies and opens one chunk; a copy on the way that is not true is dropped, and the chunk asked for again.
+    fn fetch(&self, wanted: &ChunkRef, until: Instant, chunk: &mut [u8]) -> Result<Place> {
+        let name = ObjectName::chunk(&self.manifest.clear.root, wanted.name);
+        self.host.counts.of(Place::Memory).misses.add(1);
+        let mut looks = 1..=LOOKS;
+        loop {
+            let look = looks.next();
+            let asked = asked_for(&name, wanted);
+            let (mut stored, place) = self.tier.get(&asked, until).map_err(|error| lost(wanted, error))?;
+            match open(&self.manifest, wanted, &mut stored, chunk) {
+                Ok(()) => return Ok(place),
+                Err(error) => {
+                    self.host.counts.of(place).refused.add(1);
+                    if place == Place::Origin || look.is_none() || !self.tier.forget(&asked) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether copies are kept on the way.
+    pub(super) fn keeps_copies(&self) -> bool {
+        let first = self.manifest.sealed.chunks.first();
+        first.is_some_and(|first| self.tier.keeps(&ObjectName::chunk(&self.manifest.clear.root, first.name)).is_some())
+    }
+
+    /// Has a chunk brought to where copies are kept on the way, unless one is there; whether it had to be.
+    ///
+    /// # Errors
+    /// As of reading it.
+    pub(super) fn fill(&self, index: ChunkIndex) -> Result<bool> {
+        let Some(wanted) = self.manifest.chunk(index) else { return Ok(false) };
+        let name = ObjectName::chunk(&self.manifest.clear.root, wanted.name);
+        if self.tier.keeps(&name) != Some(false) {
+            return Ok(false);
+        }
+        self.tier.get(&asked_for(&name, wanted), Instant::now() + self.host.deadline).map(|_| true)
+    }
+}
+
+/// Looks at a bad copy of one chunk before it is given up.
+const LOOKS: usize = 3;
+
+/// Whether a chunk was read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    First,
+    Again,
 }
 
 impl ChunkDevice {
-    /// The device of `manifest`, its chunks in `store`; keeps up to `keep` opened chunks of 512 KiB.
+    /// The device of `manifest`, its chunks in `tier`.
     #[must_use]
-    pub fn new(manifest: OpenManifest, store: Box<dyn Get>, keep: usize) -> Self {
-        let kept = Kept { chunks: VecDeque::new(), limit: keep.max(1), in_flight: Vec::new() };
-        Self { manifest, store, kept: Mutex::new(kept), arrived: Condvar::new(), fetched: AtomicU64::new(0) }
+    pub fn new(manifest: OpenManifest, tier: Box<dyn Tier>, host: Host, observers: Vec<Arc<dyn Observer>>) -> Self {
+        let number = host.memory.device();
+        let (flights, fetched) = (Flights::default(), AtomicU64::new(0));
+        let core = Arc::new(Core { manifest, tier, host, number, flights, fetched, observers });
+        Self { ahead: Ahead::new(Arc::clone(&core)), core }
+    }
+
+    /// The same with its chunks in `store` and nothing shared, for a command that reads and ends.
+    #[must_use]
+    pub fn plain(manifest: OpenManifest, store: Box<dyn Get>) -> Self {
+        let (memory, counts) = (Memory::new(PLAIN_MEMORY), Arc::<Counts>::default());
+        let patience = crate::retry::PATIENCE;
+        let requests = Requests::new(PLAIN_REQUESTS);
+        let limits = Limits { requests, slots: None, patience, counts: Arc::clone(&counts) };
+        let host = Host { memory, counts, deadline: patience + REQUEST, ahead: PLAIN_REQUESTS / 2 };
+        Self::new(manifest, Box::new(Origin::new(store, limits)), host, Vec::new())
     }
 
     /// What it reads.
     #[must_use]
     pub fn manifest(&self) -> &OpenManifest {
-        &self.manifest
+        &self.core.manifest
     }
 
-    /// Chunks fetched from the store so far.
+    /// Chunks fetched so far.
     #[must_use]
     pub fn fetched(&self) -> u64 {
-        self.fetched.load(Ordering::Relaxed)
+        self.core.fetched.load(Ordering::Relaxed)
     }
 
-    /// The opened chunk; one fetch serves all who wait for it. A failure is not kept.
-    fn chunk(&self, wanted: &ChunkRef) -> Result<Arc<Vec<u8>>> {
-        let index = wanted.index;
-        let mut kept = self.kept.lock().expect("no thread panics with it");
-        loop {
-            if let Some(chunk) = kept.get(index) {
-                return Ok(chunk);
-            }
-            if !kept.in_flight.contains(&index) {
-                break;
-            }
-            kept = self.arrived.wait(kept).expect("no thread panics with it");
-        }
-        kept.in_flight.push(index);
-        drop(kept);
-        let mut chunk = vec![0; CHUNK];
-        let fetched = fetch(&self.manifest, &*self.store, wanted, &mut chunk);
-        let mut kept = self.kept.lock().expect("no thread panics with it");
-        kept.in_flight.retain(|flying| *flying != index);
-        self.arrived.notify_all();
-        fetched?;
-        self.fetched.fetch_add(1, Ordering::Relaxed);
-        let chunk = Arc::new(chunk);
-        kept.put(index, Arc::clone(&chunk));
-        Ok(chunk)
+    /// What is fetched before it is read.
+    #[must_use]
+    pub fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 }
 
 impl BlockDevice for ChunkDevice {
     fn size(&self) -> u64 {
-        self.manifest.device_bytes()
+        self.core.manifest.device_bytes()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.size()) {
             return Err(Error::new(ErrorKind::Input, format!("a read at byte {offset} past the device's end")));
         }
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
-            let index = ChunkIndex(u32::try_from(at / CHUNK as u64).expect("below the device's end"));
-            let inside = usize::try_from(at % CHUNK as u64).expect("below a chunk's size");
-            let length = (CHUNK - inside).min(buf.len() - done);
-            let part = &mut buf[done..done + length];
-            match self.manifest.chunk(index) {
-                Some(wanted) => part.copy_from_slice(&self.chunk(wanted)?[inside..inside + length]),
+        let until = Instant::now() + self.core.host.deadline;
+        if buf.len() > CHUNK {
+            self.ahead.also(offset, buf.len());
+        }
+        for (index, inside, part) in parts(offset, buf) {
+            match self.core.manifest.chunk(index) {
+                Some(wanted) => {
+                    let read = self.core.chunk(wanted, until);
+                    let (chunk, touch) = read.inspect_err(|_| self.core.host.counts.failed_reads.add(1))?;
+                    part.copy_from_slice(&chunk[inside..inside + part.len()]);
+                    if touch == Touch::First {
+                        self.ahead.touched(index, inside == 0);
+                    }
+                }
                 None => part.fill(0),
             }
-            done += length;
         }
         Ok(())
     }
+
+    fn read_at_hand(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let (core, mut first) = (&self.core, None);
+        let at_hand = parts(offset, buf).all(|(index, inside, part)| {
+            if core.manifest.chunk(index).is_none() {
+                part.fill(0);
+                return true;
+            }
+            let Some(found) = core.host.memory.get(core.number, index) else { return false };
+            if found.first {
+                first = Some((index, inside == 0));
+                core.tell(index, Place::Memory, Instant::now(), true);
+            }
+            let bytes = found.chunk.get(inside..inside + part.len());
+            bytes.map(|bytes| part.copy_from_slice(bytes)).is_some()
+        });
+        if at_hand {
+            core.host.counts.of(Place::Memory).hits.add(1);
+        }
+        if let Some((index, begins)) = first {
+            self.ahead.touched(index, begins);
+        }
+        at_hand
+    }
+}
+
+/// The chunks that `buf` at `offset` touches, where in each it begins, and what of `buf` that is.
+fn parts(offset: u64, buf: &mut [u8]) -> impl Iterator<Item = (ChunkIndex, usize, &mut [u8])> {
+    let (mut at, mut rest) = (offset, buf);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let index = ChunkIndex(u32::try_from(at / CHUNK as u64).expect("below the device's end"));
+        let inside = usize::try_from(at % CHUNK as u64).expect("below a chunk's size");
+        let length = (CHUNK - inside).min(rest.len());
+        let (part, behind) = std::mem::take(&mut rest).split_at_mut(length);
+        rest = behind;
+        at += length as u64;
+        Some((index, inside, part))
+    })
 }

@@ -1,8 +1,24 @@
 //! Sealed chunks become a device again; only chunks that are read are fetched, and every one is verified. [`scrub`] looks after
 //! them without a key.
+//!
+//! A chunk's way: [`origin`] → [`zone`] → [`disk_cache`] → opened in [`device`] → [`memory`] → a reader.
 
+pub mod ahead;
+pub mod counts;
+pub mod cow;
 pub mod device;
+pub mod diff;
+pub mod disk_cache;
+mod flights;
+pub mod memory;
+pub mod origin;
+pub mod picture;
+pub mod profile;
 pub mod scrub;
+pub mod slots;
+pub mod tier;
 pub mod verify;
+pub mod zone;
 
+pub use cow::CowDevice;
 pub use device::ChunkDevice;

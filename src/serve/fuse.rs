@@ -1,149 +1,195 @@
-//! A FUSE file system with one file: the device. Loop-mounted, it is a file system of the host.
+//! A FUSE file system that is one file: the device. Its root is no directory but that file, so it is mounted over a file.
 //!
 //! `FUSE_ASYNC_DIO`, a loop device with direct I/O and several threads together make reads run in parallel (measured:
 //! docs/design.md, "Reading").
 
-use std::ffi::OsStr;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, Request,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use rustix::io::Errno as SystemError;
+use rustix::mount::{UnmountFlags, unmount};
 
-use crate::fs::BlockDevice;
-use crate::{Error, Result};
+use super::Watch;
+use crate::fs::{BlockDevice, WritableDevice};
+use crate::{Error, ErrorKind, Result};
 
-/// The file's name below the mount point.
-pub const FILE: &str = "image";
-const FILE_INODE: INodeNo = INodeNo(2);
-/// Nothing ever changes, so the kernel may remember it.
+/// Attributes never change, so the kernel may remember them.
 const TTL: Duration = Duration::from_secs(3600);
 const MAX_READ: usize = 1 << 20;
+/// Of fallocate(2): zeros instead of what is there, with or without a hole.
+const PUNCH_HOLE: i32 = 2;
+const ZERO_RANGE: i32 = 16;
 
-/// Told of what happens at the door.
-pub trait Watch: Send + Sync + 'static {
-    /// The last opener of the file closed it.
-    fn closed(&self);
-
-    /// A read failed; the reader gets EIO.
-    fn failed(&self, error: &Error);
+/// A mounted device.
+pub struct Door {
+    session: BackgroundSession,
+    file: PathBuf,
+    /// Of the mounted file, to tell it from what stands at the same place after it.
+    device_number: u64,
+    open: Arc<AtomicUsize>,
 }
 
-/// A mounted device; dropping it unmounts.
-pub struct Door(BackgroundSession);
-
 impl Door {
-    /// Mounts `device` as a file at `directory`, served by `threads` threads.
+    /// Mounts `device` over the regular file `file`, served by `threads` threads.
     ///
     /// # Errors
     /// Those of mounting.
-    pub fn open(device: Arc<dyn BlockDevice>, directory: &Path, threads: usize, watch: Arc<dyn Watch>) -> Result<Self> {
+    pub fn open(device: Arc<dyn BlockDevice>, file: &Path, threads: usize, watch: Arc<dyn Watch>) -> Result<Self> {
+        let fail = |error| Error::io(format!("FUSE at {}", file.display()), error);
+        // Made absolute, so that it is the same file when it ends.
+        let file = file.canonicalize().map_err(fail)?;
         let mut config = Config::default();
-        config.mount_options =
-            vec![MountOption::RO, MountOption::FSName("coldread".to_owned()), MountOption::DefaultPermissions];
+        config.mount_options = vec![MountOption::FSName("coldread".to_owned()), MountOption::DefaultPermissions];
+        if device.writable().is_none() {
+            config.mount_options.push(MountOption::RO);
+        }
         config.n_threads = Some(threads.max(1));
-        let files = OneFile { device, watch, open: AtomicUsize::new(0) };
-        let session = fuser::spawn_mount(files, directory, &config);
-        session.map(Self).map_err(|error| Error::io(format!("FUSE at {}", directory.display()), error))
+        let open = Arc::new(AtomicUsize::new(0));
+        let session = fuser::spawn_mount(OneFile { device, watch, open: Arc::clone(&open) }, &file, &config);
+        let session = session.map_err(fail)?;
+        let device_number = file.metadata().map_err(fail)?.dev();
+        Ok(Self { session, file, device_number, open })
     }
 
-    /// Unmounts, and waits until all requests are answered.
+    /// Whether somebody has the file open; a loop device on it counts.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > 0
+    }
+
+    /// Takes the file out of the tree of files, so that nobody new opens it, and answers who has it open until they close it, for `patience` at most.
     ///
     /// # Errors
-    /// Those of unmounting.
-    pub fn close(self) -> Result<()> {
-        self.0.umount_and_join().map_err(|error| Error::io("FUSE unmount", error))
+    /// `Unavailable` where it is still open after that: reads of it fail from then on. Those of unmounting.
+    pub fn close(self, patience: Duration) -> Result<()> {
+        let Self { session, file, device_number, .. } = self;
+        let begun = Instant::now();
+        // Where it was unmounted by another, what stands there now is not ours.
+        let ours = !session.guard.is_finished() && file.metadata().is_ok_and(|found| found.dev() == device_number);
+        let detached = if ours { detach(&file) } else { Ok(()) };
+        while detached.is_ok() && !session.guard.is_finished() && begun.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let finished = session.guard.is_finished();
+        // Dropped, it would unmount once more, by name.
+        std::mem::forget(session);
+        detached?;
+        if !finished {
+            let message = format!("{}: still open; who reads it gets errors from now on", file.display());
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        Ok(())
+    }
+}
+
+/// Takes the topmost mount from `file`; who has it open keeps it.
+///
+/// # Errors
+/// Those of unmounting.
+pub fn detach(file: &Path) -> Result<()> {
+    let fail = |error| Error::io(format!("unmounting {}", file.display()), error);
+    match unmount(file, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        // Without root, the program that mounted it for us also unmounts it.
+        Err(SystemError::PERM) => {
+            let output = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(file).output().map_err(fail)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() { Ok(()) } else { Err(fail(io::Error::other(said.trim().to_owned()))) }
+        }
+        Err(error) => Err(fail(error.into())),
     }
 }
 
 struct OneFile {
     device: Arc<dyn BlockDevice>,
     watch: Arc<dyn Watch>,
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
 }
 
 impl OneFile {
-    fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
-        let (kind, perm, size, nlink) = match ino {
-            INodeNo::ROOT => (FileType::Directory, 0o500, 0, 2),
-            FILE_INODE => (FileType::RegularFile, 0o400, self.device.size(), 1),
-            _ => return None,
-        };
-        Some(FileAttr {
-            ino,
+    fn attributes(&self) -> FileAttr {
+        let size = self.device.size();
+        FileAttr {
+            ino: INodeNo::ROOT,
             size,
             blocks: size / 512,
             atime: UNIX_EPOCH,
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             crtime: UNIX_EPOCH,
-            kind,
-            perm,
-            nlink,
+            kind: FileType::RegularFile,
+            perm: if self.device.writable().is_some() { 0o600 } else { 0o400 },
+            nlink: 1,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             rdev: 0,
             blksize: 4096,
             flags: 0,
+        }
+    }
+
+    /// Does what changes the file.
+    fn change(&self, change: impl FnOnce(&dyn WritableDevice) -> Result<()>) -> Result<(), Errno> {
+        let device = self.device.writable().ok_or(Errno::EROFS)?;
+        change(device).map_err(|error| {
+            self.watch.write_failed(&error);
+            match error.kind() {
+                ErrorKind::Full => Errno::ENOSPC,
+                ErrorKind::Input => Errno::EINVAL,
+                _ => Errno::EIO,
+            }
         })
     }
 }
 
+fn done(result: Result<(), Errno>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
 impl Filesystem for OneFile {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A kernel without it still works, one miss at a time.
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.attributes(FILE_INODE) {
-            Some(attributes) if parent == INodeNo::ROOT && name == FILE => {
-                reply.entry(&TTL, &attributes, Generation(0));
-            }
-            _ => reply.error(Errno::ENOENT),
-        }
+    fn destroy(&mut self) {
+        self.watch.ended();
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attributes(ino) {
-            Some(attributes) => reply.attr(&TTL, &attributes),
-            None => reply.error(Errno::ENOENT),
-        }
+    fn getattr(&self, _: &Request, _: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&TTL, &self.attributes());
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let entries = [
-            (INodeNo::ROOT, FileType::Directory, "."),
-            (INodeNo::ROOT, FileType::Directory, ".."),
-            (FILE_INODE, FileType::RegularFile, FILE),
-        ];
-        for (next, (ino, kind, name)) in (1..).zip(entries).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            if reply.add(ino, next, kind, name) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-
-    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if ino != FILE_INODE {
-            reply.error(Errno::EISDIR);
-            return;
-        }
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.open.fetch_add(1, Ordering::SeqCst);
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        reply.opened(
+            FileHandle(0),
+            match self.device.writable() {
+                None => FopenFlags::FOPEN_KEEP_CACHE,
+                // What is written elsewhere is seen here, and writes go side by side.
+                Some(_) => FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
+            },
+        );
     }
 
     fn read(
         &self,
         _: &Request,
-        ino: INodeNo,
+        _: INodeNo,
         _: FileHandle,
         offset: u64,
         size: u32,
@@ -155,13 +201,83 @@ impl Filesystem for OneFile {
         let length = usize::try_from(size).unwrap_or(usize::MAX).min(left).min(MAX_READ);
         let mut buf = vec![0; length];
         match self.device.read_at(offset, &mut buf) {
-            Ok(()) if ino == FILE_INODE => reply.data(&buf),
-            Ok(()) => reply.error(Errno::EISDIR),
+            Ok(()) => reply.data(&buf),
             Err(error) => {
                 self.watch.failed(&error);
                 reply.error(Errno::EIO);
             }
         }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.change(|device| device.write_at(offset, data)) {
+            Ok(()) => reply.written(u32::try_from(data.len()).expect("the kernel counts it in 32 bits")),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        if mode & (PUNCH_HOLE | ZERO_RANGE) == 0 {
+            reply.error(Errno::EOPNOTSUPP);
+            return;
+        }
+        let length = length.min(self.device.size().saturating_sub(offset));
+        done(self.change(|device| device.discard(offset, length)), reply);
+    }
+
+    /// Its size is the device's, and nobody is told of the rest.
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let attributes = self.attributes();
+        match size.is_none_or(|size| size == attributes.size) {
+            true => reply.attr(&TTL, &attributes),
+            false => reply.error(Errno::EPERM),
+        }
+    }
+
+    // What was written lives as long as the process: no disk could keep it longer.
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
     }
 
     fn release(

@@ -1,3 +1,25 @@
-//! Doors through which a device is offered to others.
+//! Doors through which a device is offered to others, and what is told of it.
 
 pub mod fuse;
+pub mod http;
+pub mod metrics;
+pub mod nbd;
+pub mod status;
+pub mod vhost_blk;
+
+use crate::Error;
+
+/// Told of what happens at a door.
+pub trait Watch: Send + Sync + 'static {
+    /// The last opener closed it.
+    fn closed(&self) {}
+
+    /// The door is gone: we closed it, or another did.
+    fn ended(&self) {}
+
+    /// A read failed; the reader gets EIO.
+    fn failed(&self, error: &Error);
+
+    /// A write or a discard failed; the writer gets ENOSPC where the device is full, else EIO.
+    fn write_failed(&self, _error: &Error) {}
+}

@@ -11,7 +11,7 @@ use crate::fs::path::{Display, components};
 use crate::{Error, ErrorKind, Result};
 
 /// Most links that one name in an archive may lead through (old `docker save` links equal layers once).
-const MAX_LINKS: usize = 8;
+pub(super) const MAX_LINKS: usize = 8;
 
 /// Most bytes of an extended header.
 const MAX_EXTENDED: u64 = 8 << 20;
@@ -70,7 +70,9 @@ impl Container {
                 let mut key = clean(name.as_bytes());
                 for _ in 0..MAX_LINKS {
                     match members.get(&key).ok_or_else(missing)? {
-                        Member::File { offset, length } => return Ok(blob.part(name, *offset, *length)),
+                        Member::File { offset, length } => {
+                            return blob.part(name, *offset, *length).ok_or_else(missing);
+                        }
                         Member::Link(target) => key.clone_from(target),
                     }
                 }
@@ -91,19 +93,21 @@ fn inflate(stored: Blob, Limits { temp, max_size, .. }: Limits<'_>) -> Result<Bl
 }
 
 fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
+    let length = blob.length().ok_or(io::ErrorKind::InvalidInput)?;
+    let seekable = || SeekableBlob { blob: blob.clone(), length, at: 0 };
     // The crate reads extended headers whole: their sizes are looked at first.
-    for entry in tar::Archive::new(SeekableBlob { blob: blob.clone(), at: 0 }).entries_with_seek()?.raw(true) {
+    for entry in tar::Archive::new(seekable()).entries_with_seek()?.raw(true) {
         let entry = entry?;
         let extended = matches!(entry.header().as_bytes()[156], b'x' | b'g' | b'L' | b'K');
         if extended && entry.size() > MAX_EXTENDED {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an extended header of more than 8 MiB"));
         }
-        if entry.raw_file_position().checked_add(entry.size()).is_none_or(|end| end > blob.length()) {
+        if entry.raw_file_position().checked_add(entry.size()).is_none_or(|end| end > length) {
             let message = format!("`{}` ends behind the archive's end", Display(&entry.path_bytes()));
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
     }
-    let mut archive = tar::Archive::new(SeekableBlob { blob: blob.clone(), at: 0 });
+    let mut archive = tar::Archive::new(seekable());
     let mut members = BTreeMap::new();
     for entry in archive.entries_with_seek()? {
         let entry = entry?;
@@ -111,12 +115,12 @@ fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
         let link = || entry.link_name_bytes().unwrap_or_default().into_owned();
         let member = match entry.header().entry_type() {
             tar::EntryType::Regular | tar::EntryType::Continuous => {
-                let (offset, length) = (entry.raw_file_position(), entry.size());
-                if offset.checked_add(length).is_none_or(|end| end > blob.length()) {
+                let (offset, size) = (entry.raw_file_position(), entry.size());
+                if offset.checked_add(size).is_none_or(|end| end > length) {
                     let message = format!("`{}` ends behind the archive's end", Display(&name));
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
                 }
-                Member::File { offset, length }
+                Member::File { offset, length: size }
             }
             // A symlink's target counts from its own directory, a hard link's from the root.
             tar::EntryType::Symlink => Member::Link(clean(&[&name, &b"/../"[..], &link()].concat())),
@@ -128,19 +132,22 @@ fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
     Ok(members)
 }
 
-fn clean(name: &[u8]) -> Vec<u8> {
+/// A member's name without what means nothing.
+pub(super) fn clean(name: &[u8]) -> Vec<u8> {
     components(name).join(&b'/')
 }
 
 /// A blob with a position, as the crate `tar` wants it.
 struct SeekableBlob {
     blob: Blob,
+    length: u64,
     at: u64,
 }
 
 impl io::Read for SeekableBlob {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.blob.length().saturating_sub(self.at);
+        // A member that was passed over may have ended behind the archive.
+        let left = self.length.checked_sub(self.at).ok_or(io::ErrorKind::UnexpectedEof)?;
         let n = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         self.blob.read_at(self.at, &mut buf[..n])?;
         self.at += n as u64;
@@ -152,7 +159,7 @@ impl io::Seek for SeekableBlob {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
         let (base, by) = match to {
             io::SeekFrom::Start(at) => (at, 0),
-            io::SeekFrom::End(by) => (self.blob.length(), by),
+            io::SeekFrom::End(by) => (self.length, by),
             io::SeekFrom::Current(by) => (self.at, by),
         };
         self.at = base.checked_add_signed(by).ok_or(io::ErrorKind::InvalidInput)?;

@@ -1,5 +1,7 @@
-//! A blob: a stretch of a file, read without moving a shared position, so from several threads at once.
+//! A blob: a stretch of a file, or what is fetched from elsewhere; read without moving a shared position, so from several
+//! threads at once.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -8,19 +10,35 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::spool::{Fetch, GIVEN_UP, Spool};
 use crate::digest::Sha256;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of an index, a manifest or a config (the registries' usual limit is 4 MiB).
-const MAX_DOCUMENT: u64 = 8 << 20;
+pub(super) const MAX_DOCUMENT: u64 = 8 << 20;
 
-/// Bytes of a file, from an offset on.
+/// Some bytes.
 #[derive(Debug, Clone)]
 pub struct Blob {
     name: Arc<str>,
-    file: Arc<File>,
-    offset: u64,
-    length: u64,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    /// Bytes of a file, from an offset on.
+    File { file: Arc<File>, offset: u64, length: u64 },
+    /// What is fetched when it is wanted; of this length, where that was said before.
+    Fetched { fetch: Arc<dyn Fetch>, number: usize, spool: Arc<Spool>, length: Option<u64> },
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, offset, length } => write!(f, "{file:?} {offset}+{length}"),
+            Self::Fetched { number, length, .. } => write!(f, "fetched {number}, {length:?}"),
+        }
+    }
 }
 
 impl Blob {
@@ -38,17 +56,49 @@ impl Blob {
         if !metadata.is_file() {
             return Err(Error::new(ErrorKind::Input, format!("{}: not a regular file", path.display())));
         }
-        Ok(Self { name: path.display().to_string().into(), file: Arc::new(file), offset: 0, length: metadata.len() })
+        Ok(Self::of_file(&path.display().to_string(), file, metadata.len()))
     }
 
     /// All of an open file, called `name` in errors.
     pub(super) fn of_file(name: &str, file: File, length: u64) -> Self {
-        Self { name: name.into(), file: Arc::new(file), offset: 0, length }
+        Self { name: name.into(), place: Place::File { file: Arc::new(file), offset: 0, length } }
     }
 
-    /// A stretch of this one, called `name` in errors.
-    pub(super) fn part(&self, name: &str, offset: u64, length: u64) -> Self {
-        Self { name: name.into(), file: Arc::clone(&self.file), offset: self.offset + offset, length }
+    /// The blob `number` of `fetch`, which writes it to `spool`.
+    pub(super) fn fetched(
+        name: &str,
+        fetch: Arc<dyn Fetch>,
+        number: usize,
+        spool: Arc<Spool>,
+        length: Option<u64>,
+    ) -> Self {
+        Self { name: name.into(), place: Place::Fetched { fetch, number, spool, length } }
+    }
+
+    /// A stretch of this one, called `name` in errors; `None` where this is no file.
+    pub(super) fn part(&self, name: &str, offset: u64, length: u64) -> Option<Self> {
+        let Place::File { file, offset: start, .. } = &self.place else { return None };
+        Some(Self { name: name.into(), place: Place::File { file: Arc::clone(file), offset: start + offset, length } })
+    }
+
+    /// It will be read.
+    pub fn want(&self) {
+        if let Place::Fetched { fetch, number, .. } = &self.place {
+            Arc::clone(fetch).want(*number);
+        }
+    }
+
+    /// Nobody needs it any more: who waits for it hears of that.
+    pub fn give_up(&self) {
+        if let Place::Fetched { spool, .. } = &self.place {
+            spool.end(Err(Error::new(ErrorKind::Unavailable, GIVEN_UP)));
+        }
+    }
+
+    /// Whether an error only says that it was given up.
+    #[must_use]
+    pub fn was_given_up(error: &Error) -> bool {
+        error.chain().ends_with(GIVEN_UP)
     }
 
     /// What errors call it.
@@ -57,10 +107,13 @@ impl Blob {
         &self.name
     }
 
-    /// Its length in bytes.
+    /// Its length in bytes, where that is known before it is read.
     #[must_use]
-    pub fn length(&self) -> u64 {
-        self.length
+    pub fn length(&self) -> Option<u64> {
+        match &self.place {
+            Place::File { length, .. } => Some(*length),
+            Place::Fetched { length, .. } => *length,
+        }
     }
 
     /// Fills `buf` from `offset` on.
@@ -68,10 +121,41 @@ impl Blob {
     /// # Errors
     /// Those of the file; `UnexpectedEof` past the end.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.length) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.read_some(offset.saturating_add(filled as u64), &mut buf[filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        self.file.read_exact_at(buf, self.offset + offset)
+        Ok(())
+    }
+
+    /// Reads from `offset` on; 0 bytes at the end.
+    fn read_some(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.place {
+            Place::File { file, offset, length } => {
+                let left = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX);
+                let wanted = buf.len().min(left);
+                let n = file.read_at(&mut buf[..wanted], offset + at)?;
+                if n == 0 && wanted > 0 {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the file became shorter while it was read",
+                    ));
+                }
+                Ok(n)
+            }
+            Place::Fetched { fetch, number, spool, .. } => {
+                if !spool.ended() && spool.written() <= at {
+                    Arc::clone(fetch).want(*number);
+                    Arc::clone(fetch).begin();
+                }
+                spool.read_at(at, buf)
+            }
+        }
     }
 
     /// Reads it from its start.
@@ -82,14 +166,13 @@ impl Blob {
 
     /// The bytes of a JSON document, which must be those of `digest` where there is one.
     pub(super) fn document(&self, digest: Option<Sha256>) -> Result<Vec<u8>> {
-        if self.length > MAX_DOCUMENT {
-            return Err(Error::new(
-                ErrorKind::Input,
-                format!("{}: {} bytes are too many for a JSON document", self.name, self.length),
-            ));
-        }
         let mut bytes = Vec::new();
-        self.reader().read_to_end(&mut bytes).map_err(|error| Error::io(&self.name, error))?;
+        self.reader().take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|error| Error::io(&self.name, error))?;
+        if bytes.len() as u64 > MAX_DOCUMENT {
+            let length = self.length().map_or("so many".to_owned(), |length| length.to_string());
+            let message = format!("{}: {length} bytes are too many for a JSON document", self.name);
+            return Err(Error::new(ErrorKind::Input, message));
+        }
         match digest {
             Some(digest) if Sha256::of(&bytes) != digest => Err(wrong_digest(&self.name, digest, Sha256::of(&bytes))),
             _ => Ok(bytes),
@@ -111,12 +194,7 @@ pub struct BlobReader {
 
 impl Read for BlobReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.blob.length - self.at).unwrap_or(usize::MAX);
-        let wanted = buf.len().min(left);
-        let n = self.blob.file.read_at(&mut buf[..wanted], self.blob.offset + self.at)?;
-        if n == 0 && wanted > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
-        }
+        let n = self.blob.read_some(self.at, buf)?;
         self.at += n as u64;
         Ok(n)
     }

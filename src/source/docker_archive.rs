@@ -13,10 +13,10 @@ use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Item {
-    config: String,
+pub(super) struct Item {
+    pub(super) config: String,
     repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    pub(super) layers: Vec<String>,
 }
 
 /// Finds the image `reference` (the only one, where none is given).
@@ -36,11 +36,11 @@ pub(super) fn open(container: &Container, reference: Option<&str>, platform: Opt
         Ok(LayerSource { blob: container.open(name)?, digest: None, size: None, diff_id: Some(*diff_id) })
     };
     let layers = item.layers.iter().zip(&config.diff_ids).map(layer).collect::<Result<_>>()?;
-    Ok(Image { layers, config, manifest_digest: None })
+    Ok(Image { layers, config, manifest: None, engine: None })
 }
 
 /// `HEX.json` or `blobs/sha256/HEX`.
-fn digest_in_name(name: &str) -> Option<Sha256> {
+pub(super) fn digest_in_name(name: &str) -> Option<Sha256> {
     let last = name.rsplit('/').next().unwrap_or(name);
     from_hex(last.strip_suffix(".json").unwrap_or(last)).map(Sha256::from_bytes)
 }

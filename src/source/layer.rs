@@ -47,12 +47,10 @@ pub(super) enum Compression {
 impl Compression {
     /// By the blob's first bytes; a zstd blob may start with a skippable frame.
     pub(super) fn detect(blob: &Blob) -> Result<Self> {
-        let mut magic = [0; 4];
-        let length = blob.length().min(4);
-        let start = &mut magic[..usize::try_from(length).expect("at most 4")];
-        blob.read_at(0, start).map_err(|error| Error::io(blob.name(), error))?;
-        Ok(match magic {
-            [0x1F, 0x8B, _, _] => Self::Gzip,
+        let mut start = Vec::new();
+        blob.reader().take(4).read_to_end(&mut start).map_err(|error| Error::io(blob.name(), error))?;
+        Ok(match start[..] {
+            [0x1F, 0x8B, ..] => Self::Gzip,
             [0x28, 0xB5, 0x2F, 0xFD] | [0x50..=0x5F, 0x2A, 0x4D, 0x18] => Self::Zstd,
             _ => Self::None,
         })
@@ -152,8 +150,9 @@ fn send_all(decoder: &mut impl Read, to: &SyncSender<Sent>, limit: u64, mut told
     let (mut pieces, mut left) = (Pieces::default(), limit);
     loop {
         // zstd's own errors are of no kind: its input is wrong.
+        let ours = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<Error>());
         let wrong = |error: io::Error| match error.kind() {
-            io::ErrorKind::Other => io::Error::new(io::ErrorKind::InvalidData, error),
+            io::ErrorKind::Other if !ours(&error) => io::Error::new(io::ErrorKind::InvalidData, error),
             _ => error,
         };
         let piece = pieces.fill(decoder).map_err(wrong)?;
@@ -229,8 +228,9 @@ impl LayerSource {
     /// # Errors
     /// `Corrupt` where its size is not the descriptor's; those of the file.
     pub fn read(&self, limit: u64) -> Result<LayerReader<'_>> {
-        if let Some(size) = self.size.filter(|size| *size != self.blob.length()) {
-            let found = self.blob.length();
+        if let (Some(size), Some(found)) = (self.size, self.blob.length())
+            && size != found
+        {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("{}: {found} bytes, its descriptor says {size}", self.blob.name()),

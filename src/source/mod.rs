@@ -1,6 +1,7 @@
-//! Where an image comes from: references, layouts, archives, and the layers' bytes, checked against their digests.
+//! Where an image comes from: references, layouts, archives, registries, engines, and the layers' bytes, checked against their digests.
 
 pub mod config;
+pub mod engine;
 pub mod platform;
 pub mod reference;
 
@@ -9,16 +10,23 @@ mod blob;
 mod docker_archive;
 mod layer;
 mod oci_layout;
+mod registry;
+mod spool;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use blob::Blob;
 pub use config::ImageConfig;
+pub use engine::Engine;
 pub use layer::{LayerReader, LayerSource};
 pub use platform::Platform;
 pub use reference::ImageRef;
+pub use registry::{Top, block_manifest, top_of};
 
-use crate::digest::Sha256;
+use oci_spec::image::Descriptor;
+
+use crate::registry::Settings;
 use crate::{Error, Result};
 
 /// An image whose parts are found, but not read.
@@ -26,10 +34,22 @@ use crate::{Error, Result};
 pub struct Image {
     /// The base first.
     pub layers: Vec<LayerSource>,
-    /// What the image says of itself.
+    /// What the image says of itself, as far as that is known before its layers are read.
     pub config: ImageConfig,
-    /// The digest of its OCI manifest; `None` where it came in a form without one.
-    pub manifest_digest: Option<Sha256>,
+    /// Its OCI manifest; `None` where it came in a form without one.
+    pub manifest: Option<Descriptor>,
+    /// Who has it, where that is an engine.
+    engine: Option<Arc<engine::Saved>>,
+}
+
+impl Image {
+    /// What the image says of itself; asks an engine that tells it only with the layers, where none was read.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn whole_config(&self) -> Result<&ImageConfig> {
+        self.engine.as_ref().map_or(Ok(&self.config), |saved| saved.config())
+    }
 }
 
 /// What unpacking may take.
@@ -43,11 +63,21 @@ pub struct Limits<'a> {
     pub max_file: u64,
 }
 
+/// How places that are not files are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Registries.
+    pub registry: Settings,
+    /// A container engine.
+    pub engine: Engine,
+}
+
 /// Finds the image that `reference` names, and the `platform` of it where it has several.
 ///
 /// # Errors
-/// `NotFound`, `Input`, `Unsupported` or `Corrupt`, naming the file or the blob.
-pub fn open(reference: &ImageRef, platform: Option<&Platform>, limits: Limits<'_>) -> Result<Image> {
+/// `NotFound`, `Input`, `Unsupported` or `Corrupt`, naming the file or the blob; `Denied` or `Unavailable` of a registry or an
+/// engine.
+pub fn open(reference: &ImageRef, platform: Option<&Platform>, access: &Access, limits: Limits<'_>) -> Result<Image> {
     let archive = |file: &Path| archive::Container::archive(file, limits);
     let image = match reference {
         ImageRef::OciLayout { directory, tag } => archive::Container::directory(directory)
@@ -58,6 +88,8 @@ pub fn open(reference: &ImageRef, platform: Option<&Platform>, limits: Limits<'_
         ImageRef::DockerArchive { file, reference } => {
             archive(file).and_then(|container| docker_archive::open(&container, reference.as_deref(), platform))
         }
+        ImageRef::Registry(name) => registry::open(name, platform, &access.registry, limits),
+        ImageRef::DockerDaemon { reference } => engine::open(reference, platform, limits, &access.engine),
         ImageRef::Tar { file } => open_tar(file, platform),
     };
     image.map_err(|error: Error| error.within(reference))
@@ -66,5 +98,5 @@ pub fn open(reference: &ImageRef, platform: Option<&Platform>, limits: Limits<'_
 fn open_tar(file: &Path, platform: Option<&Platform>) -> Result<Image> {
     let blob = Blob::open(file)?;
     let layers = vec![LayerSource { blob, digest: None, size: None, diff_id: None }];
-    Ok(Image { layers, config: ImageConfig::without_image(platform), manifest_digest: None })
+    Ok(Image { layers, config: ImageConfig::without_image(platform), manifest: None, engine: None })
 }

@@ -16,16 +16,56 @@ const MAX_DEPTH: usize = 4;
 /// Manifests and indexes that all indexes of a layout together may name.
 const MAX_MANIFESTS: usize = 10_000;
 
+/// Where what descriptors name is found.
+pub(super) trait Content {
+    /// The bytes of an index or a manifest, which are those of its digest.
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>>;
+
+    /// The bytes of a config, which are those of its digest.
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>>;
+
+    /// A layer, of the size that the descriptor says.
+    fn blob(&self, descriptor: &Descriptor) -> Result<Blob>;
+}
+
 /// Finds the image `tag` (the only one, where none is given) for `platform` (the host's, where several are offered).
 pub(super) fn open(container: &Container, tag: Option<&str>, platform: Option<&Platform>) -> Result<Image> {
     let index = parse_index("index.json", &container.open("index.json")?.document(None)?)?;
-    let chosen = choose(container, tagged(&index, tag)?, platform)?;
-    let digest = sha256(&chosen)?;
-    let manifest = manifest(container, &chosen)?;
-    let config = ImageConfig::parse(&blob(container, manifest.config())?.document(Some(sha256(manifest.config())?))?)?;
+    image(container, tagged(&index, tag)?, platform)
+}
+
+/// The image for `platform` among what `descriptors` name.
+pub(super) fn image(content: &dyn Content, descriptors: Vec<Descriptor>, platform: Option<&Platform>) -> Result<Image> {
+    let chosen = choose(content, descriptors, platform)?;
+    let manifest = parse_manifest(&chosen, &content.manifest(&chosen)?)?;
+    let config = config_of(content, &manifest)?;
     check_platform(&config, platform)?;
-    let layers = layers(container, &manifest, &config)?;
-    Ok(Image { layers, config, manifest_digest: Some(digest) })
+    let layers = layers(content, &manifest, &config)?;
+    Ok(Image { layers, config, manifest: Some(chosen), engine: None })
+}
+
+pub(super) fn config_of(content: &dyn Content, manifest: &ImageManifest) -> Result<ImageConfig> {
+    ImageConfig::parse(&content.document(manifest.config())?)
+}
+
+impl Content for Container {
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.document(descriptor)
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.blob(descriptor)?.document(Some(sha256(descriptor)?))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
+        let name = format!("blobs/sha256/{}", sha256(descriptor)?.to_hex());
+        let blob = self.open(&name).map_err(|error| error.within(format!("blob {}", descriptor.digest())))?;
+        if let Some(length) = blob.length().filter(|length| *length != descriptor.size()) {
+            let message = format!("{}: {length} bytes, its descriptor says {}", blob.name(), descriptor.size());
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        Ok(blob)
+    }
 }
 
 fn parse_index(name: &str, bytes: &[u8]) -> Result<ImageIndex> {
@@ -33,29 +73,17 @@ fn parse_index(name: &str, bytes: &[u8]) -> Result<ImageIndex> {
         .map_err(|error| Error::caused(ErrorKind::Input, format!("{name}: not an OCI image index"), error))
 }
 
-fn manifest(container: &Container, descriptor: &Descriptor) -> Result<ImageManifest> {
-    let bytes = blob(container, descriptor)?.document(Some(sha256(descriptor)?))?;
-    ImageManifest::from_reader(&bytes[..]).map_err(|error| {
+pub(super) fn parse_manifest(descriptor: &Descriptor, bytes: &[u8]) -> Result<ImageManifest> {
+    ImageManifest::from_reader(bytes).map_err(|error| {
         Error::caused(ErrorKind::Input, format!("{}: not an image manifest", descriptor.digest()), error)
     })
 }
 
-fn sha256(descriptor: &Descriptor) -> Result<Sha256> {
+pub(super) fn sha256(descriptor: &Descriptor) -> Result<Sha256> {
     let digest = descriptor.digest().to_string();
     digest
         .parse()
         .map_err(|_| Error::new(ErrorKind::Unsupported, format!("{digest}: only sha256 digests are supported")))
-}
-
-/// The descriptor's blob, of the size that it says.
-fn blob(container: &Container, descriptor: &Descriptor) -> Result<Blob> {
-    let name = format!("blobs/sha256/{}", sha256(descriptor)?.to_hex());
-    let blob = container.open(&name).map_err(|error| error.within(format!("blob {}", descriptor.digest())))?;
-    if blob.length() != descriptor.size() {
-        let message = format!("{}: {} bytes, its descriptor says {}", blob.name(), blob.length(), descriptor.size());
-        return Err(Error::new(ErrorKind::Corrupt, message));
-    }
-    Ok(blob)
 }
 
 fn tag_of(descriptor: &Descriptor) -> Option<&str> {
@@ -96,9 +124,13 @@ struct Candidate {
     platform: Option<Platform>,
 }
 
-fn choose(container: &Container, descriptors: Vec<Descriptor>, asked: Option<&Platform>) -> Result<Descriptor> {
+pub(super) fn choose(
+    content: &dyn Content,
+    descriptors: Vec<Descriptor>,
+    asked: Option<&Platform>,
+) -> Result<Descriptor> {
     let mut offered = Offered::default();
-    collect(container, descriptors, MAX_DEPTH, &mut offered)?;
+    collect(content, descriptors, MAX_DEPTH, &mut offered)?;
     let mut candidates = offered.candidates;
     if asked.is_none() && candidates.len() == 1 {
         return Ok(candidates.remove(0).descriptor);
@@ -116,7 +148,7 @@ fn choose(container: &Container, descriptors: Vec<Descriptor>, asked: Option<&Pl
     Err(Error::new(ErrorKind::NotFound, format!("no image for {wanted} in it; --platform can be one of: {list}")))
 }
 
-fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, out: &mut Offered) -> Result<()> {
+fn collect(content: &dyn Content, descriptors: Vec<Descriptor>, depth: usize, out: &mut Offered) -> Result<()> {
     out.descriptors += descriptors.len();
     if out.descriptors > MAX_MANIFESTS {
         return Err(Error::new(ErrorKind::Input, format!("its indexes name more than {MAX_MANIFESTS} manifests")));
@@ -133,9 +165,9 @@ fn collect(container: &Container, descriptors: Vec<Descriptor>, depth: usize, ou
             if !out.indexes.insert(sha256(&descriptor)?) {
                 continue;
             }
-            let bytes = blob(container, &descriptor)?.document(Some(sha256(&descriptor)?))?;
+            let bytes = content.manifest(&descriptor)?;
             let index = parse_index(descriptor.digest().as_ref(), &bytes)?;
-            collect(container, index.manifests().clone(), depth - 1, out)?;
+            collect(content, index.manifests().clone(), depth - 1, out)?;
             continue;
         }
         let platform = descriptor.platform().as_ref().map(|platform| Platform {
@@ -162,7 +194,7 @@ pub(super) fn check_platform(config: &ImageConfig, asked: Option<&Platform>) -> 
     }
 }
 
-fn layers(container: &Container, manifest: &ImageManifest, config: &ImageConfig) -> Result<Vec<LayerSource>> {
+fn layers(content: &dyn Content, manifest: &ImageManifest, config: &ImageConfig) -> Result<Vec<LayerSource>> {
     let descriptors = manifest.layers();
     if descriptors.len() != config.diff_ids.len() {
         let message =
@@ -176,7 +208,7 @@ fn layers(container: &Container, manifest: &ImageManifest, config: &ImageConfig)
         let digest = sha256(descriptor)?;
         let blob = match blobs.entry(digest) {
             Entry::Occupied(there) => there.get().clone(),
-            Entry::Vacant(free) => free.insert(blob(container, descriptor)?).clone(),
+            Entry::Vacant(free) => free.insert(content.blob(descriptor)?).clone(),
         };
         Ok(LayerSource { blob, digest: Some(digest), size: Some(descriptor.size()), diff_id: Some(*diff_id) })
     };

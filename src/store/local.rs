@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, fstat, statat};
 
-use super::{Collect, Get, ObjectName, PutIfAbsent, PutOutcome, RootId};
+use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId};
 use crate::whole_file::{WholeFile, open_directory};
 use crate::{Error, ErrorKind, Result};
 
@@ -96,6 +96,10 @@ impl PutIfAbsent for LocalPut {
         })
     }
 
+    fn has(&self, name: &ObjectName) -> bool {
+        self.path.join(name.as_str()).symlink_metadata().is_ok()
+    }
+
     fn still_there(&self, name: &ObjectName) -> Result<()> {
         match self.path.join(name.as_str()).symlink_metadata() {
             Ok(_) => Ok(()),
@@ -111,6 +115,18 @@ fn removed(name: &ObjectName) -> Error {
 }
 
 impl Get for LocalGet {
+    fn ask(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, Failure> {
+        self.get(name, limit).map_err(|error| match error.kind() {
+            ErrorKind::Unavailable => Failure::Again { error, after: None },
+            // What is missing with all the rest may come back with it.
+            ErrorKind::NotFound if !self.0.is_dir() => {
+                let message = format!("store {}: not there now", self.0.display());
+                Failure::Again { error: Error::caused(ErrorKind::Unavailable, message, error), after: None }
+            }
+            _ => Failure::Final(error),
+        })
+    }
+
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
         let read = || {
             let file = File::open(self.0.join(name.as_str()))?;

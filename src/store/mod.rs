@@ -8,19 +8,21 @@ mod known;
 mod local;
 mod names;
 mod open;
+mod planned;
 mod probe;
 mod remote;
-mod retry;
 mod url;
 mod witness;
 
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
 pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_put};
+pub use planned::Planned;
 pub use probe::{Found, Operation, Probe};
 pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl};
 
 use crate::Result;
+pub use crate::retry::Failure;
 
 /// What became of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +50,19 @@ pub trait PutIfAbsent: Sync {
     /// `Unavailable` where it is gone, naming the object.
     fn still_there(&self, name: &ObjectName) -> Result<()>;
 
+    /// Whether it is known to be there, by whoever may not ask a service for it.
+    fn has(&self, _name: &ObjectName) -> bool {
+        false
+    }
+
     /// How many puts at a time serve it best; 1 where a put does not wait.
     fn in_flight(&self) -> usize {
         1
+    }
+
+    /// Whether nothing is put, and what would be is counted.
+    fn only_plans(&self) -> bool {
+        false
     }
 
     /// What a person should know of this store.
@@ -61,10 +73,16 @@ pub trait PutIfAbsent: Sync {
 
 /// Gets objects.
 pub trait Get: Send + Sync {
-    /// The bytes under `name`, at most `limit`; they are not checked.
+    /// The bytes under `name`, at most `limit`, by one request; they are not checked.
     ///
     /// # Errors
     /// `NotFound`, `Denied`, `Unavailable`, or `Corrupt` where there are more, naming the object.
+    fn ask(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, Failure>;
+
+    /// The same by as many requests as may help.
+    ///
+    /// # Errors
+    /// Those of the last request.
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>>;
 
     /// How many gets at a time serve it best; 1 where a get does not wait.

@@ -74,6 +74,13 @@ impl ObjectName {
         (name.0 == path).then_some(name)
     }
 
+    /// Of a chunk: its own name, as it stands at the end and as a digest.
+    #[must_use]
+    pub fn chunk_digest(&self) -> Option<(&str, Sha256)> {
+        let (directory, digest) = self.0.rsplit_once('/')?;
+        if directory.contains('/') { None } else { Some((digest, Sha256::from_bytes(from_hex(digest)?))) }
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -4,9 +4,9 @@ use object_store::{PutMode, PutPayload};
 
 use super::open::bucket;
 use super::remote::{Bucket, PROBE};
-use super::retry::Failure;
 use super::{BucketUrl, ObjectName, RootId, Settings};
 use crate::digest::Sha256;
+use crate::retry::Failure;
 use crate::{ErrorKind, Result};
 
 /// Something that can be asked of a bucket.

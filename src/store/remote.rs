@@ -1,7 +1,7 @@
 //! A bucket of a service as a store, in halves that each make one kind of request.
 //!
 //! A put is one request with `If-None-Match: *` (docs/design.md, "Stores"): no HEAD, GET or LIST, and no look-up of the bucket.
-//! Requests are repeated by [`super::retry`], and by nothing below it.
+//! Requests are repeated by [`crate::retry`], and by nothing below it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use std::time::Duration;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use super::url::Service;
 use super::witness::{Answer, noting};
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome};
 use crate::digest::Sha256;
+use crate::error::{first_cause, first_line};
+use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use crate::runtime::Services;
 use crate::store::RootId;
 use crate::{Error, ErrorKind, Result};
@@ -196,6 +197,10 @@ impl PutIfAbsent for RemotePut {
 pub(super) struct RemoteGet(pub(super) Bucket);
 
 impl Get for RemoteGet {
+    fn ask(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, Failure> {
+        self.0.get_once(name, limit, false)
+    }
+
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
         self.0.repeat(|| self.0.get_once(name, limit, false))
     }
@@ -271,11 +276,7 @@ struct Reason {
 
 impl Reason {
     fn of(error: &object_store::Error) -> Self {
-        let mut innermost: &dyn std::error::Error = error;
-        while let Some(source) = innermost.source() {
-            innermost = source;
-        }
-        let innermost = innermost.to_string();
+        let innermost = first_cause(error);
         let code =
             innermost.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
         let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
@@ -292,7 +293,7 @@ impl Reason {
             (Some(status), Some(code)) => format!("the service answered {status} ({code}){region}"),
             (Some(status), None) => format!("the service answered {status}{region}"),
             (None, Some(code)) => format!("the service answered {code}"),
-            (None, None) => self.innermost,
+            (None, None) => first_line(&self.innermost).to_owned(),
         }
     }
 }

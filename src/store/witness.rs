@@ -10,6 +10,8 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
 
+use crate::retry::asked_wait;
+
 /// The last answer to one request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Answer {
@@ -57,6 +59,7 @@ impl HttpService for WitnessClient {
 }
 
 fn answer_of(response: &HttpResponse) -> Answer {
-    let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-    Answer { status: Some(response.status().as_u16()), retry_after: seconds.map(Duration::from_secs) }
+    let header = |name: &str| response.headers().get(name)?.to_str().ok();
+    let retry_after = header("retry-after").and_then(|text| asked_wait(text, header("date")));
+    Answer { status: Some(response.status().as_u16()), retry_after }
 }

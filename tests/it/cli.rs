@@ -38,7 +38,7 @@ fn the_session_of_the_readme() {
 fn every_page_of_help_is_as_it_was_read_last() {
     let bench = Bench::new();
     let mut pages = String::new();
-    for command in ["", "keygen", "convert", "verify", "inspect", "export"] {
+    for command in ["", "keygen", "convert", "verify", "inspect", "diff", "export", "completions", "man"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         pages.push_str(&format!(
             "$ coldpress {}\n{}\n",
@@ -46,7 +46,22 @@ fn every_page_of_help_is_as_it_was_read_last() {
             String::from_utf8(stdout(&bench.coldpress(&args))).unwrap()
         ));
     }
-    for command in ["", "ls", "cat", "stat", "cp", "mount"] {
+    for command in [
+        "",
+        "ls",
+        "cat",
+        "stat",
+        "cp",
+        "mount",
+        "bundle",
+        "serve",
+        "profile",
+        "status",
+        "top",
+        "report",
+        "completions",
+        "man",
+    ] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         pages.push_str(&format!(
             "$ coldread {}\n{}\n",
@@ -139,7 +154,7 @@ fn a_dry_run_tells_what_a_run_then_does() {
     let mut changed = sample();
     changed.layers.push(Layer::new().file("more", &noise(10_000, 3)));
     changed.oci_layout(&bench.path("changed"), Packing::Gzip);
-    let args = ["convert", "oci:changed", "--dry-run", "--against", "app.cpm", "--json"];
+    let args = ["convert", "oci:changed", "--dry-run", "--base", "app.cpm", "--json"];
     let dry: Value = serde_json::from_slice(&stdout(&bench.coldpress(&args))).unwrap();
     let real = bench.convert_from("oci:changed", "changed", &[]);
     assert_eq!((&dry["new_chunks"], &dry["new_bytes"]), (&real["new_chunks"], &real["new_bytes"]));

@@ -233,18 +233,19 @@ impl Packing {
 pub struct Image {
     pub layers: Vec<Layer>,
     pub config: Value,
+    pub architecture: &'static str,
 }
 
 impl Image {
     pub fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
         let config = json!({ "Cmd": ["/bin/app"], "Env": ["PATH=/bin"], "WorkingDir": "/" });
-        Self { layers: layers.into_iter().collect(), config }
+        Self { layers: layers.into_iter().collect(), config, architecture: "amd64" }
     }
 
     pub fn config_json(&self) -> Vec<u8> {
         let diff_ids: Vec<String> = self.layers.iter().map(|layer| Sha256::of(&layer.tar()).to_string()).collect();
         let config = json!({
-            "architecture": "amd64", "os": "linux", "created": "2025-01-01T00:00:00Z", "config": self.config,
+            "architecture": self.architecture, "os": "linux", "created": "2025-01-01T00:00:00Z", "config": self.config,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         serde_json::to_vec(&config).unwrap()
@@ -349,6 +350,10 @@ impl Bench {
             .current_dir(self.dir.path())
             .env_remove("COLDPRESS_KEY")
             .env_remove("COLDPRESS_STORE")
+            // No cache but where a test names one.
+            .env_remove("COLDPRESS_CACHE")
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("HOME")
             .output()
             .unwrap()
     }

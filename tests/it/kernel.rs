@@ -28,10 +28,10 @@ const PROMPT: Duration = Duration::from_secs(2);
 
 /// `coldread -v mount` of an image, until it is dropped.
 pub struct Mount {
-    child: Child,
+    pub child: Child,
     lines: Receiver<String>,
     said: Vec<String>,
-    point: PathBuf,
+    pub point: PathBuf,
     temp: PathBuf,
 }
 
@@ -80,7 +80,7 @@ impl Mount {
         self.point.join(below)
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
@@ -139,7 +139,7 @@ impl Drop for Mount {
 }
 
 /// Where something is mounted below `directory`.
-fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
     points.filter(|point| point.starts_with(directory)).collect()

@@ -114,6 +114,36 @@ fn a_key_service_opens_for_who_may_and_for_the_right_context() {
 }
 
 #[test]
+fn a_service_that_cannot_be_reached_and_one_without_credentials_are_told_apart() {
+    let bench = Bench::new();
+    image().oci_layout(&bench.path("app"), Packing::Gzip);
+    let convert = |more: &[&str], credentials: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_coldpress"));
+        command.current_dir(bench.dir.path()).env_clear().env("HOME", bench.dir.path());
+        command.env("AWS_REGION", "us-east-1").env("AWS_EC2_METADATA_DISABLED", "true");
+        if credentials {
+            command.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b");
+        }
+        command.args([&["convert", "oci:app", "-o", "x.cpm"], more].concat()).output().unwrap()
+    };
+    let kms = [
+        "--store",
+        "store",
+        "--key",
+        "aws-kms://k",
+        "--salt-file",
+        "coldpress.key",
+        "--kms-endpoint",
+        "http://127.0.0.1:1",
+    ];
+    refused(&convert(&kms, true), 4, &["key aws-kms://k", "Connection refused", "run the same command again"]);
+    refused(&convert(&kms, false), 1, &["key aws-kms://k", "no credentials found", "hint: check the key"]);
+    refused(&convert(&["--store", "s3://b"], false), 1, &["store s3://b", "no credentials found"]);
+    let kms = [&kms[..7], &["http://192.0.2.1"]].concat();
+    refused(&convert(&kms, true), 2, &["keys would cross the network in clear"]);
+}
+
+#[test]
 fn a_manifest_moves_to_another_key_and_nothing_else_of_it_changes() {
     let moto = Moto::start();
     let bench = &moto.bench;

@@ -3,19 +3,36 @@
 //! Those that mount need root, FUSE and loop devices, and fail without them; `make test` says what it needs.
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod bundle;
+mod cache_servers;
 mod cli;
 mod common;
 mod determinism;
+mod diff;
+mod doors;
+mod engines;
 mod faults;
 mod flattening;
 mod hostile;
+mod incremental;
 mod kernel;
 mod keys;
 mod kills;
+mod nbd;
+mod pages;
+mod pipelines;
 mod progress;
 mod property;
 mod readers;
+mod reading;
+mod registry;
 mod servers;
 mod sharing;
+mod slow_store;
 mod stores;
+mod told;
 mod upkeep;
+mod vhost;
+mod vhost_client;
+mod writable;
+mod zone;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use coldpress::convert::{Options, convert};
+use coldpress::convert::{Options, Target, convert};
 use coldpress::crypto::{Codec, KeyFile};
 use coldpress::progress::{Progress, Stage};
 use coldpress::source;
@@ -48,13 +48,15 @@ fn told(image: &Image, packing: Packing) -> [(u64, Vec<u64>); 2] {
         root: "main".parse().unwrap(),
         application: String::new(),
         store_hint: String::new(),
+        max_new_bytes: None,
     };
     let salt = KeyFile::decode(TEST_KEY).unwrap().salt.unwrap();
     let progress = Told::default();
-    let image = source::open(&reference.parse().unwrap(), None, options.limits()).unwrap();
-    convert(&image, &salt, &options, None, &progress).unwrap();
+    let image = source::open(&reference.parse().unwrap(), None, &source::Access::default(), options.limits()).unwrap();
+    convert(&image, &salt, &options, Target::default(), &progress).unwrap();
     let (begun, steps) = (progress.begun.into_inner().unwrap(), progress.steps.into_inner().unwrap());
-    assert_eq!(begun.len(), 2, "each stage begins once: {begun:?}");
+    let layers = begun.iter().filter(|(stage, _)| matches!(stage, Stage::Layer(_))).count();
+    assert_eq!((begun.len(), layers), (2 + image.layers.len(), image.layers.len()), "each begins once: {begun:?}");
     [Stage::Layers, Stage::Chunks].map(|stage| {
         let total = begun.iter().find(|(begun, _)| *begun == stage).unwrap().1;
         (total, steps.iter().filter(|(of, _)| *of == stage).map(|(_, bytes)| *bytes).collect())

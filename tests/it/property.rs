@@ -40,6 +40,40 @@ fn random_layers_are_what_a_naive_overlay_makes_of_them() {
     outcome.unwrap();
 }
 
+/// One layer of a stack becomes another; what a cache knows of the rest must change nothing, not even a refusal.
+#[test]
+fn an_edited_stack_converted_warm_is_what_it_is_cold() {
+    let config = Config { cases: CASES / 2, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let edits = (vec(vec(step(), 1..14), 1..=5), vec((any::<prop::sample::Index>(), vec(step(), 0..6)), 1..4));
+    let outcome = runner.run(&edits, |(layers, edits)| {
+        let warm = Bench::new();
+        let (mut layers, _) = (overlay(&layers, false).layers, said(&warm, &overlay(&layers, false).layers, true));
+        for (at, steps) in edits {
+            let at = at.index(layers.len());
+            layers[at] = steps;
+            prop_assert_eq!(said(&warm, &layers, true), said(&Bench::new(), &layers, false), "{:#?}", layers);
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+/// The root digest, or the refusal.
+fn said(bench: &Bench, layers: &[Vec<Step>], with_cache: bool) -> String {
+    image(layers).oci_layout(&bench.path("image"), Packing::Plain);
+    let cache: &[&str] = if with_cache { &["--cache", "cache"] } else { &[] };
+    let convert = ["convert", "oci:image", "--store", "store", "-o", "image.cpm", "--json"];
+    let output = bench.coldpress(&[&convert[..], cache].concat());
+    match output.status.success() {
+        true => {
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            report["root_digest"].to_string()
+        }
+        false => String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
 // What a layer says.
 
 type Path = Vec<&'static str>;

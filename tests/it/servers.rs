@@ -20,7 +20,7 @@ pub struct Moto {
     pub bench: Bench,
 }
 
-fn python(name: &str) -> PathBuf {
+pub fn python(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin").join(name);
     assert!(path.exists(), "{}: not there; `make test-tools` installs it", path.display());
     path
@@ -123,11 +123,11 @@ impl Drop for Moto {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn wait_for(port: u16) {
+pub fn wait_for(port: u16) {
     let started = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(started.elapsed() < Duration::from_secs(60), "the server on port {port} does not start");
@@ -141,6 +141,8 @@ pub enum Fault {
     None,
     /// Answers so, and the server never hears of it.
     Status(u16),
+    /// Answers so, and asks to wait that many seconds.
+    StatusAfter(u16, u64),
     /// The connection ends before the server hears of it.
     Drop,
     /// The server does it, and the connection ends without an answer.
@@ -149,6 +151,10 @@ pub enum Fault {
     ShortBody,
     /// A byte of the answer's body is another.
     WrongByte,
+    /// The answer's body is longer, and its length says so.
+    MoreBytes,
+    /// The answer's body is shorter, and its length says so.
+    FewerBytes,
     /// The server hears of it so much later.
     Slow(Duration),
 }
@@ -196,6 +202,43 @@ impl Proxy {
     }
 }
 
+/// Answers each request as it is told, and remembers what it was asked.
+pub struct Answering {
+    pub host: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Answering {
+    /// `answer` makes of a request's head the status, further headers and the body.
+    pub fn start(address: &str, answer: impl Fn(&str) -> (u16, String, Vec<u8>) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        let (host, heads) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<Vec<String>>>::default());
+        let (log, answer) = (Arc::clone(&heads), Arc::new(answer));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
+                std::thread::spawn(move || {
+                    let Ok((head, _)) = message(&mut BufReader::new(&client), true) else { return };
+                    log.lock().unwrap().push(head.clone());
+                    let (status, headers, body) = answer(&head);
+                    let length = body.len();
+                    let _ = write!(
+                        &client,
+                        "HTTP/1.1 {status} Answer\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n"
+                    );
+                    let _ = (&client).write_all(&body);
+                    let _ = client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { host, heads }
+    }
+
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
 /// One request and its answer; the connection then ends.
 fn pass(client: &TcpStream, upstream: &str, script: &Script, log: &Mutex<Vec<Seen>>) -> std::io::Result<()> {
     let (head, body) = message(&mut BufReader::new(client), true)?;
@@ -210,11 +253,15 @@ fn pass(client: &TcpStream, upstream: &str, script: &Script, log: &Mutex<Vec<See
     log.lock().unwrap()[number].fault = fault.clone();
     let mut to_client = client;
     match &fault {
-        Fault::Status(status) => {
+        Fault::Status(status) | Fault::StatusAfter(status, _) => {
+            let after = match &fault {
+                Fault::StatusAfter(_, seconds) => format!("retry-after: {seconds}\r\n"),
+                _ => String::new(),
+            };
             log.lock().unwrap()[number].status = *status;
             write!(
                 to_client,
-                "HTTP/1.1 {status} Fault\r\netag: \"0\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                "HTTP/1.1 {status} Fault\r\n{after}etag: \"0\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             )?;
             return client.shutdown(Shutdown::Both);
         }
@@ -225,11 +272,21 @@ fn pass(client: &TcpStream, upstream: &str, script: &Script, log: &Mutex<Vec<See
     let mut server = TcpStream::connect(upstream)?;
     server.write_all(once(&head).as_bytes())?;
     server.write_all(&body)?;
-    let (head, mut body) = message(&mut BufReader::new(&server), method != "HEAD")?;
+    let (mut head, mut body) = message(&mut BufReader::new(&server), method != "HEAD")?;
     log.lock().unwrap()[number].status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     match fault {
         Fault::LostReply => return client.shutdown(Shutdown::Both),
         Fault::ShortBody => body.truncate(body.len() / 2),
+        Fault::MoreBytes | Fault::FewerBytes => {
+            match fault {
+                Fault::MoreBytes => body.extend_from_slice(b"more"),
+                _ => body.truncate(body.len() / 2),
+            }
+            let lines =
+                head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+            head = lines.map(|line| format!("{line}\r\n")).collect::<String>()
+                + &format!("content-length: {}\r\n\r\n", body.len());
+        }
         Fault::WrongByte => {
             let middle = body.len() / 2;
             body.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);

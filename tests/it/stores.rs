@@ -121,6 +121,52 @@ fn who_may_not_put_is_told_before_any_work() {
 }
 
 #[test]
+fn a_layer_that_is_known_to_be_there_is_not_read_and_a_plan_needs_no_right_at_all() {
+    let moto = moto_with(10);
+    let first = json(&moto.coldpress("converter", &CONVERT));
+    let mut changed = image(10);
+    changed.layers[1] = Layer::new().file("greeting", b"good evening\n");
+    // Only the changed layer can be read.
+    let layout = changed.oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    let base = Packing::Gzip.pack(&changed.layers[0].tar());
+    let blob = layout.join("blobs/sha256").join(coldpress::digest::Sha256::of(&base).to_hex());
+    std::fs::write(&blob, vec![0; base.len()]).unwrap();
+    // Planned by who has no credentials, of a service that is not asked.
+    let mut plan = std::process::Command::new(env!("CARGO_BIN_EXE_coldpress"));
+    plan.current_dir(moto.bench.dir.path()).env_clear().env("HOME", moto.bench.path("home"));
+    plan.env("AWS_ENDPOINT_URL_S3", &moto.url).args([
+        "convert",
+        "oci:app",
+        "--store",
+        "s3://chunks/p",
+        "--dry-run",
+        "--json",
+    ]);
+    let plan = json(&plan.output().unwrap());
+    let again = json(&moto.coldpress("converter", &CONVERT));
+    let known = first["unique_chunks"].as_u64().unwrap() - again["put_chunks"].as_u64().unwrap();
+    assert_eq!(again["known_chunks"], known, "{again:#}");
+    assert_eq!((&plan["new_chunks"], &plan["new_bytes"]), (&again["new_chunks"], &again["new_bytes"]));
+    assert_eq!(plan["root_digest"], again["root_digest"]);
+    assert_eq!((&again["layer_shares"][1]["read"], &again["layer_shares"][2]["read"]), (&false.into(), &true.into()));
+    // Where no cache survived, the last manifest spares the puts.
+    changed.oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    let proxy = Proxy::before(&moto.url, |_, _, _| Fault::None);
+    let based = [&CONVERT[..], &["--no-cache", "--base", "app.cpm"]].concat();
+    let based = json(&moto.coldpress_via(&proxy.url, "converter", &based));
+    assert_eq!((&based["root_digest"], &based["put_chunks"]), (&again["root_digest"], &0.into()));
+    assert!(proxy.seen().len() <= 3, "the question at the start and the manifest: {:?}", proxy.seen());
+    // A manifest of another bucket says nothing of this one.
+    let elsewhere = ["convert", "oci:app", "--store", "s3://chunks/q", "-o", "q.cpm", "--base", "app.cpm"];
+    let refused = moto.coldpress("converter", &elsewhere);
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        message.contains("its chunks are in s3://chunks/p, those of this conversion go to s3://chunks/q"),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_a_conversion_saw_stored_is_not_sent_again() {
     let moto = moto_with(10);
     let first = json(&moto.coldpress("converter", &CONVERT));
@@ -147,6 +193,44 @@ fn what_a_conversion_saw_stored_is_not_sent_again() {
     assert_eq!((&other["known_chunks"], &other["claimed_chunks"]), (&0.into(), &0.into()));
     assert_eq!(other["image_digest"], first["image_digest"]);
     assert_ne!(other["root_digest"], first["root_digest"]);
+}
+
+#[test]
+fn ten_processes_with_one_cache_put_what_they_share_once() {
+    let moto = Moto::start();
+    let images: Vec<Image> = (0..10u8)
+        .map(|number| {
+            let mut image = image(20);
+            image.layers[1] = Layer::new().file("greeting", &[number]);
+            image.oci_layout(&moto.bench.path(&format!("app{number}")), Packing::Gzip);
+            image
+        })
+        .collect();
+    let proxy = Proxy::before(&moto.url, |_, _, _| Fault::None);
+    let running: Vec<_> = (0..images.len())
+        .map(|number| {
+            let mut command = moto.command(env!("CARGO_BIN_EXE_coldpress"), &proxy.url, "converter");
+            command.args(["convert", &format!("oci:app{number}"), "-o", &format!("app{number}.cpm"), "--json"]);
+            command.args(["--store", "s3://chunks/p", "--uploads", "8"]);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let reports: Vec<Value> = running.into_iter().map(|child| json(&child.wait_with_output().unwrap())).collect();
+    let mut times = std::collections::BTreeMap::<String, usize>::new();
+    for seen in proxy.seen().into_iter().filter(|seen| seen.path.starts_with("/chunks/p/main/")) {
+        *times.entry(seen.path).or_default() += 1;
+    }
+    // Each asks first, by an object of its own, whether puts are kept.
+    times.remove(&proxy.seen()[0].path);
+    let sent: usize = times.values().sum();
+    // One that waits for another too long puts by itself.
+    assert!(sent * 10 <= times.len() * 11, "{sent} puts of {} chunks: {times:?}", times.len());
+    for (number, (image, report)) in images.iter().zip(&reports).enumerate() {
+        let local = moto.bench.convert(image, &format!("local{number}"), &[]);
+        assert_eq!(report["root_digest"], local["root_digest"]);
+        let verify = ["verify", &format!("app{number}.cpm"), "--store", "s3://chunks/p", "--json"];
+        assert_eq!(json(&moto.coldpress("reader", &verify))["verified"], true);
+    }
 }
 
 /// One request in ten fails, one put in a hundred is done and its answer lost.
@@ -206,6 +290,14 @@ fn a_store_that_never_answers_is_given_up_soon_and_safe_to_ask_again() {
     stdout(&moto.coldpress("converter", &CONVERT));
 }
 
+/// Bytes of what the cache knows to be stored.
+fn noted(moto: &Moto) -> u64 {
+    let Ok(entries) = std::fs::read_dir(moto.bench.path("home/.cache/coldpress")) else { return 0 };
+    let entries = entries.map(|entry| entry.unwrap());
+    let puts = entries.filter(|entry| entry.file_name().to_str().unwrap().starts_with("puts-"));
+    puts.map(|entry| entry.metadata().unwrap().len()).sum()
+}
+
 #[test]
 fn what_was_interrupted_sends_only_what_is_missing() {
     let moto = moto_with(40);
@@ -217,10 +309,12 @@ fn what_was_interrupted_sends_only_what_is_missing() {
     });
     let mut first =
         moto.command(env!("CARGO_BIN_EXE_coldpress"), &proxy.url, "converter").args(CONVERT).spawn().unwrap();
-    while proxy.seen().iter().filter(|seen| seen.status == 200).count() < 20 {
-        std::thread::sleep(Duration::from_millis(20));
+    // Until what was answered is noted: nothing more comes.
+    let mut before = 0;
+    while proxy.seen().iter().filter(|seen| seen.status == 200).count() < 20 || noted(&moto) != before {
+        before = noted(&moto);
+        std::thread::sleep(Duration::from_secs(1));
     }
-    std::thread::sleep(Duration::from_millis(200));
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(!moto.bench.path("app.cpm").exists());

@@ -4,20 +4,25 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use coldpress::crypto::Codec;
+use coldpress::digest::Sha256;
 use coldpress::doctor::Role;
+use coldpress::registry::{ParseRegistryRefError, RegistryRef};
 use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
 use crate::sealing::{PutArgs, SaltArgs};
-use crate::shared::keys::{KeyArgs, KeyRef, ManifestArgs, Source, StoreArgs};
-use crate::size::{Share, Size};
+use crate::shared::keys::{KeyArgs, KeyRef, StoreArgs};
+use crate::shared::manifests::{ManifestArgs, ManifestRef, RegistryArgs, Source};
+use crate::shared::pages::{CompletionsArgs, ManArgs};
+use crate::shared::size::Size;
+use crate::size::Share;
 
 /// Turns a container image into one sealed, chunked, lazily readable ext4 disk
 ///
 /// An image is flattened into one block image, cut in chunks of 512 KiB, each sealed under a key made of its own content
 /// and put in a store. The block manifest names the chunks; only the key file opens it. `coldread` reads the result.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 a verification found a difference, 4 a service is unavailable (safe to repeat).
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 a verification or a comparison found a difference, 4 a service is unavailable (safe to repeat).
 #[derive(Debug, Parser)]
 #[command(name = "coldpress", version, max_term_width = 100)]
 pub struct Cli {
@@ -37,13 +42,17 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Keygen(KeygenArgs),
-    Convert(ConvertArgs),
+    Convert(Box<ConvertArgs>),
     Verify(VerifyArgs),
     Inspect(InspectArgs),
+    Diff(DiffArgs),
     Export(ExportArgs),
     Rewrap(RewrapArgs),
+    Profile(ProfileArgs),
     Scrub(ScrubArgs),
     Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Make a key file: a wrapping key, and the salt of a dedup scope
@@ -99,7 +108,7 @@ impl ThreadArgs {
     after_help = "Example:\n  docker save app -o app.tar\n  coldpress convert docker-archive:app.tar --store ./store --key file:coldpress.key -o app.cpm"
 )]
 pub struct ConvertArgs {
-    /// The image: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF] or tar:FILE (a root file system)
+    /// The image: docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], docker-daemon:REF or tar:FILE (a root file system)
     #[arg(value_name = "IMAGE")]
     pub image: ImageRef,
 
@@ -116,8 +125,23 @@ pub struct ConvertArgs {
     pub salt: SaltArgs,
 
     /// Where to write the block manifest
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "heal"])]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "heal", "push"])]
     pub output: Option<PathBuf>,
+
+    /// Put the block manifest into this repository, beside the image: docker://REPOSITORY[:TAG]
+    ///
+    /// It becomes an OCI artifact whose subject is the image, so that every command finds it by docker://IMAGE. A tag that names the
+    /// image there stays what it is; any other becomes the block manifest's own.
+    #[arg(long, value_name = "docker://REPOSITORY[:TAG]", value_parser = parse_push)]
+    pub push: Option<RegistryRef>,
+
+    /// Append a summary in Markdown to this file, for a CI job's page
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+
+    /// Append the results as lines of key=value to this file, as $GITHUB_OUTPUT has them
+    #[arg(long, value_name = "FILE")]
+    pub outputs: Option<PathBuf>,
 
     /// Which platform of a multi-platform image [default: the only one, else this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
@@ -127,7 +151,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "CODEC", default_value_t = Codec::DEFAULT)]
     pub compression: Codec,
 
-    /// Leave this much free for a writable mount; zeros are not stored
+    /// Leave this much free for who writes to it (`coldread mount --writable`); zeros are not stored
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub free: Size,
 
@@ -145,19 +169,35 @@ pub struct ConvertArgs {
 
     /// Put again what the store lost of this manifest's image: same recipe, root and application, nothing taken as known; it must
     /// come to the same root digest
-    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["output", "dry_run", "compression", "free", "root", "application", "platform"])]
-    pub heal: Option<PathBuf>,
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["output", "dry_run", "compression", "free", "root", "application", "platform", "base", "max_new_bytes", "push", "summary", "outputs"])]
+    pub heal: Option<ManifestRef>,
 
-    /// Do everything but put and write: all figures, nothing stored
+    /// Plan: do everything but put and write
+    ///
+    /// With a store, the figures say what would be put there, as far as a directory shows it and, for a service, the cache and --base
+    /// know it: no right to the store is needed, and nothing is asked. Layers that the cache knows are not read.
     #[arg(long)]
     pub dry_run: bool,
 
-    /// With --dry-run: count as new only chunks that this manifest does not name
-    #[arg(long, value_name = "MANIFEST", requires = "dry_run")]
-    pub against: Option<PathBuf>,
+    /// Take the chunks that this manifest names as stored, where no cache survived; it must be of the same store, root and dedup scope,
+    /// and still be published
+    #[arg(long, value_name = "MANIFEST")]
+    pub base: Option<ManifestRef>,
+
+    /// Fail (with 3) where the image needs more new bytes in the store than this
+    #[arg(long, value_name = "SIZE")]
+    pub max_new_bytes: Option<Size>,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 
     #[command(flatten)]
     pub threads: ThreadArgs,
+}
+
+fn parse_push(text: &str) -> Result<RegistryRef, String> {
+    let name = text.strip_prefix("docker://").ok_or_else(|| "not of the form docker://REPOSITORY[:TAG]".to_owned())?;
+    name.parse().map_err(|error: ParseRegistryRefError| error.to_string())
 }
 
 /// Prove that a store holds the image whole, or that a source image gives the same manifest
@@ -201,6 +241,50 @@ pub struct InspectArgs {
     pub key: KeyArgs,
 }
 
+/// Compare two images: chunks, layers, files, and why each new chunk is new
+///
+/// Chunks and layers are told by the manifests. With the stores of both (named by --store, or directories that the manifests say),
+/// the metadata of both images is read, and of files the bytes whose chunks differ. Says of every chunk that B has and A has not
+/// what made it new. Ends with 0 where nothing differs, with 3 where something does.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  coldpress diff app-1.cpm app-2.cpm\n  coldpress diff app-1.cpm app-2.cpm --store s3://chunks/prod --json"
+)]
+pub struct DiffArgs {
+    /// The block manifest that was before
+    #[arg(value_name = "A")]
+    pub a: ManifestRef,
+
+    /// The block manifest that came after
+    #[arg(value_name = "B")]
+    pub b: ManifestRef,
+
+    /// Refuse an A of any other root digest
+    #[arg(long, value_name = "sha256:HEX")]
+    pub expect_a: Option<Sha256>,
+
+    /// Refuse a B of any other root digest
+    #[arg(long, value_name = "sha256:HEX")]
+    pub expect_b: Option<Sha256>,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+
+    /// Compare manifests only; no store is asked
+    #[arg(long)]
+    pub no_files: bool,
+
+    /// Show every file and every chunk, not the first few
+    #[arg(long)]
+    pub all: bool,
+}
+
 /// Write the block image as a sparse file
 ///
 /// The file can be mounted (`mount -o loop,ro FILE DIR`), checked (`e2fsck -fn FILE`) and booted from.
@@ -241,6 +325,36 @@ pub struct RewrapArgs {
     pub output: PathBuf,
 }
 
+/// Attach what a start read to a block manifest
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    #[command(subcommand)]
+    pub command: ProfileCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    Attach(AttachArgs),
+}
+
+/// Put a profile beside a block manifest, where `coldread` finds it and fetches what it names before it is asked for
+///
+/// `coldread profile record` writes profiles. One of an earlier version of the image serves as well: its chunks are found by their
+/// names. It says no more of an image than who watches the store sees.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  coldread profile record app.cpm -o start.profile -- chroot {} python3 -c 'import numpy'\n  coldpress profile attach app.cpm start.profile"
+)]
+pub struct AttachArgs {
+    /// The block manifest's file; the profile becomes MANIFEST.profile. Of one in a registry, readers are given it by --profile
+    #[arg(value_name = "MANIFEST")]
+    pub manifest: ManifestRef,
+
+    /// The profile
+    #[arg(value_name = "PROFILE")]
+    pub profile: PathBuf,
+}
+
 /// Look whether a store still has what manifests name
 ///
 /// Needs no key: of each chunk that is named in clear, it is asked whether it is there and whether its bytes hash to its name.
@@ -252,7 +366,10 @@ pub struct RewrapArgs {
 pub struct ScrubArgs {
     /// The block manifests whose chunks are looked at
     #[arg(value_name = "MANIFEST", required_unless_present = "all")]
-    pub manifests: Vec<PathBuf>,
+    pub manifests: Vec<ManifestRef>,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 
     /// Look at the chunks of every manifest that the store has under --root; needs the right to list
     #[arg(long, conflicts_with = "manifests")]

@@ -8,6 +8,7 @@ mod sealing;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod size;
+mod sources;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

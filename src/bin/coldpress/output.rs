@@ -1,17 +1,19 @@
 //! What `coldpress` prints: results on standard output, progress and warnings on standard error, files whole or not at all.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use coldpress::progress::{Progress, Silent, Stage};
-use coldpress::whole_file::{WholeFile, open_directory};
 use coldpress::{Error, ErrorKind};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use crate::args::Cli;
+use crate::shared::files::directory_of;
 use crate::size::show;
 
 /// How often plain lines tell of progress where there is no terminal.
@@ -23,7 +25,22 @@ pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Err
     if cli.quiet && !cli.json {
         return Ok(());
     }
-    std::io::stdout().write_all(out.as_bytes()).map_err(|error| Error::io("standard output", error))
+    print(&out)
+}
+
+/// The same for what is long: only what is printed is made, and JSON goes out row by row.
+pub fn long_result(cli: &Cli, text: impl FnOnce() -> String, json: &impl Serialize) -> Result<(), Error> {
+    if !cli.json {
+        return if cli.quiet { Ok(()) } else { print(&text()) };
+    }
+    let fail = |error| Error::io("standard output", error);
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, json).map_err(|error| fail(error.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(fail)
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::io("standard output", error))
 }
 
 /// Bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
@@ -32,39 +49,49 @@ pub fn progress(cli: &Cli) -> Box<dyn Progress> {
         return Box::new(Silent);
     }
     if std::io::stderr().is_terminal() {
-        return Box::new(Bars(Mutex::new(None)));
+        return Box::new(Bars::default());
     }
-    Box::new(Lines(Mutex::new(None)))
+    Box::new(Lines::default())
 }
 
-struct Bars(Mutex<Option<ProgressBar>>);
+/// A bar for each stage that is under way, and each layer.
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    bars: Mutex<BTreeMap<Stage, ProgressBar>>,
+}
 
 impl Progress for Bars {
     fn begin(&self, stage: Stage, total: u64) {
-        let style = ProgressStyle::with_template(
-            "{prefix:7} {wide_bar} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13} {eta:>4}",
-        );
-        let bar = ProgressBar::new(total).with_prefix(stage.to_string());
-        bar.set_style(style.expect("the template is of the form"));
-        *self.0.lock().expect("no thread panics with it") = Some(bar);
+        let template = match (stage, total) {
+            (_, 0) => "{prefix:10} {spinner} {bytes:>11} {bytes_per_sec:>29}",
+            (Stage::Layer(_), _) => "{prefix:10} {wide_bar:.dim} {bytes:>11} of {total_bytes:11} {percent:>18} %",
+            _ => "{prefix:10} {wide_bar} {bytes:>11} of {total_bytes:11} {bytes_per_sec:>13} {eta:>6}",
+        };
+        let bar = self.all.add(ProgressBar::new(total).with_prefix(stage.to_string()));
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is of the form"));
+        self.bars.lock().expect("no thread panics with it").insert(stage, bar);
     }
 
-    fn advance(&self, _: Stage, bytes: u64) {
-        if let Some(bar) = &*self.0.lock().expect("no thread panics with it") {
+    fn advance(&self, stage: Stage, bytes: u64) {
+        if let Some(bar) = self.bars.lock().expect("no thread panics with it").get(&stage) {
             bar.inc(bytes);
         }
     }
 
-    fn end(&self, _: Stage) {
-        if let Some(bar) = self.0.lock().expect("no thread panics with it").take() {
+    fn end(&self, stage: Stage) {
+        if let Some(bar) = self.bars.lock().expect("no thread panics with it").remove(&stage) {
             bar.finish_and_clear();
+            self.all.remove(&bar);
         }
     }
 
     fn warn(&self, message: &str) {
-        match &*self.0.lock().expect("no thread panics with it") {
-            Some(bar) => bar.println(format!("coldpress: warning: {message}")),
-            None => warning(message),
+        // Without a bar, nothing would be printed.
+        if self.bars.lock().expect("no thread panics with it").is_empty() {
+            warning(message);
+        } else {
+            let _ = self.all.println(format!("coldpress: warning: {message}"));
         }
     }
 }
@@ -72,29 +99,40 @@ impl Progress for Bars {
 struct Running {
     done: u64,
     total: u64,
+    begun: Instant,
     told: Instant,
 }
 
-struct Lines(Mutex<Option<Running>>);
+/// A line for each stage every few seconds; layers are told of with theirs.
+#[derive(Default)]
+struct Lines(Mutex<BTreeMap<Stage, Running>>);
 
 impl Progress for Lines {
-    fn begin(&self, _: Stage, total: u64) {
-        *self.0.lock().expect("no thread panics with it") = Some(Running { done: 0, total, told: Instant::now() });
+    fn begin(&self, stage: Stage, total: u64) {
+        let now = Instant::now();
+        let running = Running { done: 0, total, begun: now, told: now };
+        self.0.lock().expect("no thread panics with it").insert(stage, running);
     }
 
     fn advance(&self, stage: Stage, bytes: u64) {
-        if let Some(running) = &mut *self.0.lock().expect("no thread panics with it") {
-            running.done += bytes;
-            if running.told.elapsed() >= INTERVAL {
-                running.told = Instant::now();
-                let line = format!("coldpress: {stage}: {} of {}\n", show(running.done), show(running.total));
-                let _ = std::io::stderr().write_all(line.as_bytes());
-            }
+        let mut stages = self.0.lock().expect("no thread panics with it");
+        let Some(running) = stages.get_mut(&stage) else { return };
+        running.done += bytes;
+        if matches!(stage, Stage::Layer(_)) || running.told.elapsed() < INTERVAL {
+            return;
         }
+        running.told = Instant::now();
+        let mut line = format!("coldpress: {stage}: {}", running.shown());
+        if stage == Stage::Layers {
+            let layers = stages.iter().filter(|(stage, _)| matches!(stage, Stage::Layer(_)));
+            line.extend(layers.map(|(layer, running)| format!("; {layer} {}", running.share())));
+        }
+        line.push('\n');
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
-    fn end(&self, _: Stage) {
-        *self.0.lock().expect("no thread panics with it") = None;
+    fn end(&self, stage: Stage) {
+        self.0.lock().expect("no thread panics with it").remove(&stage);
     }
 
     fn warn(&self, message: &str) {
@@ -102,20 +140,36 @@ impl Progress for Lines {
     }
 }
 
+impl Running {
+    fn shown(&self) -> String {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "for a person")]
+        let (done, left) = (self.done as f64, self.total.saturating_sub(self.done) as f64);
+        let rate = done / seconds.max(0.001);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for a person")]
+        let shown = (rate as u64, (left / rate.max(1.0)).ceil() as u64);
+        match self.total {
+            0 => format!("{}, {}/s", show(self.done), show(shown.0)),
+            total => format!("{} of {}, {}/s, {} s left", show(self.done), show(total), show(shown.0), shown.1),
+        }
+    }
+
+    fn share(&self) -> String {
+        match self.total {
+            0 => show(self.done),
+            total => format!("{} %", self.done.saturating_mul(100) / total),
+        }
+    }
+}
+
 fn warning(message: &str) {
     let _ = writeln!(std::io::stderr(), "coldpress: warning: {message}");
 }
 
-/// Makes the file `path` of what `fill` writes into it, in place of what is there, whole or not at all.
-pub fn write_whole(path: &Path, fill: impl FnOnce(&File) -> Result<(), Error>) -> Result<(), Error> {
-    let fail = |error| Error::file(path, error);
-    let Some(name) = path.file_name() else {
-        return Err(Error::new(ErrorKind::Input, format!("{}: not the name of a file", path.display())));
-    };
-    let directory = open_directory(directory_of(path)).map_err(fail)?;
-    let file = WholeFile::create(&directory, 0o666).map_err(fail)?;
-    fill(file.file())?;
-    file.replace(Path::new(name)).map_err(fail)
+/// Adds `text` to the file `path`, which others may add to.
+pub fn append(path: &Path, text: &str) -> Result<(), Error> {
+    let file = File::options().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Error::file(path, error))
 }
 
 /// Refuses at the start what could not be written at the end.
@@ -128,8 +182,4 @@ pub fn check_directory_of(path: &Path) -> Result<(), Error> {
         ErrorKind::NotFound,
         format!("{}: no such directory to write {} into", directory.display(), path.display()),
     ))
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

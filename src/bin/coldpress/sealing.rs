@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use coldpress::cache::Cache;
 use coldpress::crypto::{KeyFile, KeyWrap, Salt};
 use coldpress::progress::Progress;
-use coldpress::store::{Known, PutIfAbsent, RootId, StoreUrl, open_put};
+use coldpress::store::{Known, PutIfAbsent, RootId, Service, StoreUrl, open_put};
 use coldpress::{Error, ErrorKind};
 
-use crate::shared::failure::{Failure, chain};
+use crate::shared::failure::Failure;
 use crate::shared::keys::{KeyRef, KmsArgs, StoreArgs, environment};
+use crate::shared::size::Size;
 
 /// Which dedup scope, for commands that seal.
 #[derive(Debug, Clone, Args)]
@@ -53,12 +55,19 @@ pub struct PutArgs {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     uploads: u16,
 
-    /// Where to note which chunks a service has, so that they are not sent again; safe to delete [default: $COLDPRESS_CACHE,
-    /// else coldpress in $XDG_CACHE_HOME or ~/.cache]
+    /// Where to keep what was learned of layers and stores, so that it is not learned again [default: $COLDPRESS_CACHE, else
+    /// coldpress in $XDG_CACHE_HOME or ~/.cache]
+    ///
+    /// Safe to keep between CI runs, to share between processes, and to delete. It holds neither salt nor key nor any file's bytes,
+    /// and opens under the salt alone.
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     cache: Option<PathBuf>,
 
-    /// Neither read nor write such a note
+    /// Most bytes that the cache keeps; what was not used for longest goes first
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    cache_max: Size,
+
+    /// Neither read nor write a cache
     #[arg(long)]
     no_cache: bool,
 }
@@ -69,29 +78,21 @@ impl PutArgs {
         Ok(open_put(url, &store.settings(self.uploads.into())?, root)?)
     }
 
-    /// What an earlier conversion saw stored there, where the store is a service and there is a cache.
-    pub fn known(
-        &self,
-        store: &StoreArgs,
-        url: &StoreUrl,
-        root: &RootId,
-        salt: &Salt,
-        progress: &dyn Progress,
-    ) -> Result<Option<Known>, Failure> {
-        let StoreUrl::Bucket(url) = url else { return Ok(None) };
+    /// What earlier conversions learned, where there is a place for it.
+    pub fn cache(&self, salt: &Salt, progress: &dyn Progress) -> Result<Option<Cache>, Failure> {
         let Some((directory, named)) = self.directory()? else { return Ok(None) };
-        match Known::open(&directory, url, store.settings(1)?.endpoint.as_deref(), root, salt) {
-            Ok(known) => Ok(Some(known)),
-            Err(error) if named => Err(error.into()),
-            // A machine without a home to write to sends all, and is none the worse.
+        match Cache::open(&directory, salt, self.cache_max.0) {
+            Ok(cache) => Ok(Some(cache)),
+            Err(error) if named => Err(error.within("cache").into()),
+            // A machine without a home to write to learns nothing, and is none the worse.
             Err(error) => {
-                progress.warn(&format!("no cache: {}", chain(&error)));
+                progress.warn(&format!("no cache: {}", error.chain()));
                 Ok(None)
             }
         }
     }
 
-    /// Where notes are, and whether someone named it.
+    /// Where the cache is, and whether someone named it.
     fn directory(&self) -> Result<Option<(PathBuf, bool)>, Failure> {
         if self.no_cache {
             return Ok(None);
@@ -108,4 +109,25 @@ impl PutArgs {
             None => base()?.map(|base| (base.join("coldpress"), false)),
         })
     }
+}
+
+/// What the cache knows of the store at `url`; a directory is asked itself.
+pub fn known_puts<'a>(
+    store: &StoreArgs,
+    url: &StoreUrl,
+    root: &RootId,
+    salt: &Salt,
+    cache: Option<&'a Cache>,
+) -> Result<Option<Known<'a>>, Failure> {
+    let (StoreUrl::Bucket(url), Some(cache)) = (url, cache) else { return Ok(None) };
+    let mut place = store.settings(1)?.endpoint.unwrap_or_default();
+    if url.service == Service::Azure {
+        // Containers of one name are in many accounts.
+        let (account, endpoint) = (environment("AZURE_STORAGE_ACCOUNT_NAME")?, environment("AZURE_STORAGE_ENDPOINT")?);
+        if account.is_none() && endpoint.is_none() {
+            return Ok(None);
+        }
+        place = format!("{place}\n{}\n{}", account.unwrap_or_default(), endpoint.unwrap_or_default());
+    }
+    Ok(Some(Known::open(cache, url, Some(&place), root, salt)))
 }

@@ -1,24 +1,8 @@
-//! Sizes as people write and read them: bytes, or KiB, MiB, GiB, TiB.
+//! Sizes as people read them, and shares.
 
 use std::str::FromStr;
 
-const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-
-/// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let error = || format!("`{text}` is not a size; use a number of bytes, or one with KiB, MiB, GiB or TiB");
-        let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
-        let (number, bytes) = unit.unwrap_or((text, 1));
-        let number: u64 = number.trim().parse().map_err(|_| error())?;
-        number.checked_mul(bytes).map(Self).ok_or_else(error)
-    }
-}
+use crate::shared::size::UNITS;
 
 /// A share of 2^32, written in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_and_shown() {
-        assert_eq!("16MiB".parse(), Ok(Size(16 << 20)));
-        assert_eq!("4096".parse(), Ok(Size(4096)));
-        assert_eq!("1 GiB".parse(), Ok(Size(1 << 30)));
-        for bad in ["", "MiB", "-1", "1.5GiB", "1MB", "99999999999TiB"] {
-            assert!(bad.parse::<Size>().is_err(), "{bad}");
-        }
+    fn sizes_are_shown() {
         assert_eq!([show(0), show(1023), show(1536), show(268_435_456)], ["0 B", "1023 B", "1.5 KiB", "256.0 MiB"]);
     }
 }

@@ -3,8 +3,12 @@
 
 mod args;
 mod commands;
+mod reading;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod sockets;
+mod telling;
+mod zone;
 
 use std::process::ExitCode;
 

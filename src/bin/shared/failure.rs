@@ -1,13 +1,16 @@
 //! From an error to what a person reads and what a script sees.
 //!
-//! Exit codes, stable: 0 done, 1 failed, 2 usage, 3 a verification found a difference, 4 a service is unavailable and the
-//! command is safe to repeat.
+//! Exit codes, stable: 0 done, 1 failed, 2 usage, 3 a verification or a comparison found a difference, 4 a service is
+//! unavailable and the command is safe to repeat.
 
 use std::error::Error as _;
 use std::io::Write;
 use std::process::ExitCode;
 
 use coldpress::{Error, ErrorKind};
+
+/// The exit code of what is not the same.
+pub const DIFFERENCE: u8 = 3;
 
 /// How a command ends that did not simply succeed.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Input => Some("what is named here is not as it must be; correct it"),
         ErrorKind::Unsupported => Some("this cannot be done with what is named here; change it, or leave it out"),
         ErrorKind::NotFound => Some("check the name, and where it should be"),
+        ErrorKind::Full => Some("allow more, or write less"),
         ErrorKind::Internal => Some("this is a defect of coldpress; please report it with the command"),
         _ => None,
     }
@@ -42,16 +46,16 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
 
 fn code(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::Difference => 3,
+        ErrorKind::Difference => DIFFERENCE,
         ErrorKind::Unavailable => 4,
         _ => 1,
     }
 }
 
 /// Ends the program `name`: prints what went wrong and yields the exit code.
-pub fn finish(name: &str, result: CommandResult) -> ExitCode {
+pub fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
     let (message, hint, code) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(code) => return code,
         Err(Failure::Usage(message)) => (message, Some("see --help"), 2),
         Err(Failure::Error(error)) => {
             // A reader that went away, such as `head`, is no failure.
@@ -62,7 +66,7 @@ pub fn finish(name: &str, result: CommandResult) -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            (chain(&error), hint(error.kind()), code(error.kind()))
+            (error.chain(), hint(error.kind()), code(error.kind()))
         }
     };
     // Names in it come from outside; a terminal shall not act on them.
@@ -74,16 +78,4 @@ pub fn finish(name: &str, result: CommandResult) -> ExitCode {
     }
     let _ = std::io::stderr().write_all(out.as_bytes());
     ExitCode::from(code)
-}
-
-/// The error and its causes in one line.
-pub fn chain(error: &Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        message.push_str(": ");
-        message.push_str(&next.to_string());
-        cause = next.source();
-    }
-    message
 }

@@ -1,8 +1,6 @@
-//! Where the key, the store and the block manifest are: options first, then the environment, then what is at hand.
+//! Where the key and the store are: options first, then the environment, then what is at hand.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,9 +8,7 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use coldpress::crypto::kms::KmsKey;
 use coldpress::crypto::{KeyFile, KeyWrap};
-use coldpress::digest::Sha256;
-use coldpress::manifest::v1::{HEAD_BYTES, MAX_BYTES};
-use coldpress::manifest::{BlockManifest, OpenManifest};
+use coldpress::manifest::OpenManifest;
 use coldpress::store::{Get, Settings, StoreUrl, open_get};
 use coldpress::{Error, ErrorKind};
 
@@ -205,70 +201,6 @@ impl StoreArgs {
         };
         Ok(open_get(&url, &self.settings(coldpress::store::IN_FLIGHT)?)?)
     }
-}
-
-/// Which block manifest.
-#[derive(Debug, Clone, Args)]
-pub struct ManifestArgs {
-    /// The block manifest, as `coldpress convert -o` wrote it
-    #[arg(value_name = "MANIFEST")]
-    pub manifest: PathBuf,
-
-    /// Refuse any manifest of another root digest
-    ///
-    /// Pins the image: without it, whoever can replace the file can put an older image in its place.
-    #[arg(long, value_name = "sha256:HEX")]
-    pub expect: Option<Sha256>,
-}
-
-impl ManifestArgs {
-    /// Reads it, still sealed.
-    pub fn read(&self) -> Result<BlockManifest, Failure> {
-        Ok(read_manifest(&self.manifest, self.expect)?)
-    }
-
-    /// Refuses to take a manifest's word for who made it, where anyone can have.
-    pub fn check_pinned(&self, key: &dyn KeyWrap) -> Result<(), Failure> {
-        if key.is_public() && self.expect.is_none() {
-            let message = "--expect sha256:… is needed with an age key: anyone who knows the recipient can make a manifest for it";
-            return Err(Failure::Usage(message.to_owned()));
-        }
-        Ok(())
-    }
-
-    /// Reads and opens it.
-    pub fn open(&self, key: &dyn KeyWrap) -> Result<OpenManifest, Failure> {
-        self.check_pinned(key)?;
-        let manifest = self.read()?;
-        Ok(manifest.open(key).map_err(|error| error.within(self.manifest.display()))?)
-    }
-}
-
-/// An image to read: its manifest, its chunks, and what opens them.
-#[derive(Debug, Clone, Args)]
-pub struct Source {
-    #[command(flatten)]
-    pub manifest: ManifestArgs,
-
-    #[command(flatten)]
-    pub store: StoreArgs,
-
-    #[command(flatten)]
-    pub key: KeyArgs,
-}
-
-/// Reads the block manifest `path`.
-pub fn read_manifest(path: &Path, expect: Option<Sha256>) -> Result<BlockManifest, Error> {
-    let fail = |error| Error::file(path, error);
-    let mut file = File::open(path).map_err(fail)?;
-    let mut bytes = Vec::new();
-    file.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(fail)?;
-    // No more than it says that it has, and one byte that must not be there.
-    let length = BlockManifest::length(&bytes).map_err(|error| error.within(path.display()))?;
-    file.take((length - HEAD_BYTES).min(MAX_BYTES) + 1).read_to_end(&mut bytes).map_err(fail)?;
-    BlockManifest::decode(&bytes)
-        .and_then(|manifest| manifest.expect(expect))
-        .map_err(|error| error.within(path.display()))
 }
 
 /// A variable of the environment.

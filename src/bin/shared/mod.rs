@@ -1,4 +1,9 @@
-//! What both programs do alike at the terminal: failures and exit codes, where keys and stores are.
+//! What both programs do alike at the terminal: failures and exit codes, where keys, stores and block manifests are, pages about
+//! themselves.
 
 pub mod failure;
+pub mod files;
 pub mod keys;
+pub mod manifests;
+pub mod pages;
+pub mod size;

@@ -4,6 +4,7 @@
 //! those below it, the zones' starts on the tier alone. What a later layer hides keeps its place and reads as zeros.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::spec::{
     BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, INODES_PER_BLOCK,
@@ -12,7 +13,7 @@ use super::spec::{
 use super::{dirblock, extent, xattr};
 use crate::fs::path::Display;
 use crate::fs::tree::{Content, Directory, InodeId, Kind, LayerIndex, Metadata, Tree};
-use crate::{Error, ErrorKind};
+use crate::{ChunkIndex, Error, ErrorKind};
 
 /// The layout epoch that this module writes. A change of any address or byte is a new epoch.
 pub const EPOCH: u16 = 1;
@@ -64,6 +65,59 @@ pub struct Segment {
     pub first_chunk: u32,
     /// How many chunks it takes.
     pub chunks: u32,
+}
+
+/// What a chunk of the device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Zone {
+    /// Superblock, group descriptors, bitmaps and the root's inode.
+    Header,
+    /// All other inodes.
+    InodeTable,
+    /// Directories' entries.
+    DirectoryBlocks,
+    /// Xattrs and extents that have no place in their inodes.
+    AttributeBlocks,
+    /// Bitmaps that have no place in the first chunk.
+    Bitmaps,
+    /// Files' bytes.
+    Data,
+}
+
+impl Zone {
+    /// What `chunk` of a device of `device_chunks` is for whose data starts at chunk `data`; `None` where this epoch has no data there.
+    #[must_use]
+    pub fn of(chunk: ChunkIndex, device_chunks: u32, data: u32) -> Option<Self> {
+        let tier = Tier::all().find(|tier| tier.blocks == u64::from(data) * u64::from(CHUNK_BLOCKS))?;
+        let table = table_start(device_chunks.div_ceil(BLOCKS_PER_GROUP / CHUNK_BLOCKS));
+        let [directories, attributes, bitmaps] = tier.zones().map(|block| u32::try_from(block).ok());
+        Some(Self::between(chunk, [table, directories?, attributes?, bitmaps?, data * CHUNK_BLOCKS]))
+    }
+
+    /// Of zones that start at these blocks.
+    fn between(chunk: ChunkIndex, [table, directories, attributes, bitmaps, data]: [u32; 5]) -> Self {
+        match chunk.0.saturating_mul(CHUNK_BLOCKS) {
+            block if block < table.next_multiple_of(CHUNK_BLOCKS) => Self::Header,
+            block if block < directories => Self::InodeTable,
+            block if block < attributes => Self::DirectoryBlocks,
+            block if block < bitmaps => Self::AttributeBlocks,
+            block if block < data => Self::Bitmaps,
+            _ => Self::Data,
+        }
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header => "superblock, group descriptors, bitmaps and the root's inode",
+            Self::InodeTable => "inode table",
+            Self::DirectoryBlocks => "directory blocks",
+            Self::AttributeBlocks => "xattr and extent blocks",
+            Self::Bitmaps => "bitmaps",
+            Self::Data => "data",
+        })
+    }
 }
 
 /// A directory's blocks: those it had with its layer alone, and those that later layers added elsewhere.
@@ -225,28 +279,23 @@ impl<'t> Layout<'t> {
 
     /// Whether a chunk holds files' bytes and not metadata.
     #[must_use]
-    pub fn is_data(&self, chunk: crate::ChunkIndex) -> bool {
-        chunk.0 >= self.geometry.data / CHUNK_BLOCKS
+    pub fn is_data(&self, chunk: ChunkIndex) -> bool {
+        self.zone_of(chunk) == Zone::Data
+    }
+
+    fn zone_of(&self, chunk: ChunkIndex) -> Zone {
+        let Geometry { inode_table, directories, attributes, bitmaps, data, .. } = self.geometry;
+        Zone::between(chunk, [inode_table, directories, attributes, bitmaps, data])
     }
 
     /// What a chunk holds, for a person: the paths of the files in it, or the name of the metadata.
     #[must_use]
-    pub fn contents_of(&self, chunk: crate::ChunkIndex) -> Vec<String> {
-        let geometry = &self.geometry;
-        let first = chunk.0 * CHUNK_BLOCKS;
-        let zone = match first {
-            b if b < geometry.inode_table.next_multiple_of(CHUNK_BLOCKS) => {
-                "superblock, group descriptors, bitmaps and the root's inode"
-            }
-            b if b < geometry.directories => "inode table",
-            b if b < geometry.attributes => "directory blocks",
-            b if b < geometry.bitmaps => "xattr and extent blocks",
-            b if b < geometry.data => "bitmaps",
-            _ => "",
-        };
-        if !zone.is_empty() {
-            return vec![zone.to_owned()];
+    pub fn contents_of(&self, chunk: ChunkIndex) -> Vec<String> {
+        let zone = self.zone_of(chunk);
+        if zone != Zone::Data {
+            return vec![zone.to_string()];
         }
+        let first = chunk.0 * CHUNK_BLOCKS;
         let ids = self.with_data_in(BlockAddr(first), BlockAddr(first + CHUNK_BLOCKS));
         let mut paths = Vec::new();
         self.tree.walk(&mut |path, id| {
@@ -525,6 +574,11 @@ impl Tier {
         Self::all().find(|tier| tier.blocks == u64::from(geometry.data)).expect("every geometry is made from a tier")
     }
 
+    /// The blocks at which directory blocks, attribute blocks and further bitmaps start.
+    fn zones(self) -> [u64; 3] {
+        [TABLE_PARTS, DIRECTORY_PARTS, ATTRIBUTE_PARTS].map(|parts| self.blocks * parts / 64)
+    }
+
     /// The geometry in this tier, `None` where something does not fit its zone.
     fn fit(
         self,
@@ -534,9 +588,7 @@ impl Tier {
         placement: &Placement,
         free: u64,
     ) -> Result<Option<Geometry>, LayoutError> {
-        let table_end = self.blocks * TABLE_PARTS / 64;
-        let directories_end = self.blocks * DIRECTORY_PARTS / 64;
-        let attributes_end = self.blocks * ATTRIBUTE_PARTS / 64;
+        let [table_end, directories_end, attributes_end] = self.zones();
         let directory_blocks = directories.iter().map(DirectoryPlan::end).max().unwrap_or(0);
         let attribute_blocks: u64 = attributes.iter().map(|&(_, blocks)| u64::from(blocks)).sum();
         if directories.len() as u64 > self.directories
@@ -630,7 +682,6 @@ const _: () = assert!((TIER_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ChunkIndex;
     use crate::fs::tree::{Data, Inode, Run};
 
     const CHUNK: u64 = crate::CHUNK_SIZE as u64;
@@ -779,5 +830,20 @@ mod tests {
         let files = [128, 129, 130, 131].map(|chunk| holds(chunk).join(" "));
         assert_eq!(files, ["a", "b", "b", "b c"]);
         assert!(!layout.is_data(ChunkIndex(127)) && layout.is_data(ChunkIndex(128)));
+    }
+    /// From device and data alone as from the layout, in each tier and past 480 GiB.
+    #[test]
+    fn a_zone_is_told_by_where_the_data_starts() {
+        for (tree, free) in
+            [(tree(&[("a", 5)]), 0), (of((0..8_192).map(|_| directory(0, 1))), 0), (tree(&[]), 481 << 30)]
+        {
+            let layout = Layout::new(&tree, free).unwrap();
+            let chunks = u32::try_from(layout.device_bytes() / CHUNK).unwrap();
+            let data = layout.geometry.data / CHUNK_BLOCKS;
+            for chunk in (0..data + 2).map(ChunkIndex) {
+                assert_eq!(Zone::of(chunk, chunks, data), Some(layout.zone_of(chunk)), "{chunk:?} of {chunks}");
+            }
+        }
+        assert_eq!([127, 129, 256].map(|data| Zone::of(ChunkIndex(0), 1_000, data)), [None; 3]);
     }
 }

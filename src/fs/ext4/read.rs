@@ -45,6 +45,21 @@ pub enum FileType {
     Fifo,
 }
 
+impl FileType {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::CharDevice(_) => "character device",
+            Self::BlockDevice(_) => "block device",
+            Self::Fifo => "pipe",
+        }
+    }
+}
+
 /// What `stat` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -168,13 +183,8 @@ impl<'d> Ext4<'d> {
     /// # Errors
     /// `Corrupt` where it is none.
     pub fn node(&self, ino: InodeNumber) -> Result<Node> {
-        if ino.0 == 0 || ino.0 > self.inodes {
-            return Err(corrupt(format!("no inode {}", ino.0)));
-        }
-        let (group, index) = ((ino.0 - 1) / self.inodes_per_group, (ino.0 - 1) % self.inodes_per_group);
-        let at = self.tables[group as usize].byte_offset() + u64::from(index) * u64::from(INODE_SIZE);
         let mut bytes = [0; INODE];
-        self.device.read_at(at, &mut bytes)?;
+        self.device.read_at(self.inode_offset(ino)?, &mut bytes)?;
         let damaged = || corrupt(format!("inode {} is damaged", ino.0));
         let raw = RawInode::decode(ino, &bytes).ok_or_else(damaged)?;
         let file_type = match raw.mode & S_IFMT {
@@ -189,6 +199,18 @@ impl<'d> Ext4<'d> {
         let RawInode { mode, uid, gid, size, sectors, links, mtime, .. } = raw;
         let stat = Stat { ino, file_type, mode: mode & 0o7777, uid, gid, size, sectors, links, mtime };
         Ok(Node { stat, raw })
+    }
+
+    /// Where the inode `ino` stands on the device.
+    ///
+    /// # Errors
+    /// `Corrupt` where there is none.
+    pub fn inode_offset(&self, ino: InodeNumber) -> Result<u64> {
+        if ino.0 == 0 || ino.0 > self.inodes {
+            return Err(corrupt(format!("no inode {}", ino.0)));
+        }
+        let (group, index) = ((ino.0 - 1) / self.inodes_per_group, (ino.0 - 1) % self.inodes_per_group);
+        Ok(self.tables[group as usize].byte_offset() + u64::from(index) * u64::from(INODE_SIZE))
     }
 
     /// The entries of a directory but `.` and `..`, by name.

@@ -5,22 +5,29 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coldpress::convert::{Converted, Counts, Options, convert};
+use coldpress::cache::Cache;
+use coldpress::convert::publish::Publication;
+use coldpress::convert::{Converted, Counts, Options, Target, convert};
 use coldpress::crypto::{KeyWrap, Salt};
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::layout::EPOCH;
-use coldpress::manifest::Clear;
-use coldpress::progress::Progress;
+use coldpress::manifest::{BlockManifest, Clear};
+use coldpress::registry::artifact::About;
 use coldpress::source::Platform;
-use coldpress::store::{KnownPuts, ObjectName, PutIfAbsent, StoreUrl};
+use coldpress::store::{Known, KnownPuts, ObjectName, Planned, PutIfAbsent, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
+use super::report::Report;
 use crate::args::{Cli, ConvertArgs, ThreadArgs};
 use crate::output;
+use crate::sealing::known_puts;
 use crate::shared::failure::{CommandResult, Failure};
-use crate::shared::keys::read_manifest;
-use crate::size::{Size, show};
+use crate::shared::files::write_whole;
+use crate::shared::manifests::ManifestRef;
+use crate::shared::size::Size;
+use crate::size::show;
+use crate::sources::{access, check_logins, read_manifest_for, registries};
 
 /// The longest application name; it is in every manifest and every request to a key service.
 const MAX_APPLICATION: usize = 256;
@@ -29,6 +36,8 @@ const MAX_APPLICATION: usize = 256;
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
+    let named = registries([&args.image], args.base.iter().chain(&args.heal));
+    check_logins(&args.registry, named.into_iter().chain(&args.push))?;
     if let Some(path) = &args.heal {
         return heal(cli, args, path);
     }
@@ -41,19 +50,28 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     if args.application.chars().any(char::is_control) {
         return Err(Failure::Usage("--application: has control characters".to_owned()));
     }
-    if let Some(path) = &args.output {
+    for path in [&args.output, &args.summary, &args.outputs].into_iter().flatten() {
         output::check_directory_of(path)?;
     }
-    let known = args.against.as_deref().map(|path| read_manifest(path, None)).transpose()?;
-    let known = known.map(|manifest| manifest.clear.names.into_iter().collect::<BTreeSet<_>>());
     let message = "no store: give --store or set COLDPRESS_STORE (or count only, with --dry-run)";
-    let url = match args.dry_run {
-        true => None,
-        false => Some(args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?),
-    };
+    let url = args.store.named()?;
+    let named = |base| base_names(args, base, &*key, &salt, url.as_ref());
+    let base = args.base.as_ref().map(named).transpose()?.unwrap_or_default();
+    if args.max_new_bytes.is_some() && url.is_none() && args.base.is_none() {
+        let message = "--max-new-bytes: nothing says what would be new; give --store, or --base MANIFEST";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    if url.is_none() && !args.dry_run {
+        return Err(Failure::Usage(message.to_owned()));
+    }
     let progress = output::progress(cli);
+    let cache = args.put.cache(&salt, &*progress)?;
     // Before any work: who may not wrap or put shall hear it now.
-    let store = url.as_ref().map(|url| open_store(args, url, &*key, &salt, &*progress)).transpose()?;
+    let open = |url| {
+        let known = known_puts(&args.store, url, &args.root, &salt, cache.as_ref())?;
+        open_store(args, url, &*key, known, &base)
+    };
+    let store = url.as_ref().map(open).transpose()?;
     if let Some(warning) = store.as_ref().and_then(|store| store.warning()) {
         progress.warn(&warning);
     }
@@ -66,40 +84,105 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         root: args.root.clone(),
         application: args.application.clone(),
         store_hint: url.as_ref().map(hint).unwrap_or_default(),
+        // A plan is told whole.
+        max_new_bytes: args.max_new_bytes.map(|size| size.0).filter(|_| !args.dry_run),
     };
-    let image = source::open(&args.image, args.platform.as_ref(), options.limits())?;
-    let converted = convert(&image, &salt, &options, store.as_deref(), &*progress)?;
-    if let (Some(store), Some(path)) = (&store, &args.output) {
+    let platform = args.platform.as_ref();
+    let image = source::open(&args.image, platform, &access(&args.registry)?, options.limits())?;
+    let publication = match &args.push {
+        Some(to) if !args.dry_run => Some(Publication::prepare(to, &image, platform, &args.registry.settings()?)?),
+        _ => None,
+    };
+    let target = Target { store: store.as_deref(), cache: cache.as_ref() };
+    let converted = convert(&image, &salt, &options, target, &*progress)?;
+    let mut artifact = None;
+    if let (Some(store), false) = (&store, args.dry_run) {
         if started.elapsed() > LONGEST {
             let message =
                 "the conversion took over 24 hours: chunks that it saw stored may have been collected; run it again";
             return Err(Error::new(ErrorKind::Unavailable, message).into());
         }
-        publish(&converted, &*key, &**store, path)?;
+        artifact = publish(&converted, &*key, &**store, publication.as_ref(), args.output.as_deref())?;
     }
-    let report = Report { args, converted: &converted, known: known.as_ref(), started };
-    Ok(output::result(cli, &report.text(), &report.json())?)
+    if let Some(error) = cache.as_ref().and_then(Cache::failure) {
+        progress.warn(&format!("the cache learns nothing: {}", error.chain()));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let report = Report { args, converted: &converted, base: &base, planned: url.is_some(), artifact, seconds };
+    if let Some(path) = &args.summary {
+        output::append(path, &report.markdown())?;
+    }
+    if let Some(path) = &args.outputs {
+        output::append(path, &report.key_values())?;
+    }
+    output::result(cli, &report.text(), &report.json())?;
+    match (args.max_new_bytes, report.new_chunks()) {
+        (Some(most), Some((_, bytes))) if bytes > most.0 => {
+            let message =
+                format!("the new chunks have {bytes} bytes, more than the {} that --max-new-bytes allows", most.0);
+            Err(Error::new(ErrorKind::Difference, message).into())
+        }
+        _ => Ok(()),
+    }
 }
 
-/// The putting half of the store, once it and the key said that they would serve.
-fn open_store(
+/// The chunks that `base` names, if it speaks for the same root, scope and, as far as the key tells, store.
+fn base_names(
+    args: &ConvertArgs,
+    base: &ManifestRef,
+    key: &dyn KeyWrap,
+    salt: &Salt,
+    url: Option<&StoreUrl>,
+) -> Result<BTreeSet<Sha256>, Failure> {
+    let manifest = read_manifest_for(args.platform.as_ref(), base, &args.registry, None)?;
+    // A key of a service is not asked: who converts need not be allowed to open.
+    if let (Some(url @ StoreUrl::Bucket(_)), Some(_)) = (url, key.salt())
+        && let Ok(open) = manifest.clone().open(key)
+    {
+        let (there, here) = (open.sealed.store, hint(url));
+        if there != here {
+            let message = format!("--base {base}: its chunks are in {there}, those of this conversion go to {here}");
+            return Err(Error::new(ErrorKind::Input, message).into());
+        }
+    }
+    let clear = manifest.clear;
+    if clear.root != args.root || clear.scope != salt.scope() {
+        let message = format!(
+            "--base {base}: its chunks are of root {} and dedup scope {}, those of this conversion of root {} and {}",
+            clear.root,
+            clear.scope,
+            args.root,
+            salt.scope()
+        );
+        return Err(Error::new(ErrorKind::Input, message).into());
+    }
+    Ok(clear.names.into_iter().collect())
+}
+
+/// The putting half of the store, once it and the key said that they would serve; for a plan, only what is known of it.
+fn open_store<'a>(
     args: &ConvertArgs,
     url: &StoreUrl,
     key: &dyn KeyWrap,
-    salt: &Salt,
-    progress: &dyn Progress,
-) -> Result<Box<dyn PutIfAbsent>, Failure> {
-    key.check(&args.application)?;
-    let store = args.put.open(&args.store, url, &args.root)?;
-    Ok(match args.put.known(&args.store, url, &args.root, salt, progress)? {
-        Some(known) => Box::new(KnownPuts::new(store, known)),
-        None => store,
+    known: Option<Known<'a>>,
+    base: &BTreeSet<Sha256>,
+) -> Result<Box<dyn PutIfAbsent + 'a>, Failure> {
+    let store: Box<dyn PutIfAbsent> = if args.dry_run {
+        Box::new(Planned::new(url))
+    } else {
+        key.check(&args.application)?;
+        args.put.open(&args.store, url, &args.root)?
+    };
+    Ok(match url {
+        StoreUrl::Bucket(_) => Box::new(KnownPuts::new(store, known, base.clone())),
+        // It is looked at.
+        StoreUrl::Directory(_) => store,
     })
 }
 
-/// Puts again what the store lost of the image of the manifest `path`.
-fn heal(cli: &Cli, args: &ConvertArgs, path: &Path) -> CommandResult {
-    let manifest = read_manifest(path, None)?;
+/// Puts again what the store lost of the image of the manifest `named`.
+fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
+    let manifest = read_manifest_for(args.platform.as_ref(), named, &args.registry, None)?;
     let key = args.key.require()?;
     let salt = args.salt.salt(&*key, &args.key.kms)?;
     let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
@@ -108,21 +191,21 @@ fn heal(cli: &Cli, args: &ConvertArgs, path: &Path) -> CommandResult {
     let progress = output::progress(cli);
     // A store that lost something is not what a note says of it.
     let store = args.put.open(&args.store, &url, &options.root)?;
-    let image = source::open(&args.image, platform.as_ref(), options.limits())?;
-    let converted = convert(&image, &salt, &options, Some(&*store), &*progress)?;
+    let image = source::open(&args.image, platform.as_ref(), &access(&args.registry)?, options.limits())?;
+    let target = Target { store: Some(&*store), cache: None };
+    let converted = convert(&image, &salt, &options, target, &*progress)?;
     let (wanted, found) = (manifest.clear.root_digest, converted.manifest.clear.root_digest);
     if wanted != found {
-        let message = format!("{}: its root digest is {wanted}, but {} gives {found}", path.display(), args.image);
+        let message = format!("{named}: its root digest is {wanted}, but {} gives {found}", args.image);
         return Err(Error::new(ErrorKind::Difference, message).into());
     }
     let Counts { put_chunks, put_bytes, claimed_chunks, .. } = converted.counts;
     let text = format!(
-        "{}: {put_chunks} chunks ({}) were missing in {url} and are there again, {claimed_chunks} were there\n",
-        path.display(),
+        "{named}: {put_chunks} chunks ({}) were missing in {url} and are there again, {claimed_chunks} were there\n",
         show(put_bytes)
     );
     let json = json!({
-        "manifest": path, "root_digest": wanted, "put_chunks": put_chunks, "put_bytes": put_bytes, "claimed_chunks": claimed_chunks,
+        "manifest": named.to_string(), "root_digest": wanted, "put_chunks": put_chunks, "put_bytes": put_bytes, "claimed_chunks": claimed_chunks,
     });
     Ok(output::result(cli, &text, &json)?)
 }
@@ -157,6 +240,7 @@ pub fn options_of(
         root: clear.root.clone(),
         application: clear.application.clone(),
         store_hint: String::new(),
+        max_new_bytes: None,
     };
     Ok((options, platform))
 }
@@ -172,97 +256,27 @@ fn hint(url: &StoreUrl) -> String {
     hint.filter(sayable).unwrap_or_default()
 }
 
-/// Puts the manifest in the store and then writes it: the last things that a conversion does.
-fn publish(converted: &Converted, key: &dyn KeyWrap, store: &dyn PutIfAbsent, path: &Path) -> Result<(), Error> {
+/// Puts the manifest in the store, then beside the image, and then writes it: the last things that a conversion does.
+fn publish(
+    converted: &Converted,
+    key: &dyn KeyWrap,
+    store: &dyn PutIfAbsent,
+    publication: Option<&Publication>,
+    path: Option<&Path>,
+) -> Result<Option<Sha256>, Error> {
     let clear = &converted.manifest.clear;
     // A manifest never names a chunk that is missing.
     clear.names.iter().try_for_each(|name| store.still_there(&ObjectName::chunk(&clear.root, *name)))?;
     let bytes = converted.manifest.encode(key)?;
     store.put_if_absent(&ObjectName::manifest(&clear.root, Sha256::of(&bytes)), &bytes)?;
-    output::write_whole(path, |mut file| file.write_all(&bytes).map_err(|error| Error::file(path, error)))
-}
-
-struct Report<'a> {
-    args: &'a ConvertArgs,
-    converted: &'a Converted,
-    known: Option<&'a BTreeSet<Sha256>>,
-    started: Instant,
-}
-
-impl Report<'_> {
-    /// Distinct chunks that are new and their bytes; `None` where nothing can tell.
-    fn new_chunks(&self) -> Option<(u64, u64)> {
-        let Counts { put_chunks, put_bytes, .. } = self.converted.counts;
-        if !self.args.dry_run {
-            return Some((put_chunks, put_bytes));
-        }
-        let known = self.known?;
-        let fresh = self.converted.manifest.sealed.chunks.iter().filter(|chunk| !known.contains(&chunk.name));
-        let fresh: BTreeSet<_> = fresh.map(|chunk| (chunk.name, chunk.stored)).collect();
-        Some((fresh.len() as u64, fresh.iter().map(|(_, stored)| u64::from(*stored)).sum()))
+    let push = |publication: &Publication| {
+        let identity = BlockManifest::decode(&bytes)?.identity();
+        let about = About { root_digest: clear.root_digest, scope: clear.scope.to_string(), identity };
+        publication.push(&bytes, &about)
+    };
+    let artifact = publication.map(push).transpose()?;
+    if let Some(path) = path {
+        write_whole(path, |mut file| file.write_all(&bytes).map_err(|error| Error::file(path, error)))?;
     }
-
-    fn json(&self) -> serde_json::Value {
-        let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
-        let new = self.new_chunks();
-        json!({
-            "manifest": self.args.output.as_ref().filter(|_| !self.args.dry_run),
-            "dry_run": self.args.dry_run,
-            "root_digest": manifest.clear.root_digest,
-            "image_digest": manifest.sealed.image_digest,
-            "source_digest": manifest.sealed.source,
-            "scope_id": manifest.clear.scope.to_string(),
-            "root": manifest.clear.root.as_str(),
-            "platform": manifest.clear.recipe.platform,
-            "compression": manifest.clear.recipe.codec.to_string(),
-            "layers": manifest.sealed.layers.len(),
-            "device_bytes": manifest.device_bytes(),
-            "chunks": manifest.sealed.chunks.len(),
-            "zero_chunks": counts.zero_chunks,
-            "unique_chunks": manifest.clear.names.len(),
-            "stored_bytes": counts.stored_bytes,
-            "new_chunks": new.map(|(chunks, _)| chunks),
-            "new_bytes": new.map(|(_, bytes)| bytes),
-            "put_chunks": counts.put_chunks,
-            "claimed_chunks": counts.claimed_chunks,
-            "known_chunks": counts.known_chunks,
-            "seconds": self.started.elapsed().as_secs_f64(),
-        })
-    }
-
-    fn text(&self) -> String {
-        let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
-        let target = match &self.args.output {
-            Some(path) if !self.args.dry_run => path.display().to_string(),
-            _ => "nothing written".to_owned(),
-        };
-        let new = match (self.new_chunks(), self.args.dry_run) {
-            (Some((chunks, bytes)), false) => {
-                let known = match counts.known_chunks {
-                    0 => String::new(),
-                    known => format!(", {known} were known to be"),
-                };
-                format!("{chunks} new chunks ({}), {} were there{known}", show(bytes), counts.claimed_chunks)
-            }
-            (Some((chunks, bytes)), true) => {
-                format!("{chunks} new chunks ({}) against the manifest given", show(bytes))
-            }
-            (None, _) => "a converter cannot ask the store; compare with --against MANIFEST".to_owned(),
-        };
-        format!(
-            "{} -> {target}\n  root digest   {}\n  image digest  {}\n  device        {}, {} layers\n  \
-             chunks        {} of 512 KiB, {} distinct, and {} all zero\n  stored        {} ({})\n  new           {new}\n  time          {:.1} s\n",
-            self.args.image,
-            manifest.clear.root_digest,
-            manifest.sealed.image_digest,
-            show(manifest.device_bytes()),
-            manifest.sealed.layers.len(),
-            manifest.sealed.chunks.len(),
-            manifest.clear.names.len(),
-            counts.zero_chunks,
-            show(counts.stored_bytes),
-            manifest.clear.recipe.codec,
-            self.started.elapsed().as_secs_f64(),
-        )
-    }
+    Ok(artifact)
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::args::{Cli, ExportArgs};
 use crate::output;
 use crate::shared::failure::CommandResult;
+use crate::shared::files::write_whole;
 use crate::size::show;
 
 const BLOCK: usize = 4096;
@@ -27,7 +28,7 @@ pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let store = args.from.store.open(&manifest)?;
     let progress = output::progress(cli);
     let fail = |error| Error::file(&args.output, error);
-    output::write_whole(&args.output, |file| {
+    write_whole(&args.output, |file| {
         file.set_len(manifest.device_bytes()).map_err(fail)?;
         let write = |offset, bytes: &[u8]| file.write_all_at(bytes, offset).map_err(fail);
         copy(&manifest, &*store, args.threads.threads(), &*progress, &write)

@@ -10,9 +10,10 @@ use crate::args::{Cli, InspectArgs};
 use crate::output;
 use crate::shared::failure::CommandResult;
 use crate::size::show;
+use crate::sources::read_manifest;
 
 pub fn run(cli: &Cli, args: &InspectArgs) -> CommandResult {
-    let sealed = args.manifest.read()?;
+    let sealed = read_manifest(&args.manifest.manifest, &args.manifest.registry, args.manifest.expect)?;
     match args.key.find()? {
         Some(key) => {
             let manifest = args.manifest.open(&*key)?;

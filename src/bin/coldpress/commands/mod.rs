@@ -1,27 +1,40 @@
 //! One file a command.
 
 mod convert;
+mod diff;
 mod doctor;
 mod export;
 mod inspect;
 mod keygen;
+mod profile;
+mod report;
 mod rewrap;
 mod scrub;
 mod verify;
 
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
 use crate::args::{Cli, Command};
-use crate::shared::failure::CommandResult;
+use crate::shared::failure::Failure;
+use crate::shared::pages;
 
 /// Runs the command that was asked for.
-pub fn run(cli: &Cli) -> CommandResult {
-    match &cli.command {
+pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let done = match &cli.command {
         Command::Keygen(args) => keygen::run(cli, args),
         Command::Convert(args) => convert::run(cli, args),
         Command::Verify(args) => verify::run(cli, args),
         Command::Inspect(args) => inspect::run(cli, args),
+        Command::Diff(args) => return diff::run(cli, args),
         Command::Export(args) => export::run(cli, args),
         Command::Rewrap(args) => rewrap::run(cli, args),
+        Command::Profile(args) => profile::run(cli, args),
         Command::Scrub(args) => scrub::run(cli, args),
         Command::Doctor(args) => doctor::run(cli, args),
-    }
+        Command::Completions(args) => pages::completions(Cli::command(), args),
+        Command::Man(args) => pages::man(Cli::command(), args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

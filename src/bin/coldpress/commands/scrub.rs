@@ -17,8 +17,9 @@ use serde_json::json;
 use crate::args::{Cli, ScrubArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure};
-use crate::shared::keys::read_manifest;
+use crate::shared::files::write_whole;
 use crate::size::show;
+use crate::sources::{check_logins, read_manifest, registries};
 
 /// The longest note of how far it came.
 const MAX_NOTE: u64 = 64 << 20;
@@ -48,8 +49,9 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     };
     let store = collect.as_ref().map(|collect| collect.get()).or(get.as_deref()).expect("one of both is open");
     let mut names = Vec::new();
-    for path in &args.manifests {
-        name_all(&read_manifest(path, None)?, &mut names);
+    check_logins(&args.registry, registries([], &args.manifests))?;
+    for manifest in &args.manifests {
+        name_all(&read_manifest(manifest, &args.registry, None)?, &mut names);
     }
     if let Some(collect) = collect.as_deref().filter(|_| args.all) {
         for object in collect.manifests(&args.root)? {
@@ -139,7 +141,7 @@ fn read_note(path: &Path) -> Result<Option<Note>, Error> {
 
 fn write_note(path: &Path, note: &Note) -> Result<(), Error> {
     let text = serde_json::to_vec(note).expect("a note is plain data");
-    output::write_whole(path, |mut file| file.write_all(&text).map_err(|error| Error::file(path, error)))
+    write_whole(path, |mut file| file.write_all(&text).map_err(|error| Error::file(path, error)))
 }
 
 /// Deletes what still is damaged, where that was asked for; how many. A note may be days old, and chunks were put again since.

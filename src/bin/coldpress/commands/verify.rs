@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use coldpress::convert::{Converted, convert, flatten_only};
+use coldpress::convert::{Converted, Target, convert, flatten_only};
 use coldpress::crypto::KeyWrap;
 use coldpress::fs::ext4::layout::Layout;
 use coldpress::manifest::{ChunkRef, OpenManifest};
@@ -15,12 +15,15 @@ use serde_json::{Value, json};
 use super::convert::options_of;
 use crate::args::{Cli, VerifyArgs};
 use crate::output;
-use crate::shared::failure::{CommandResult, Failure, chain};
+use crate::shared::failure::{CommandResult, Failure};
+use crate::sources::{access, check_logins, registries};
 
 /// Bad chunks and files that are named before the rest is only counted.
 const NAMED: usize = 10;
 
 pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
+    let registry = &args.from.manifest.registry;
+    check_logins(registry, registries(&args.source, [&args.from.manifest.manifest]))?;
     let key = args.from.key.require()?;
     let manifest = args.from.manifest.open(&*key)?;
     let progress = output::progress(cli);
@@ -41,7 +44,7 @@ pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
     if good {
         return Ok(());
     }
-    let message = format!("{}: verification found a difference", args.from.manifest.manifest.display());
+    let message = format!("{}: verification found a difference", args.from.manifest.manifest);
     Err(Error::new(ErrorKind::Difference, message).into())
 }
 
@@ -56,7 +59,7 @@ fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress)
     let store = args.from.store.open(manifest)?;
     let report = verify_store(manifest, &*store, args.threads.threads(), progress)?;
     let good = report.bad.is_empty() && report.image_digest_matches;
-    let bad: Vec<String> = report.bad.iter().map(chain).collect();
+    let bad: Vec<String> = report.bad.iter().map(Error::chain).collect();
     let mut text = match (bad.len(), report.image_digest_matches) {
         (0, true) => format!(
             "store: all {} chunks are there and true; image digest {}\n",
@@ -81,8 +84,8 @@ fn from_source(
 ) -> Result<Finding, Failure> {
     let salt = args.salt.salt(key, &args.from.key.kms)?;
     let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
-    let image = source::open(reference, platform.as_ref(), options.limits())?;
-    let again = convert(&image, &salt, &options, None, progress)?;
+    let image = source::open(reference, platform.as_ref(), &access(&args.from.manifest.registry)?, options.limits())?;
+    let again = convert(&image, &salt, &options, Target::default(), progress)?;
     let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {
         true => None,
         // To say which files differ.

@@ -1,36 +1,58 @@
 //! One file a command.
 
+mod bundle;
 mod cat;
 mod cp;
+mod events;
+mod fuse_file;
 mod ls;
 mod mount;
+mod profile;
+mod report;
+mod serve;
 mod stat;
+mod status;
+mod top;
+mod zone;
+
+pub use self::events::say;
 
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use coldpress::Error;
+use clap::CommandFactory;
 use coldpress::fs::ext4::read::{FileType, Node};
 use coldpress::fs::tree::Timestamp;
 use coldpress::read::ChunkDevice;
+use coldpress::{Error, ErrorKind};
 
 use crate::args::{Cli, Command};
-use crate::shared::failure::{CommandResult, Failure};
-use crate::shared::keys::Source;
-
-/// Opened chunks that a command keeps: 32 MiB.
-const KEEP: usize = 64;
+use crate::shared::failure::Failure;
+use crate::shared::manifests::Source;
+use crate::shared::pages;
 
 /// Runs the command that was asked for.
-pub fn run(cli: &Cli) -> CommandResult {
-    match &cli.command {
+pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let done = match &cli.command {
         Command::Ls(args) => ls::run(cli, args),
         Command::Cat(args) => cat::run(cli, args),
         Command::Stat(args) => stat::run(cli, args),
         Command::Cp(args) => cp::run(cli, args),
         Command::Mount(args) => mount::run(cli, args),
-    }
+        Command::Bundle(args) => bundle::run(cli, args),
+        Command::Serve(args) => serve::run(cli, args),
+        Command::Profile(args) => return profile::run(cli, args),
+        Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Zone(args) => zone::run(&args.command),
+        Command::Completions(args) => pages::completions(Cli::command(), args),
+        Command::Man(args) => pages::man(Cli::command(), args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Opens the device of an image.
@@ -38,7 +60,7 @@ fn open(source: &Source) -> Result<ChunkDevice, Failure> {
     let key = source.key.require()?;
     let manifest = source.manifest.open(&*key)?;
     let store = source.store.open(&manifest)?;
-    Ok(ChunkDevice::new(manifest, store, KEEP))
+    Ok(ChunkDevice::plain(manifest, store))
 }
 
 /// With `--verbose`: how many chunks were fetched.
@@ -46,6 +68,14 @@ fn tell_fetched(cli: &Cli, device: &ChunkDevice) {
     if cli.verbose {
         let (fetched, chunks) = (device.fetched(), device.manifest().sealed.chunks.len());
         let _ = writeln!(std::io::stderr(), "coldread: fetched {fetched} of {chunks} chunks");
+    }
+}
+
+/// Who writes is told by an error code alone. That a device is full is said once: what is written to it then mostly comes in thousands.
+fn tell_write_failed(error: &Error) {
+    static WAS_FULL: AtomicBool = AtomicBool::new(false);
+    if error.kind() != ErrorKind::Full || !WAS_FULL.swap(true, Ordering::Relaxed) {
+        let _ = writeln!(std::io::stderr(), "coldread: a write failed: {}", error.chain());
     }
 }
 
@@ -57,22 +87,22 @@ fn bytes(path: &OsStr) -> &[u8] {
     path.as_bytes()
 }
 
-/// The first letter of a long listing, and the word for it.
-fn type_name(file_type: FileType) -> (char, &'static str) {
+/// The first letter of a long listing.
+fn type_letter(file_type: FileType) -> char {
     match file_type {
-        FileType::File => ('-', "file"),
-        FileType::Directory => ('d', "directory"),
-        FileType::Symlink => ('l', "symlink"),
-        FileType::CharDevice(_) => ('c', "character device"),
-        FileType::BlockDevice(_) => ('b', "block device"),
-        FileType::Fifo => ('p', "pipe"),
+        FileType::File => '-',
+        FileType::Directory => 'd',
+        FileType::Symlink => 'l',
+        FileType::CharDevice(_) => 'c',
+        FileType::BlockDevice(_) => 'b',
+        FileType::Fifo => 'p',
     }
 }
 
 /// `-rwxr-xr-x`.
 fn mode_text(node: &Node) -> String {
     let (stat, mut out) = (&node.stat, String::new());
-    out.push(type_name(stat.file_type).0);
+    out.push(type_letter(stat.file_type));
     for (shift, special, marks) in [(6, 0o4000, ['s', 'S']), (3, 0o2000, ['s', 'S']), (0, 0o1000, ['t', 'T'])] {
         let bits = stat.mode >> shift;
         out.push(if bits & 4 != 0 { 'r' } else { '-' });

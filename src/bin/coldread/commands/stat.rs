@@ -6,7 +6,7 @@ use coldpress::fs::tree::Timestamp;
 use coldpress::{Result, digest};
 use serde_json::{Value, json};
 
-use super::{bytes, mode_text, open, tell_fetched, time_text, type_name, write_out};
+use super::{bytes, mode_text, open, tell_fetched, time_text, write_out};
 use crate::args::{Cli, StatArgs};
 use crate::shared::failure::CommandResult;
 
@@ -29,7 +29,7 @@ pub fn node_json(fs: &Ext4<'_>, path: &[u8], node: &Node) -> Result<Value> {
     let Timestamp { secs: seconds, nanos } = stat.mtime;
     let mut json = json!({
         "path": Display(path).to_string(),
-        "type": type_name(stat.file_type).1,
+        "type": stat.file_type.name(),
         "inode": stat.ino.0,
         "mode": format!("{:04o}", stat.mode),
         "uid": stat.uid,

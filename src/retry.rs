@@ -9,9 +9,9 @@ use crate::crypto::random_bytes;
 use crate::{Error, ErrorKind, Result};
 
 /// How long one object's requests are repeated: longer than a service's restart.
-pub(super) const PATIENCE: Duration = Duration::from_secs(100);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
 /// The same where nothing has ever answered: more likely its address is wrong.
-pub(super) const PATIENCE_AT_FIRST: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE_AT_FIRST: Duration = Duration::from_secs(15);
 /// The longest wait after the first failure; it doubles with each further.
 const FIRST: Duration = Duration::from_millis(200);
 /// No wait is longer than this.
@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// Why a request came to nothing.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub enum Failure {
     /// It may come to something later.
     Again {
         /// What was answered.
@@ -35,7 +35,7 @@ pub(super) enum Failure {
 ///
 /// # Errors
 /// The last one's.
-pub(super) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
     let started = Instant::now();
     let mut longest = FIRST;
     loop {
@@ -54,8 +54,37 @@ pub(super) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut
     }
 }
 
+/// How long a `Retry-After` asks to wait: a number of seconds, or a time, which the answer's own `Date` says how far it is, so that
+/// clocks need not agree.
+pub(crate) fn asked_wait(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    let text = retry_after.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(Duration::from_secs(http_date(text)?.saturating_sub(http_date(date?)?))),
+    }
+}
+
+/// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that may still be sent.
+fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = text.trim().split(' ').collect();
+    let &[_, day, month, year, time, "GMT"] = &words[..] else { return None };
+    let clock: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let (&[hour, minute, second], day, year) = (&clock[..], day.parse::<u64>().ok()?, year.parse::<u64>().ok()?) else {
+        return None;
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as u64;
+    if !(1970..=9999).contains(&year) || day > 31 || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Years that begin in March end with the leap day.
+    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
+    Some(days.checked_sub(719_469)? * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
 /// Between none and all of `longest`: clients that failed together do not come back together.
-fn jittered(longest: Duration) -> Result<Duration> {
+pub(crate) fn jittered(longest: Duration) -> Result<Duration> {
     Ok(longest.mul_f64(f64::from(u16::from_le_bytes(random_bytes()?)) / f64::from(u16::MAX)))
 }
 
@@ -88,6 +117,25 @@ mod tests {
             },
         );
         assert_eq!((result.unwrap_err().kind(), count), (ErrorKind::Denied, 2));
+    }
+
+    #[test]
+    fn a_wait_is_asked_for_in_seconds_or_until_a_time() {
+        let seconds = |text, date| asked_wait(text, date).map(|wait| wait.as_secs());
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
+        assert_eq!(seconds(" 12 ", None), Some(12));
+        let date = Some("Thu, 29 Feb 2024 23:59:50 GMT");
+        assert_eq!(seconds("Fri, 01 Mar 2024 00:00:10 GMT", date), Some(20));
+        assert_eq!(seconds("Thu, 29 Feb 2024 23:59:00 GMT", date), Some(0), "it is past");
+        assert_eq!(seconds("Fri, 01 Mar 2024 00:00:10 GMT", None), None);
+        for nonsense in
+            ["", "soon", "-1", "Fri, 01 Mar 2024 00:00 GMT", "Fri, 01 Xyz 2024 00:00:10 GMT", "a b c d e GMT"]
+        {
+            assert_eq!(seconds(nonsense, date), None, "{nonsense}");
+        }
+        assert_eq!(http_date("Fri, 01 Mar 99999999999999999 00:00:10 GMT"), None);
     }
 
     #[test]

@@ -1,0 +1,2 @@
+coldpress profile 1
+image sha256:9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f 40

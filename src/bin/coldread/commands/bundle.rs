@@ -1,0 +1,119 @@
+//! `coldread bundle`: an image as an OCI runtime bundle, its root mounted for as long as this runs.
+//!
+//! All that the image says is checked before anything is made; `config.json` is written whole, when the mount stands.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use coldpress::bundle::{Image, Missing, Options, encode, find_user, host_files, spec};
+use coldpress::fs::ext4::read::Ext4;
+use coldpress::read::ChunkDevice;
+use coldpress::whole_file::{WholeFile, open_directory};
+use coldpress::{Error, Result};
+
+use super::events::say;
+use super::mount::{Place, Then, require_root, stay};
+use super::tell_fetched;
+use crate::args::{BundleArgs, Cli};
+use crate::shared::failure::CommandResult;
+
+pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
+    if !args.no_mount {
+        require_root()?;
+    }
+    let reading = args.reading.open(args.record.is_some())?;
+    let device = Arc::new(reading.open(&args.source)?);
+    let _metrics = reading.metrics_of(&args.source, &device)?;
+    let (config, missing) = describe(&device, args)?;
+    let mut made = Made::default();
+    let directory = made.directory(&args.directory)?;
+    let rootfs = made.directory(&directory.join("rootfs"))?;
+    if args.no_mount {
+        write(&directory, &config)?;
+        made.keep();
+        let absent = [missing.directories, missing.files].concat();
+        if !absent.is_empty() {
+            say(&format!(
+                "the image has no {}: whatever is mounted at {} must have it",
+                absent.join(", "),
+                rootfs.display()
+            ));
+        }
+        tell_fetched(cli, &device);
+        return Ok(());
+    }
+    let offered = Arc::clone(&device) as _;
+    let place = Place { offered, directory: &rootfs, threads: args.threads, missing: &missing };
+    let ended = stay(&place, || {
+        write(&directory, &config)?;
+        made.keep();
+        let root = device.manifest().clear.root_digest;
+        let shown = directory.display();
+        Ok(Then::Stay(format!(
+            "{root} is mounted at {shown}/rootfs; `runc run -b {shown} NAME` starts it; unmount it or press Ctrl-C"
+        )))
+    });
+    tell_fetched(cli, &device);
+    reading.write_record(&device, args.record.as_deref())?;
+    ended
+}
+
+/// The text of its `config.json`, and what the runtime needs that the image has not.
+fn describe(device: &ChunkDevice, args: &BundleArgs) -> Result<(String, Missing)> {
+    let manifest = device.manifest();
+    let fs = Ext4::open(device)?;
+    let image = Image::decode(&manifest.sealed.config)?;
+    let user = find_user(&image, &fs)?;
+    let on_host = |path: &&str| args.host_network && Path::new(path).is_file();
+    let options = Options {
+        arguments: args.arguments.clone(),
+        terminal: args.terminal,
+        host_network: args.host_network,
+        host_files: host_files(&fs)?.into_iter().filter(on_host).collect(),
+        // As long as docker's.
+        hostname: manifest.clear.root_digest.to_hex()[..12].to_owned(),
+    };
+    let spec = spec(&image, &user, &options)?;
+    Ok((encode(&spec), Missing::find(&spec, &fs)?))
+}
+
+fn write(directory: &Path, config: &str) -> Result<()> {
+    let written = open_directory(directory).and_then(|directory| {
+        // An environment can have secrets in it.
+        let file = WholeFile::create(&directory, 0o600)?;
+        file.file().write_all(config.as_bytes())?;
+        file.replace(Path::new("config.json"))
+    });
+    written.map_err(|error| Error::file(&directory.join("config.json"), error))
+}
+
+/// Directories made here, which go when this is dropped, unless they are kept.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// `path`, made where it is not, as an absolute one.
+    fn directory(&mut self, path: &Path) -> Result<PathBuf> {
+        let fail = |error| Error::file(path, error);
+        match std::fs::create_dir(path) {
+            Ok(()) => self.0.push(path.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(error) => return Err(fail(error)),
+        }
+        path.canonicalize().map_err(fail)
+    }
+
+    fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Only empty ones go.
+        for path in self.0.iter().rev() {
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+}

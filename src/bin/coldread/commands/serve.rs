@@ -1,0 +1,199 @@
+//! `coldread serve`: images at doors that programs open by themselves.
+
+mod vhost_user;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use coldpress::fs::BlockDevice;
+use coldpress::read::ChunkDevice;
+use coldpress::serve::Watch;
+use coldpress::serve::nbd::{self, Exports};
+use coldpress::{Error, Result};
+
+use super::events::{DRAIN, Event, catch_signals, notify, say};
+use super::fuse_file::FuseFile;
+use crate::args::{Cli, NamedImage, ServeArgs};
+use crate::reading::Reading;
+use crate::shared::failure::{CommandResult, Failure};
+use crate::shared::manifests::ManifestArgs;
+use crate::sockets::{self, Address, Socket, Stream};
+
+pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
+    let mut exports = Exports::default();
+    let reading = args.reading.open(args.record.is_some())?;
+    args.reading.check_number(args.images.len(), args.record.is_some())?;
+    let (mut devices, mut offers) = (Vec::new(), Vec::new());
+    for image in &args.images {
+        let device = Arc::new(open(args, image, &reading)?);
+        let offered = args.writable.over(Arc::clone(&device) as Arc<dyn BlockDevice>)?;
+        if !exports.add(&image.name, Arc::clone(&offered)) {
+            return Err(Failure::Usage(format!(
+                "two images of the name `{}`; give them others: NAME=MANIFEST",
+                image.name
+            )));
+        }
+        devices.push(device);
+        offers.push(offered);
+    }
+    // Before anything is offered, so that an early signal leaves nothing behind.
+    let (send, events) = channel();
+    catch_signals(send.clone())?;
+    let server = Arc::new(Server { exports, threads: args.threads.into(), clients: Mutex::default() });
+    let mut sockets = args.nbd.iter().map(|address| listen(address, &server)).collect::<Result<Vec<_>>>()?;
+    for asked in &args.vhost_user_blk {
+        let (at, path) = asked.resolve(&args.images)?;
+        sockets.push(vhost_user::listen(path, &args.images[at].name, Arc::clone(&offers[at]), &server)?);
+    }
+    let mut files = Vec::new();
+    for asked in &args.fuse {
+        let (at, path) = asked.resolve(&args.images)?;
+        files.push(FuseFile::open(Arc::clone(&offers[at]), path, args.threads, send.clone())?);
+    }
+    let named = args.images.iter().map(|image| image.name.clone()).zip(devices.iter().cloned());
+    let _metrics = reading.metrics(named.collect())?;
+    notify("READY=1")?;
+    for (image, device) in args.images.iter().zip(&devices) {
+        let root = device.manifest().clear.root_digest;
+        say(&format!("{root} is served as `{}`; Ctrl-C or SIGTERM end it", image.name));
+    }
+    wait(&events, sockets.len() + files.len());
+    notify("STOPPING=1")?;
+    // Nobody new; who is here hears the answers to what was asked.
+    drop(sockets);
+    let closing: Vec<_> = files.into_iter().map(|file| std::thread::spawn(|| file.close())).collect();
+    server.drain();
+    closing.into_iter().for_each(|file| file.join().expect("it does not panic"));
+    for device in &devices {
+        super::tell_fetched(cli, device);
+        reading.write_record(device, args.record.as_deref())?;
+    }
+    Ok(())
+}
+
+/// Until a signal comes, or the last of the `doors` is gone.
+fn wait(events: &Receiver<Event>, mut doors: usize) {
+    // A sender lives as long as the thread that catches signals.
+    for event in events {
+        match event {
+            Event::Signal => return,
+            Event::Gone(path) => {
+                say(&format!("{} was unmounted", path.display()));
+                doors -= 1;
+                if doors == 0 {
+                    return;
+                }
+            }
+            Event::Closed => {}
+        }
+    }
+}
+
+fn open(args: &ServeArgs, image: &NamedImage, reading: &Reading<'_>) -> Result<ChunkDevice, Failure> {
+    let key = args.key.require()?;
+    let manifest =
+        ManifestArgs { manifest: image.manifest.clone(), expect: args.expect, registry: args.registry.clone() };
+    let opened = manifest.open(&*key)?;
+    let store = args.store.open(&opened)?;
+    reading.device(opened, &image.manifest, store)
+}
+
+struct Server {
+    exports: Exports,
+    threads: usize,
+    clients: Mutex<Clients>,
+}
+
+/// Takes no more requests of a client; what it asked is still answered.
+type End = Box<dyn Fn() + Send>;
+
+/// Who is connected, to end it.
+#[derive(Default)]
+struct Clients {
+    next: u64,
+    connected: BTreeMap<u64, End>,
+    /// Who comes now is ended at once.
+    ending: bool,
+}
+
+impl Clients {
+    /// A client's number, until it leaves.
+    fn enrol(&mut self, end: End) -> u64 {
+        if self.ending {
+            end();
+        }
+        self.next += 1;
+        self.connected.insert(self.next, end);
+        self.next
+    }
+}
+
+/// Who is cut off is no news to anyone; who was hung up on is.
+fn tell_ended(ended: io::Result<()>) {
+    if let Err(error) = ended
+        && error.kind() == io::ErrorKind::InvalidData
+    {
+        say(&format!("a client was hung up on: {error}"));
+    }
+}
+
+struct Said;
+
+impl Watch for Said {
+    fn failed(&self, error: &Error) {
+        say(&format!("a read failed: {}", error.chain()));
+    }
+
+    fn write_failed(&self, error: &Error) {
+        super::tell_write_failed(error);
+    }
+}
+
+impl Server {
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().expect("no thread panics with it")
+    }
+
+    fn drain(&self) {
+        let mut clients = self.clients();
+        clients.ending = true;
+        clients.connected.values().for_each(|end| end());
+        drop(clients);
+        let begun = Instant::now();
+        while !self.clients().connected.is_empty() && begun.elapsed() < DRAIN {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn leave(&self, number: u64) {
+        self.clients().connected.remove(&number);
+    }
+
+    /// Serves one client to its end, on a thread of its own.
+    fn accept(self: &Arc<Self>, stream: Stream) {
+        let Ok(handle) = stream.try_clone() else { return };
+        // Before it can ask for anything.
+        let number = self.clients().enrol(Box::new(move || handle.end()));
+        let server = Arc::clone(self);
+        let work = move || {
+            let ended = match &stream {
+                Stream::Unix(stream) => nbd::serve(stream, stream, &server.exports, server.threads, &Said),
+                Stream::Tcp(stream) => nbd::serve(stream, stream, &server.exports, server.threads, &Said),
+            };
+            tell_ended(ended);
+            server.leave(number);
+        };
+        if let Err(error) = std::thread::Builder::new().name("client".to_owned()).spawn(work) {
+            self.leave(number);
+            say(&format!("a client was turned away: {error}"));
+        }
+    }
+}
+
+fn listen(address: &Address, server: &Arc<Server>) -> Result<Socket> {
+    let server = Arc::clone(server);
+    sockets::listen(address, move |stream| server.accept(stream))
+}

@@ -1,0 +1,301 @@
+//! The read path as the command line wants it: tiers, bounds, what is fetched ahead, and what is noted.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use coldpress::Error;
+use coldpress::manifest::OpenManifest;
+use coldpress::read::ChunkDevice;
+use coldpress::read::counts::Counts;
+use coldpress::read::device::{Arrival, Host, Observer};
+use coldpress::read::disk_cache::{CachedTier, DiskCache};
+use coldpress::read::memory::Memory;
+use coldpress::read::origin::{Limits, Origin, REQUEST, Requests};
+use coldpress::read::profile::{self, Recorder};
+use coldpress::read::tier::Tier;
+use coldpress::read::zone::trace::{Trace, TracedTier};
+use coldpress::read::zone::{Zone, ZoneTier};
+use coldpress::serve::status::{ImageStatus, Status};
+use coldpress::store::Get;
+
+use crate::args::name_of;
+use crate::shared::failure::Failure;
+use crate::shared::files::{read_profile, write_whole};
+use crate::shared::keys::environment;
+use crate::shared::manifests::{ManifestRef, Source};
+use crate::shared::size::Size;
+use crate::sockets::{Address, Socket};
+use crate::telling;
+use crate::zone::ZoneArgs;
+
+/// Most chunks of a device that are fetched ahead at a time.
+const AHEAD: usize = 16;
+
+/// How images are read.
+#[derive(Debug, Clone, Args)]
+pub struct ReadArgs {
+    /// Keep sealed chunks in this directory, for all images and processes of this host [default: $COLDREAD_CACHE, else none]
+    ///
+    /// Private to this user, bounded, safe to share and to delete. Chunks stay sealed in it, and are verified again when they are read.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+
+    /// Most bytes that it keeps
+    #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+    cache_max: Size,
+
+    /// Most bytes of opened chunks in memory, of all images together
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
+    memory: Size,
+
+    #[command(flatten)]
+    zone: ZoneArgs,
+
+    /// Add to this file which chunks are asked of the zone, or without one of the store, and when, for `coldread zone plan`
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// Most requests to the store at a time; with --cache, of all processes of this host that share it
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    requests: u16,
+
+    /// What reads do while the store does not answer: wait=DURATION, or eio
+    ///
+    /// Requests are repeated for DURATION; then the read fails with EIO. With eio that is a second. A request that gets no
+    /// answer at all is given up after 10 seconds more.
+    #[arg(long, value_name = "POLICY", default_value = "wait=60s")]
+    on_origin_loss: OnLoss,
+
+    /// Fetch what this recorded start read, in its order, before it is asked for [default: MANIFEST.profile, if it is there]
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+
+    /// Use no profile
+    #[arg(long, conflicts_with = "profile")]
+    no_profile: bool,
+
+    /// Bring the whole image to the --cache after the start, while nothing else asks the store, at most RATE bytes a second
+    #[arg(long, value_name = "RATE", num_args = 0..=1, default_missing_value = "32MiB")]
+    fill: Option<Size>,
+
+    /// Tell on standard error of each chunk that a reader waited longer for
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    slow: Wait,
+
+    /// Tell here what is read and how: for Prometheus at /metrics, for `coldread status` and `top`; unix:PATH, or tcp:ADDRESS:PORT of loopback
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<Address>,
+}
+
+/// A duration as people write it: 500ms, 60s, 5m.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait(pub Duration);
+
+impl FromStr for Wait {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || format!("`{text}` is not a duration; use a number with ms, s or m, such as 60s");
+        let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
+        let found = units.iter().find_map(|(unit, millis)| Some((text.strip_suffix(unit)?, *millis)));
+        let (number, millis) = found.ok_or_else(error)?;
+        let number: u32 = number.parse().map_err(|_| error())?;
+        Ok(Self(Duration::from_millis(u64::from(number) * millis)))
+    }
+}
+
+/// What a lost store means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OnLoss(Duration);
+
+/// Repetitions that hide a connection that broke, and no more.
+const EIO: Duration = Duration::from_secs(1);
+
+impl FromStr for OnLoss {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("wait=")) {
+            ("eio", _) => Ok(Self(EIO)),
+            (_, Some(wait)) => wait.parse().map(|Wait(wait)| Self(wait.max(EIO))),
+            _ => Err(format!("`{text}` is no policy; use wait=DURATION, such as wait=60s, or eio")),
+        }
+    }
+}
+
+/// What the images of a process share.
+pub struct Reading<'a> {
+    args: &'a ReadArgs,
+    host: Host,
+    limits: Limits,
+    cache: Option<Arc<DiskCache>>,
+    zone: Option<Arc<Zone>>,
+    trace: Option<Arc<Trace>>,
+    recorder: Option<Arc<Recorder>>,
+}
+
+impl ReadArgs {
+    /// Refuses what is for one image where there are several.
+    pub fn check_number(&self, images: usize, record: bool) -> Result<(), Failure> {
+        if images > 1 && (self.profile.is_some() || record) {
+            let message =
+                "--profile and --record are for one image; put profiles beside the manifests: MANIFEST.profile";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Opens what images share; what is read of one is recorded if that is wanted.
+    pub fn open(&self, record: bool) -> Result<Reading<'_>, Failure> {
+        let directory = self.cache.clone().or(environment("COLDREAD_CACHE")?.map(PathBuf::from));
+        let cache =
+            directory.map(|directory| DiskCache::open(&directory, self.cache_max.0).map(Arc::new)).transpose()?;
+        if self.fill.is_some() && cache.is_none() {
+            return Err(Failure::Usage("--fill needs a --cache to bring the image to".to_owned()));
+        }
+        let (counts, patience) = (Arc::new(Counts::default()), self.on_origin_loss.0);
+        let requests = usize::from(self.requests);
+        let host = Host {
+            memory: Memory::new(self.memory.0),
+            counts: Arc::clone(&counts),
+            deadline: patience + REQUEST,
+            ahead: AHEAD.min(requests / 2).max(1),
+        };
+        let slots = cache.as_ref().map(|cache| Arc::new(cache.slots(requests)));
+        let limits = Limits { requests: Requests::new(requests), slots, patience, counts };
+        let recorder = record.then(Recorder::start);
+        let zone = self.zone.open()?;
+        let trace = self.trace.as_deref().map(Trace::open).transpose()?.map(Arc::new);
+        Ok(Reading { args: self, host, limits, cache, zone, trace, recorder })
+    }
+}
+
+impl Reading<'_> {
+    /// The device of an image.
+    pub fn open(&self, source: &Source) -> Result<ChunkDevice, Failure> {
+        let manifest = source.manifest.open(&*source.key.require()?)?;
+        let store = source.store.open(&manifest)?;
+        self.device(manifest, &source.manifest.manifest, store)
+    }
+
+    /// The device of `manifest`, which was read `from` there.
+    pub fn device(
+        &self,
+        manifest: OpenManifest,
+        from: &ManifestRef,
+        store: Box<dyn Get>,
+    ) -> Result<ChunkDevice, Failure> {
+        let planned = self.profile(&manifest, from)?;
+        let tier = self.tiers(Box::new(Origin::new(store, self.limits.clone())));
+        let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Slow(self.args.slow.0))];
+        observers.extend(self.recorder.clone().map(|recorder| recorder as Arc<dyn Observer>));
+        let device = ChunkDevice::new(manifest, tier, self.host.clone(), observers);
+        device.ahead().plan(planned);
+        if let Some(Size(rate)) = self.args.fill {
+            device.ahead().fill(rate).map_err(|error| Error::io("a thread for --fill", error))?;
+        }
+        Ok(device)
+    }
+
+    /// What stands before the `origin`: the host's disk, the zone.
+    fn tiers(&self, origin: Box<dyn Tier>) -> Box<dyn Tier> {
+        let counts = || Arc::clone(&self.host.counts);
+        let mut tier = origin;
+        if let Some(zone) = &self.zone {
+            tier = Box::new(ZoneTier::new(tier, Arc::clone(zone), counts()));
+        }
+        if let Some(trace) = &self.trace {
+            tier = Box::new(TracedTier::new(tier, Arc::clone(trace)));
+        }
+        if let Some(cache) = &self.cache {
+            tier = Box::new(CachedTier::new(tier, Arc::clone(cache), counts()));
+        }
+        tier
+    }
+
+    /// Tells of the `images`, if that is wanted, until what this gives is dropped.
+    pub fn metrics(&self, images: Vec<(String, Arc<ChunkDevice>)>) -> Result<Option<Socket>, Error> {
+        let Some(address) = &self.args.metrics else { return Ok(None) };
+        let (host, cache, zone) = (self.host.clone(), self.cache.clone(), self.zone.clone());
+        let status = move || {
+            let images = images.iter().map(|(name, device)| ImageStatus::of(name, device)).collect();
+            Status::of(
+                &host.counts,
+                images,
+                host.memory.bytes().into(),
+                cache.as_ref().map(|cache| cache.bytes().into()),
+                zone.as_deref().map(Into::into),
+            )
+        };
+        telling::start(address, status).map(Some)
+    }
+
+    /// The same of the one image that there is.
+    pub fn metrics_of(&self, source: &Source, device: &Arc<ChunkDevice>) -> Result<Option<Socket>, Error> {
+        let name = name_of(&source.manifest.manifest).unwrap_or_default();
+        self.metrics(vec![(name, Arc::clone(device))])
+    }
+
+    /// Writes what was recorded of `device` to `path`, where there is to be one.
+    pub fn write_record(&self, device: &ChunkDevice, path: Option<&Path>) -> Result<(), Error> {
+        let (Some(path), Some(recorder)) = (path, &self.recorder) else { return Ok(()) };
+        let text = recorder.profile(device.manifest()).encode();
+        write_whole(path, |mut file| file.write_all(text.as_bytes()).map_err(|error| Error::file(path, error)))
+    }
+
+    /// What to fetch ahead.
+    fn profile(&self, manifest: &OpenManifest, from: &ManifestRef) -> Result<Vec<coldpress::ChunkIndex>, Failure> {
+        if self.args.no_profile {
+            return Ok(Vec::new());
+        }
+        let beside = match from {
+            ManifestRef::File(path) => Some(profile::beside(path)).filter(|path| path.is_file()),
+            ManifestRef::Registry(_) => None,
+        };
+        let Some(path) = self.args.profile.clone().or(beside) else { return Ok(Vec::new()) };
+        Ok(read_profile(&path)?.chunks_of(manifest))
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        // What was fetched last is still on its way to the others.
+        self.zone.iter().for_each(|zone| zone.finish());
+    }
+}
+
+/// Tells of chunks that took long.
+struct Slow(Duration);
+
+impl Observer for Slow {
+    fn arrived(&self, arrival: &Arrival) {
+        if arrival.wanted && arrival.took > self.0 {
+            let Arrival { chunk, place, took, .. } = arrival;
+            let seconds = took.as_secs_f64();
+            let _ = writeln!(std::io::stderr(), "coldread: slow: chunk {} took {seconds:.3} s from {place}", chunk.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_policies_are_read() {
+        assert_eq!("500ms".parse(), Ok(Wait(Duration::from_millis(500))));
+        assert_eq!("2m".parse(), Ok(Wait(Duration::from_secs(120))));
+        assert_eq!("wait=90s".parse(), Ok(OnLoss(Duration::from_secs(90))));
+        assert_eq!("eio".parse(), Ok(OnLoss(EIO)));
+        for bad in ["", "s", "1.5s", "-1s", "60"] {
+            assert!(bad.parse::<Wait>().is_err(), "{bad}");
+        }
+        for bad in ["", "wait", "wait=", "60s", "EIO"] {
+            assert!(bad.parse::<OnLoss>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What earlier conversions learned, in a directory that is safe to keep, to share and to delete.
+//!
+//! Every entry is a file that was written whole, sealed under a key made of the salt, and named by a MAC of what it is about:
+//! whoever steals the directory learns sizes and counts. An entry that does not open is a miss, and goes. Nothing here is
+//! needed: a directory that cannot be written is one that learns nothing.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
+
+use crate::crypto::convergent::mac;
+use crate::crypto::sealed_stream::{OpeningReader, SealingWriter};
+use crate::crypto::{Salt, Secret};
+use crate::digest::to_hex;
+use crate::whole_file::{WholeFile, open_directory};
+use crate::{Error, Result};
+
+/// What the kinds of entries are called.
+const KINDS: [&str; 3] = ["layer-", "chunks-", "puts-"];
+
+/// A directory of entries.
+pub struct Cache {
+    directory: PathBuf,
+    key: Secret,
+    max_bytes: u64,
+    written: AtomicBool,
+    failed: Mutex<Option<Error>>,
+}
+
+/// Names an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryName(String);
+
+impl fmt::Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Cache {
+    /// The cache in `directory`, which is made where it is not there, of the scope of `salt`, with at most `max_bytes`.
+    ///
+    /// # Errors
+    /// Those of the file system, naming the directory.
+    pub fn open(directory: &Path, salt: &Salt, max_bytes: u64) -> Result<Self> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| Error::file(directory, error))?;
+        let (directory, key) = (directory.to_owned(), salt.cache_key());
+        Ok(Self { directory, key, max_bytes, written: AtomicBool::new(false), failed: Mutex::default() })
+    }
+
+    /// The entry of this `kind` about `parts`.
+    #[must_use]
+    pub fn name(&self, kind: &str, parts: &[&[u8]]) -> EntryName {
+        debug_assert!(KINDS.contains(&kind));
+        let mut about = kind.as_bytes().to_vec();
+        for part in parts {
+            about.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            about.extend_from_slice(part);
+        }
+        EntryName(format!("{kind}{}", to_hex(&mac(&self.key, &about)[..16])))
+    }
+
+    /// Where an entry is.
+    #[must_use]
+    pub fn path(&self, name: &EntryName) -> PathBuf {
+        self.directory.join(&name.0)
+    }
+
+    /// What `decode` makes of an entry; `None` where there is none that can be read.
+    pub fn read<T>(&self, name: &EntryName, decode: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Option<T> {
+        let path = self.path(name);
+        let file = File::open(&path).ok()?;
+        let read = || {
+            let mut reader = OpeningReader::new(BufReader::new(&file), &self.key, name.0.as_bytes())?;
+            let value = decode(&mut reader)?;
+            reader.finish()?;
+            Ok::<_, io::Error>(value)
+        };
+        match read() {
+            Ok(value) => {
+                touch(&file);
+                Some(value)
+            }
+            Err(_) => {
+                let _ = std::fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// Writes an entry; one that cannot be written is remembered for [`Cache::failure`] and is no error.
+    pub fn write(&self, name: &EntryName, encode: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+        let write = || {
+            let directory = open_directory(&self.directory)?;
+            let file = WholeFile::create(&directory, 0o600)?;
+            let to = BufWriter::with_capacity(1 << 20, file.file());
+            let mut writer = SealingWriter::new(to, &self.key, name.0.as_bytes())?;
+            encode(&mut writer)?;
+            writer.finish()?;
+            file.replace(Path::new(&name.0))
+        };
+        match write() {
+            Ok(()) => self.written.store(true, Ordering::Relaxed),
+            Err(error) => self.fail(Error::file(&self.directory, error)),
+        }
+    }
+
+    /// Something of it could not be written.
+    pub(crate) fn fail(&self, error: Error) {
+        self.failed.lock().expect("no thread panics with it").get_or_insert(error);
+    }
+
+    /// Why something could not be written, once.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.failed.lock().expect("no thread panics with it").take()
+    }
+
+    /// Something was added to an entry by other ways than [`Cache::write`].
+    pub(crate) fn grew(&self) {
+        self.written.store(true, Ordering::Relaxed);
+    }
+
+    /// Deletes the entries that were not used for longest, until what is left is within the bound.
+    pub fn trim(&self) {
+        if self.written.load(Ordering::Relaxed)
+            && let Err(error) = self.trim_to(self.max_bytes)
+        {
+            self.fail(Error::file(&self.directory, error));
+        }
+    }
+
+    fn trim_to(&self, max_bytes: u64) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let ours = name.to_str().is_some_and(|name| KINDS.iter().any(|kind| name.starts_with(kind)));
+            // Another process may be trimming, too.
+            if let (true, Ok(metadata)) = (ours, entry.metadata()) {
+                entries.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), entry.path()));
+            }
+        }
+        entries.sort_unstable();
+        let mut bytes: u64 = entries.iter().map(|(_, length, _)| length).sum();
+        for (_, length, path) in entries {
+            if bytes <= max_bytes {
+                break;
+            }
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => bytes -= length,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cache {
+    /// Also where a conversion failed.
+    fn drop(&mut self) {
+        self.trim();
+    }
+}
+
+/// It was used now.
+pub(crate) fn touch(file: &File) {
+    let time = |nanos| Timespec { tv_sec: 0, tv_nsec: nanos };
+    // A cache that cannot be written keeps the times that it has.
+    let _ = futimens(file, &Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn salt(byte: u8) -> Salt {
+        Salt::new(Secret::from_bytes([byte; 32]))
+    }
+
+    fn read_all(from: &mut dyn Read) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        from.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn an_entry_is_its_scope_s_and_a_damaged_one_is_a_miss_that_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |byte| Cache::open(directory.path(), &salt(byte), 1 << 20).unwrap();
+        let cache = open(1);
+        let name = cache.name("layer-", &[b"a", b"b"]);
+        assert_ne!(name, cache.name("layer-", &[b"ab", b""]));
+        assert_ne!(name, open(2).name("layer-", &[b"a", b"b"]));
+        assert_eq!(cache.read(&name, read_all), None);
+        cache.write(&name, |to| to.write_all(b"something"));
+        assert_eq!(cache.read(&name, read_all), Some(b"something".to_vec()));
+        assert_eq!(open(2).read(&name, read_all), None, "another salt does not open it");
+        assert!(!cache.path(&name).exists());
+        cache.write(&name, |to| to.write_all(b"something"));
+        assert_eq!(cache.read(&name, |from| from.read_exact(&mut [0; 2])), None, "not all was read");
+        assert!(cache.failure().is_none());
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_goes_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(directory.path(), &salt(1), 25_000).unwrap();
+        let names: Vec<EntryName> = [b"0", b"1", b"2"].iter().map(|part| cache.name("chunks-", &[&part[..]])).collect();
+        for (age, name) in (0..).zip(&names) {
+            cache.write(name, |to| to.write_all(&[0; 10_000]));
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age);
+            File::options().write(true).open(cache.path(name)).unwrap().set_modified(time).unwrap();
+        }
+        std::fs::write(directory.path().join("mine"), [0; 50_000]).unwrap();
+        cache.read(&names[0], read_all).unwrap();
+        cache.trim();
+        let there: Vec<bool> = names.iter().map(|name| cache.path(name).exists()).collect();
+        assert_eq!(there, [true, false, true]);
+        assert!(directory.path().join("mine").exists(), "what is not ours stays");
+    }
+}

@@ -1,0 +1,198 @@
+//! Chunks fetched before they are read: those behind a sequential reader, those that a profile names, and at leisure all.
+//!
+//! What is read waits for none of this: a reader that wants a chunk whose turn has not come fetches it. At most half the bound on
+//! requests is used. What came ahead and nobody read yet fills at most three quarters of the memory; then a profile's chunks go to
+//! the host's disk, or wait for the reader.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::device::Core;
+use crate::{CHUNK_SIZE, ChunkIndex};
+
+/// Sequential readers that are told apart.
+const STREAMS: usize = 8;
+/// Chunks in a row after which a reader counts as sequential.
+const ROW: u32 = 2;
+/// Most chunks fetched behind a sequential reader.
+const WINDOW: u32 = 8;
+/// How long filling waits while others ask the origin.
+const YIELD: Duration = Duration::from_millis(20);
+
+/// What is fetched before it is read, of one device; dropped, it fetches no more.
+pub struct Ahead(Arc<Shared>);
+
+struct Shared {
+    core: Arc<Core>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    near: VecDeque<ChunkIndex>,
+    planned: VecDeque<ChunkIndex>,
+    threads: usize,
+    /// Came ahead and was not read.
+    unread: usize,
+    /// The last used in front.
+    streams: VecDeque<Stream>,
+    ended: bool,
+}
+
+/// A reader that may be sequential.
+struct Stream {
+    /// The place in the manifest's list of the chunk that it read last.
+    last: usize,
+    /// Chunks that it read in a row.
+    row: u32,
+}
+
+/// What a thread does next.
+enum Next {
+    Fetch(ChunkIndex),
+    /// To the disk alone: the memory has enough.
+    Fill(ChunkIndex),
+}
+
+impl Ahead {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self(Arc::new(Shared { core, state: Mutex::default() }))
+    }
+
+    /// Fetches `chunks` in this order, in parallel.
+    pub fn plan(&self, chunks: impl IntoIterator<Item = ChunkIndex>) {
+        self.0.state().planned.extend(chunks);
+        self.0.start();
+    }
+
+    /// Chunks that are still to be fetched, and those under way.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        let state = self.0.state();
+        state.near.len() + state.planned.len() + state.threads
+    }
+
+    /// Brings all chunks to the host's disk, one after the other, at most `rate` bytes a second, while nobody else asks the origin.
+    pub fn fill(&self, rate: u64) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.0);
+        std::thread::Builder::new().name("fill".to_owned()).spawn(move || shared.fill(rate)).map(drop)
+    }
+
+    /// A chunk is read for the first time, from its beginning or not.
+    pub(super) fn touched(&self, index: ChunkIndex, begins: bool) {
+        let mut state = self.0.state();
+        state.unread = state.unread.saturating_sub(1);
+        let window = self.0.window(&mut state, index, begins);
+        state.near.extend(window);
+        let idle = state.near.is_empty() && state.planned.is_empty();
+        drop(state);
+        if !idle {
+            self.0.start();
+        }
+    }
+
+    /// A read of many chunks begins: those behind the first are fetched at the same time.
+    pub(super) fn also(&self, offset: u64, length: usize) {
+        let chunk = u64::from(CHUNK_SIZE);
+        let last = (offset + length as u64 - 1) / chunk;
+        let behind = (offset / chunk + 1..=last).filter_map(|index| u32::try_from(index).ok().map(ChunkIndex));
+        let missing: Vec<ChunkIndex> = behind.filter(|index| !self.0.core.is_coming(*index)).collect();
+        if !missing.is_empty() {
+            self.0.state().near.extend(missing);
+            self.0.start();
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        *self.0.state() = State { ended: true, ..State::default() };
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics with it")
+    }
+
+    /// What to fetch behind a reader of `index`.
+    fn window(&self, state: &mut State, index: ChunkIndex, begins: bool) -> Vec<ChunkIndex> {
+        let chunks = &self.core.manifest.sealed.chunks;
+        let Ok(at) = chunks.binary_search_by_key(&index, |chunk| chunk.index) else { return Vec::new() };
+        let known = state.streams.iter().position(|stream| stream.last + 1 == at);
+        let mut stream = match known.and_then(|known| state.streams.remove(known)) {
+            Some(stream) if begins || stream.row >= ROW => Stream { last: at, row: stream.row + 1 },
+            _ => Stream { last: at, row: 0 },
+        };
+        let mut window = Vec::new();
+        if stream.row >= ROW {
+            let length = 1 << (stream.row - ROW + 1).min(WINDOW.ilog2());
+            stream.row = stream.row.min(ROW + WINDOW);
+            let behind = chunks.iter().skip(at + 1).take(length).map(|chunk| chunk.index);
+            window.extend(behind.filter(|index| !self.core.is_coming(*index) && !state.near.contains(index)));
+        }
+        state.streams.push_front(stream);
+        state.streams.truncate(STREAMS);
+        window
+    }
+
+    /// Has threads work, if there are too few.
+    fn start(self: &Arc<Self>) {
+        let mut state = self.state();
+        let wanted = (state.near.len() + state.planned.len()).min(self.core.host.ahead);
+        while state.threads < wanted && !state.ended {
+            let shared = Arc::clone(self);
+            if std::thread::Builder::new().name("ahead".to_owned()).spawn(move || shared.work()).is_err() {
+                return;
+            }
+            state.threads += 1;
+        }
+    }
+
+    fn work(&self) {
+        while let Some(next) = self.next() {
+            // Who reads it will hear of a failure, if it lasts.
+            match next {
+                Next::Fetch(index) => {
+                    if !self.core.fetch_ahead(index).is_ok_and(|fetched| fetched) {
+                        let mut state = self.state();
+                        state.unread = state.unread.saturating_sub(1);
+                    }
+                }
+                Next::Fill(index) => drop(self.core.fill(index)),
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Next> {
+        let mut state = self.state();
+        let room = state.unread < self.core.host.memory.limit() / 4 * 3;
+        let next = match state.near.pop_front() {
+            Some(index) => Some(Next::Fetch(index)),
+            None if room => state.planned.pop_front().map(Next::Fetch),
+            None if self.core.keeps_copies() => state.planned.pop_front().map(Next::Fill),
+            None => None,
+        };
+        match next {
+            Some(Next::Fetch(_)) => state.unread += 1,
+            Some(Next::Fill(_)) => {}
+            None => state.threads = state.threads.saturating_sub(1),
+        }
+        next
+    }
+
+    fn fill(&self, rate: u64) {
+        for chunk in &self.core.manifest.sealed.chunks {
+            while self.core.host.counts.in_flight.get() > 0 && !self.state().ended {
+                std::thread::sleep(YIELD);
+            }
+            if self.state().ended {
+                return;
+            }
+            if self.core.fill(chunk.index).is_ok_and(|brought| brought) {
+                std::thread::sleep(Duration::from_secs_f64(f64::from(chunk.stored) / rate.max(1) as f64));
+            }
+        }
+    }
+}

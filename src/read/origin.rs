@@ -1,0 +1,247 @@
+//! The store as the last tier: a bound on requests, a moment when each is given up, repetitions, and a second request for what
+//! takes long.
+//!
+//! Requests run on threads of their own, so that none that hangs holds its reader longer than the reader waits; it holds its
+//! place among the bounded ones until it ends. Repetitions and second requests count like any other. Second ones are at most a
+//! twentieth of all, and made when a request takes longer than nineteen in twenty of those before it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::counts::Counts;
+use super::slots::Slots;
+use super::tier::{Place, Tier, Wanted};
+use crate::retry::{PATIENCE_AT_FIRST, repeat};
+use crate::store::{Failure, Get, ObjectName};
+use crate::{Error, ErrorKind, Result};
+
+/// How long one request may take.
+pub const REQUEST: Duration = Duration::from_secs(10);
+/// A thread that had nothing to do for so long ends.
+const IDLE: Duration = Duration::from_secs(10);
+/// Of so many requests, one may be a second one.
+const BUDGET: u64 = 20;
+/// Latencies that are remembered, and how many there must be to say what takes long.
+const RECENT: usize = 128;
+const ENOUGH: usize = 20;
+/// What takes long where that is not known yet, and at least.
+const LONG: Duration = Duration::from_secs(1);
+const LEAST: Duration = Duration::from_millis(5);
+
+/// What a thread is to do.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads on which a process asks its origins: as many as requests may be under way.
+pub struct Requests {
+    bound: usize,
+    queue: Mutex<Queue>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Requests {
+    /// At most `bound` at a time.
+    #[must_use]
+    pub fn new(bound: usize) -> Arc<Self> {
+        Arc::new(Self { bound: bound.max(1), queue: Mutex::default(), ready: Condvar::new() })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no thread panics with it")
+    }
+
+    pub(super) fn submit(self: &Arc<Self>, job: Job) -> std::io::Result<()> {
+        let mut queue = self.queue();
+        queue.jobs.push_back(job);
+        if queue.idle < queue.jobs.len() && queue.threads < self.bound {
+            let requests = Arc::clone(self);
+            let started = std::thread::Builder::new().name("origin".to_owned()).spawn(move || requests.work());
+            match started {
+                Ok(_) => queue.threads += 1,
+                // Those that there are will come to it.
+                Err(_) if queue.threads > 0 => {}
+                Err(error) => {
+                    queue.jobs.pop_back();
+                    return Err(error);
+                }
+            }
+        }
+        drop(queue);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    fn work(&self) {
+        let mut queue = self.queue();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = self.queue();
+                continue;
+            }
+            queue.idle += 1;
+            let waited = self.ready.wait_timeout(queue, IDLE).expect("no thread panics with it");
+            queue = waited.0;
+            queue.idle -= 1;
+            if waited.1.timed_out() && queue.jobs.is_empty() {
+                queue.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+/// What bounds the requests of a process.
+#[derive(Clone)]
+pub struct Limits {
+    /// Its threads.
+    pub requests: Arc<Requests>,
+    /// What it shares with the other processes of the host.
+    pub slots: Option<Arc<Slots>>,
+    /// How long a request that fails is repeated.
+    pub patience: Duration,
+    /// Where it is counted.
+    pub counts: Arc<Counts>,
+}
+
+/// A store, asked within limits.
+pub struct Origin {
+    store: Arc<dyn Get>,
+    limits: Limits,
+    answered: AtomicBool,
+    recent: Arc<Mutex<VecDeque<Duration>>>,
+}
+
+/// What one of two requests for the same came to.
+type Answer = Result<Vec<u8>, Failure>;
+
+impl Origin {
+    /// `store`, asked within `limits`.
+    #[must_use]
+    pub fn new(store: Box<dyn Get>, limits: Limits) -> Self {
+        Self { store: store.into(), limits, answered: AtomicBool::new(false), recent: Arc::default() }
+    }
+
+    /// One request, and another where that one takes long.
+    fn attempt(&self, name: &ObjectName, limit: u64, until: Instant) -> Answer {
+        let (send, receive) = channel();
+        let wanted = Arc::new(AtomicBool::new(true));
+        let begun = Instant::now();
+        let ends = until.min(begun + REQUEST);
+        let mut second = begun + self.long();
+        let mut under_way = 1;
+        self.launch(name, limit, ends, &wanted, &send)?;
+        let answer = loop {
+            let left = ends.min(second).saturating_duration_since(Instant::now());
+            match receive.recv_timeout(left) {
+                Ok(answer) if under_way == 1 || matches!(answer, Ok(_) | Err(Failure::Final(_))) => break answer,
+                Ok(_) => under_way -= 1,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < ends => {
+                    second = ends;
+                    if self.may_hedge() {
+                        self.limits.counts.hedges.add(1);
+                        self.launch(name, limit, ends, &wanted, &send)?;
+                        under_way += 1;
+                    }
+                }
+                Err(_) => {
+                    let message = format!("object {name}: no answer in {:.1} s", begun.elapsed().as_secs_f64());
+                    break Err(Failure::Again { error: Error::new(ErrorKind::Unavailable, message), after: None });
+                }
+            }
+        };
+        wanted.store(false, Ordering::Relaxed);
+        answer
+    }
+
+    /// Hands a request to a thread; what it comes to is sent, unless nothing is `wanted` any more when its turn comes.
+    fn launch(
+        &self,
+        name: &ObjectName,
+        limit: u64,
+        ends: Instant,
+        wanted: &Arc<AtomicBool>,
+        send: &Sender<Answer>,
+    ) -> Result<(), Failure> {
+        let (store, limits, recent) = (Arc::clone(&self.store), self.limits.clone(), Arc::clone(&self.recent));
+        let (name, wanted, send) = (name.clone(), Arc::clone(wanted), send.clone());
+        let job = move || {
+            let slot = limits.slots.as_ref().map(|slots| slots.take(ends));
+            if !wanted.load(Ordering::Relaxed) || matches!(slot, Some(None)) {
+                return;
+            }
+            let counts = &limits.counts;
+            counts.requests.add(1);
+            counts.in_flight.add(1);
+            let begun = Instant::now();
+            let answer = store.ask(&name, limit);
+            counts.in_flight.end();
+            match &answer {
+                Ok(_) => note(&recent, begun.elapsed()),
+                Err(_) => counts.failures.add(1),
+            }
+            // Who asked may have gone.
+            let _ = send.send(answer);
+        };
+        self.limits.requests.submit(Box::new(job)).map_err(|error| {
+            let error = Error::caused(ErrorKind::Unavailable, "a thread for a request to the store", error);
+            Failure::Again { error, after: None }
+        })
+    }
+
+    /// What takes longer than nineteen in twenty did.
+    fn long(&self) -> Duration {
+        let recent = self.recent.lock().expect("no thread panics with it");
+        if recent.len() < ENOUGH {
+            return LONG;
+        }
+        let mut sorted: Vec<Duration> = recent.iter().copied().collect();
+        sorted.sort_unstable();
+        (sorted[sorted.len() * 19 / 20] * 3 / 2).max(LEAST)
+    }
+
+    fn may_hedge(&self) -> bool {
+        let counts = &self.limits.counts;
+        counts.hedges.get() <= counts.requests.get() / BUDGET
+    }
+}
+
+fn note(recent: &Mutex<VecDeque<Duration>>, took: Duration) {
+    let mut recent = recent.lock().expect("no thread panics with it");
+    if recent.len() >= RECENT {
+        recent.pop_front();
+    }
+    recent.push_back(took);
+}
+
+impl Tier for Origin {
+    fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
+        let left = until.saturating_duration_since(Instant::now());
+        let patience = || {
+            let answered = self.answered.load(Ordering::Relaxed);
+            let patience = self.limits.patience.min(left);
+            if answered { patience } else { patience.min(PATIENCE_AT_FIRST) }
+        };
+        let bytes = repeat(patience, || {
+            let answer = self.attempt(wanted.name, wanted.limit, until);
+            if matches!(answer, Ok(_) | Err(Failure::Final(_))) {
+                self.answered.store(true, Ordering::Relaxed);
+            }
+            answer
+        })?;
+        let counts = self.limits.counts.of(Place::Origin);
+        counts.hits.add(1);
+        counts.bytes.add(bytes.len() as u64);
+        Ok((bytes, Place::Origin))
+    }
+}

@@ -1,0 +1,80 @@
+//! The bound on requests that the processes of a host share: lock files, one for each request that may be under way.
+//!
+//! A lock ends with who holds it, so a process that dies gives its slots back.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::crypto::random_bytes;
+
+/// The waits between two looks at all slots: the first, and the longest; they double.
+const FIRST: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(20);
+
+/// A directory of lock files.
+#[derive(Debug)]
+pub struct Slots {
+    directory: PathBuf,
+    count: usize,
+}
+
+/// Held until it is dropped; without a file where none could be had for want of the directory.
+#[derive(Debug)]
+pub struct Slot {
+    _lock: Option<File>,
+}
+
+impl Slots {
+    /// `count` slots in `directory`, which must be there.
+    #[must_use]
+    pub fn new(directory: &Path, count: usize) -> Self {
+        Self { directory: directory.to_owned(), count: count.max(1) }
+    }
+
+    /// The next that is free; `None` where there was none until `until`. Where there are no files, nothing is shared.
+    #[must_use]
+    pub fn take(&self, until: Instant) -> Option<Slot> {
+        let mut wait = FIRST;
+        let first = random_bytes().map_or(0, |bytes| usize::from(u16::from_le_bytes(bytes)));
+        loop {
+            for at in 0..self.count {
+                let path = self.directory.join(format!("slot-{}", (first + at) % self.count));
+                let Ok(file) = File::options().write(true).create(true).truncate(false).open(path) else {
+                    return Some(Slot { _lock: None });
+                };
+                match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => return Some(Slot { _lock: Some(file) }),
+                    Err(rustix::io::Errno::WOULDBLOCK) => {}
+                    Err(_) => return Some(Slot { _lock: None }),
+                }
+            }
+            if Instant::now() + wait > until {
+                return None;
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(LONGEST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_bound_are_held_and_one_given_back_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (Slots::new(directory.path(), 2), Slots::new(directory.path(), 2));
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let held = [one.take(soon()).unwrap(), other.take(soon()).unwrap()];
+        assert!(held.iter().all(|slot| slot._lock.is_some()));
+        assert!(one.take(soon()).is_none() && other.take(soon()).is_none());
+        drop(held);
+        assert!(other.take(soon()).is_some());
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        assert!(one.take(soon()).unwrap()._lock.is_none(), "a bound of its own is left");
+    }
+}

@@ -1,0 +1,428 @@
+//! The zone's cache: sealed chunks on ordinary cache servers, erasure-coded, between the hosts and the store (docs/zone-format.md,
+//! docs/design.md, "The zone").
+//!
+//! A chunk that is read is looked for here under a deadline; what is not found is fetched from the next tier, by one host of the zone while the
+//! others wait for it, and written here behind its reader's back. Nothing depends on it: servers that lie, hang or go cost time, and that
+//! bounded. A server sees ids and sealed shards, and nothing of it is taken without a true tag; the chunk's name is checked by who opens it.
+
+mod lease;
+pub mod link;
+mod lookup;
+pub mod placement;
+pub mod resp;
+mod server;
+pub mod sizing;
+mod state;
+pub mod stripe;
+pub mod trace;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use self::lease::{Asked, Lease};
+use self::link::Address;
+use self::lookup::{Known, Pace, Seen, Sought, look, look_at_the_rest};
+use self::placement::Seed;
+use self::resp::Reply;
+pub use self::server::OfServer;
+use self::server::{Server, Standing};
+pub use self::state::ServerState;
+use self::stripe::{Code, Coder};
+use super::counts::Count;
+use super::origin::Requests;
+use super::tier::{Place, Tier, Wanted};
+use crate::crypto::shard_seal::ShardSeal;
+use crate::crypto::{ChunkKey, random_bytes};
+use crate::store::ObjectName;
+use crate::{Error, ErrorKind, Result};
+
+/// Chunks that wait to be written or repaired; what is more than that is not written.
+const BEHIND: usize = 32;
+/// Threads that write them.
+const WRITERS: usize = 2;
+/// How long a server may take for a shard that is written.
+const WRITE: Duration = Duration::from_secs(1);
+/// The waits between two looks whether a lease's holder is done: the first, and the longest; at random from half of it on.
+const LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+/// How long who waited in vain for a lease waits at most before it asks the store, so that not all do at once.
+const JITTER: Duration = Duration::from_millis(50);
+/// How long the end of a process waits for what is still to be written.
+const LAST: Duration = Duration::from_secs(2);
+/// How long the beginning waits for the servers' first connections; they come about all the same.
+const WARM: Duration = Duration::from_millis(100);
+/// How long a start waits for its turn, and one look at whose turn it is.
+const TURN: Duration = Duration::from_secs(30);
+const TURN_LOOK: Duration = Duration::from_millis(200);
+
+/// Keys of what servers count.
+pub const FILLED: &str = "coldpress:count:filled";
+/// The same for repairs.
+pub const REPAIRED: &str = "coldpress:count:repaired";
+
+/// How a zone's cache is used.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How chunks are cut.
+    pub code: Code,
+    /// After so long the next tier is asked.
+    pub deadline: Duration,
+    /// How long a host may have to fetch a chunk while the others wait; zero for no leases.
+    pub lease: Duration,
+}
+
+/// What was counted of a zone.
+#[derive(Debug, Default)]
+pub struct ZoneCounts {
+    /// Second requests for what took long.
+    pub hedges: Count,
+    /// Looks that ended at their deadline.
+    pub late: Count,
+    /// Chunks written after they were fetched.
+    pub filled: Count,
+    /// Chunks of which shards were written anew.
+    pub repaired: Count,
+    /// Chunks not written for want of room.
+    pub skipped: Count,
+    /// Chunks that another host fetched meanwhile.
+    pub waited: Count,
+    /// Waits for another host that were in vain.
+    pub waited_in_vain: Count,
+}
+
+/// The cache servers of a zone, as one process uses them.
+pub struct Zone(Arc<Shared>);
+
+struct Shared {
+    servers: Vec<Server>,
+    coder: Coder,
+    settings: Settings,
+    pace: Pace,
+    writers: Arc<Requests>,
+    /// Chunks that the writers have not done yet.
+    behind: AtomicUsize,
+    counts: ZoneCounts,
+}
+
+impl Zone {
+    /// Of the servers at `addresses`; connections come about by themselves. `tls_ca` has the authorities of those that are spoken to by TLS.
+    ///
+    /// # Errors
+    /// `Input` where no servers or one twice are named; those of the certificates' file.
+    pub fn open(addresses: Vec<Address>, tls_ca: Option<&std::path::Path>, settings: Settings) -> Result<Arc<Self>> {
+        if addresses.is_empty() {
+            return Err(Error::new(ErrorKind::Input, "the zone: no servers"));
+        }
+        let mut names: Vec<&str> = addresses.iter().map(Address::name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::new(ErrorKind::Input, format!("the zone: server {} is named twice", twice[0])));
+        }
+        let tls = if addresses.iter().any(Address::has_tls) { Some(link::tls(tls_ca)?) } else { None };
+        let shared = Arc::new(Shared {
+            servers: addresses.into_iter().map(|address| Server::new(address, tls.clone())).collect(),
+            coder: Coder::new(settings.code),
+            settings,
+            pace: Pace::default(),
+            writers: Requests::new(WRITERS),
+            behind: AtomicUsize::new(0),
+            counts: ZoneCounts::default(),
+        });
+        let warming: Vec<_> = (0..shared.servers.len())
+            .map(|at| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || shared.servers[at].warm())
+            })
+            .collect();
+        let begun = Instant::now();
+        while begun.elapsed() < WARM && warming.iter().any(|thread| !thread.is_finished()) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(Arc::new(Self(shared)))
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> &ZoneCounts {
+        &self.0.counts
+    }
+
+    /// The servers' names, what was counted of each, and whether it is fit to be asked.
+    pub fn servers(&self) -> impl Iterator<Item = (&str, &OfServer, bool)> {
+        let (usual, now) = (self.0.usual(), Instant::now());
+        self.0
+            .servers
+            .iter()
+            .map(move |server| (server.address.name(), &server.counts, server.standing(usual, now) == Standing::Fit))
+    }
+
+    /// Waits for the turn of a start where no more than `rate` may begin in a second, in the whole zone; how long that was. Where no server tells,
+    /// and after half a minute, the start goes on.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "hosts count the starts of the same second")]
+    pub fn wait_for_turn(&self, rate: u32) -> Duration {
+        let begun = Instant::now();
+        while begun.elapsed() < TURN {
+            let second =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+            match self.0.start_in(second) {
+                Some(count) if count > i64::from(rate) => std::thread::sleep(between(TURN_LOOK, TURN_LOOK * 2)),
+                _ => break,
+            }
+        }
+        begun.elapsed()
+    }
+
+    /// Waits for what is still being written, for a while; a process does so before it ends. What is not written by then is fetched by the next who
+    /// wants it.
+    pub fn finish(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < LAST && self.0.behind.load(Ordering::Acquire) > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A moment of chance between two.
+fn between(least: Duration, most: Duration) -> Duration {
+    let part = random_bytes().map_or(0, u32::from_le_bytes);
+    least + (most - least).mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+/// A tier behind the zone's cache.
+pub struct ZoneTier {
+    zone: Arc<Zone>,
+    next: Box<dyn Tier>,
+    counts: Arc<super::counts::Counts>,
+}
+
+impl ZoneTier {
+    /// `next`, asked for what the `zone` has not.
+    #[must_use]
+    pub fn new(next: Box<dyn Tier>, zone: Arc<Zone>, counts: Arc<super::counts::Counts>) -> Self {
+        Self { zone, next, counts }
+    }
+
+    /// What the zone has of a chunk, by `until`.
+    fn look(&self, sought: &Sought, until: Instant) -> Result<Vec<u8>, Seen> {
+        let zone = &self.zone.0;
+        let mut seen = look(zone, sought, until);
+        if seen.shards.len() < zone.coder.code().data() {
+            return Err(seen);
+        }
+        let lacks = seen.known.contains(&Known::Lacks);
+        let shards = std::mem::take(&mut seen.shards);
+        let Some(sealed) = zone.coder.join(sought.length, shards) else { return Err(seen) };
+        if lacks {
+            zone.repair(sought.clone(), sealed.clone(), seen.known);
+        }
+        let counts = self.counts.of(Place::Zone);
+        counts.hits.add(1);
+        counts.bytes.add(sealed.len() as u64);
+        Ok(sealed)
+    }
+
+    fn deadline(&self, until: Instant) -> Instant {
+        until.min(Instant::now() + self.zone.0.settings.deadline)
+    }
+
+    /// Fetches from the next tier what the zone has not: as the one host that does, or when the one that did is done or too late.
+    fn fetch(&self, wanted: &Wanted<'_>, sought: &Sought, until: Instant, fill: bool) -> Result<(Vec<u8>, Place)> {
+        let zone = &self.zone.0;
+        let settings = zone.settings;
+        let patience = until.min(Instant::now() + settings.lease);
+        let mut waited = false;
+        let lease = loop {
+            match self.ask_for_lease(sought, until) {
+                Asked::None => break None,
+                Asked::Held(lease) => {
+                    // Who held it before may have filled it between the look and now.
+                    if let Ok(sealed) = self.look(sought, self.deadline(until)) {
+                        zone.give_back(lease);
+                        return Ok((sealed, Place::Zone));
+                    }
+                    break Some(lease);
+                }
+                Asked::Taken => {
+                    waited = true;
+                    if !self.wait_for_end(sought, patience) {
+                        zone.counts.waited_in_vain.add(1);
+                        let left = until.saturating_duration_since(Instant::now()) / 2;
+                        std::thread::sleep(between(Duration::ZERO, JITTER).min(left));
+                        break None;
+                    }
+                    if let Ok(sealed) = self.look(sought, self.deadline(until)) {
+                        zone.counts.waited.add(1);
+                        return Ok((sealed, Place::Zone));
+                    }
+                }
+            }
+        };
+        self.counts.of(Place::Zone).misses.add(1);
+        let fetched = self.next.get(wanted, until);
+        match &fetched {
+            Ok((sealed, _)) if fill || waited || lease.is_some() => {
+                zone.fill(sought.clone(), sealed.clone(), lease);
+            }
+            _ => lease.into_iter().for_each(|lease| zone.give_back(lease)),
+        }
+        fetched
+    }
+
+    fn ask_for_lease(&self, sought: &Sought, until: Instant) -> Asked {
+        let zone = &self.zone.0;
+        if zone.settings.lease.is_zero() {
+            return Asked::None;
+        }
+        lease::ask(zone, sought.seal.id(), sought.places[0].server, zone.settings.lease, self.lease_deadline(until))
+    }
+
+    /// Waits until the lease of another has ended, or `until`; whether it has. Asks for no more than that, since many may wait.
+    fn wait_for_end(&self, sought: &Sought, until: Instant) -> bool {
+        let (zone, mut wait) = (&self.zone.0, LOOK);
+        while Instant::now() + wait < until {
+            std::thread::sleep(between(wait / 2, wait));
+            wait = (wait * 3 / 2).min(LONGEST_LOOK);
+            let deadline = self.lease_deadline(until);
+            if !lease::is_held(zone, sought.seal.id(), sought.places[0].server, deadline) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Who has no answer by then goes without a lease, and that is dearer than to wait a little longer.
+    fn lease_deadline(&self, until: Instant) -> Instant {
+        until.min(Instant::now() + self.zone.0.settings.deadline * 4)
+    }
+}
+
+impl Tier for ZoneTier {
+    fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
+        let Ok(length) = usize::try_from(wanted.limit) else { return self.next.get(wanted, until) };
+        let sought = Sought::new(&self.zone.0, ShardSeal::of(wanted.key), length);
+        let seen = match self.look(&sought, self.deadline(until)) {
+            Ok(sealed) => return Ok((sealed, Place::Zone)),
+            Err(seen) => seen,
+        };
+        if !seen.missing {
+            self.zone.0.counts.late.add(1);
+        }
+        self.fetch(wanted, &sought, until, seen.missing)
+    }
+
+    fn forget(&self, wanted: &Wanted<'_>) -> bool {
+        let Ok(length) = usize::try_from(wanted.limit) else { return self.next.forget(wanted) };
+        let sought = Sought::new(&self.zone.0, ShardSeal::of(wanted.key), length);
+        self.zone.0.forget(&sought);
+        true
+    }
+
+    fn keeps(&self, name: &ObjectName) -> Option<bool> {
+        self.next.keeps(name)
+    }
+}
+
+impl Shared {
+    fn seeds(&self) -> Vec<Seed> {
+        self.servers.iter().map(|server| server.seed.clone()).collect()
+    }
+
+    /// What the answers of the middle one of the servers take.
+    fn usual(&self) -> Option<Duration> {
+        let mut averages: Vec<Duration> = self.servers.iter().filter_map(Server::average).collect();
+        averages.sort_unstable();
+        averages.get(averages.len() / 2).copied()
+    }
+
+    /// Counts a start in this `second`; how many that makes.
+    fn start_in(&self, second: u64) -> Option<i64> {
+        let key = format!("coldpress:starts:{second}");
+        let of_starts = ShardSeal::of(&ChunkKey::from_bytes([0; 32])).id();
+        let server = &self.servers[*placement::ranked(&self.seeds(), of_starts).first()?];
+        let call = |words: &[&[u8]]| server.command(words, 0, Instant::now() + WRITE);
+        match call(&[b"INCR", key.as_bytes()]) {
+            Ok(Reply::Number(count)) => {
+                let _ = call(&[b"EXPIRE", key.as_bytes(), b"10"]);
+                Some(count)
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes all shards of a chunk, behind its reader's back, and gives the lease back when that is done.
+    fn fill(self: &Arc<Self>, sought: Sought, sealed: Vec<u8>, lease: Option<Lease>) {
+        let zone = Arc::clone(self);
+        self.write_behind(move |written| {
+            if written {
+                let shards = zone.coder.split(&sought.seal, &sealed);
+                if zone.write(&sought, shards.into_iter().enumerate(), FILLED) {
+                    zone.counts.filled.add(1);
+                }
+            }
+            lease.into_iter().for_each(|lease| lease.release(&zone, WRITE));
+        });
+    }
+
+    /// Writes the shards that are missing, once it is known which those are.
+    fn repair(self: &Arc<Self>, sought: Sought, sealed: Vec<u8>, mut known: Vec<Known>) {
+        let zone = Arc::clone(self);
+        self.write_behind(move |written| {
+            if !written {
+                return;
+            }
+            look_at_the_rest(&zone, &sought, &mut known, WRITE);
+            let mut shards: Vec<Option<Vec<u8>>> =
+                zone.coder.split(&sought.seal, &sealed).into_iter().map(Some).collect();
+            let lacking = lookup::lacking(&known).into_iter();
+            let lacking = lacking.filter_map(|(place, index)| Some((place, shards[index].take()?)));
+            if zone.write(&sought, lacking, REPAIRED) {
+                zone.counts.repaired.add(1);
+            }
+        });
+    }
+
+    /// Hands `job` to a writer, with true; where they have enough, it is done at once, with false.
+    fn write_behind(self: &Arc<Self>, job: impl FnOnce(bool) + Send + 'static) {
+        if self.behind.fetch_add(1, Ordering::AcqRel) >= BEHIND {
+            self.behind.fetch_sub(1, Ordering::AcqRel);
+            self.counts.skipped.add(1);
+            job(false);
+            return;
+        }
+        let zone = Arc::clone(self);
+        let done = move || {
+            job(true);
+            zone.behind.fetch_sub(1, Ordering::AcqRel);
+        };
+        if self.writers.submit(Box::new(done)).is_err() {
+            self.behind.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Writes shards at their places; whether one was written.
+    fn write(&self, sought: &Sought, shards: impl Iterator<Item = (usize, Vec<u8>)>, counter: &str) -> bool {
+        let mut written = false;
+        for (place, shard) in shards {
+            let server = &self.servers[sought.places[place].server];
+            if server.standing(None, Instant::now()) != Standing::Down {
+                written |= server.put(&sought.key(place), &shard, counter, Instant::now() + WRITE).is_ok();
+            }
+        }
+        written
+    }
+
+    fn forget(&self, sought: &Sought) {
+        for (at, place) in sought.places.iter().enumerate() {
+            let key = sought.key(at);
+            let until = Instant::now() + self.settings.deadline;
+            let _ = self.servers[place.server].command(&[b"DEL", key.as_bytes()], 0, until);
+        }
+    }
+
+    fn give_back(self: &Arc<Self>, lease: Lease) {
+        let zone = Arc::clone(self);
+        self.write_behind(move |_| lease.release(&zone, WRITE));
+    }
+}

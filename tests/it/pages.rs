@@ -1,0 +1,97 @@
+//! Completions and manual pages: bash completes with the ones, groff has no word against the others.
+
+use std::process::Command;
+
+use crate::common::{Bench, stdout};
+
+/// What bash offers for the last of `words`, by the completions that the program prints.
+fn completed(program: &str, words: &[&str]) -> Vec<String> {
+    let bench = Bench::new();
+    let script = run(&bench, program, &["completions", "bash"]);
+    std::fs::write(bench.path("script"), script).unwrap();
+    let bash = |line: &str| {
+        let output = Command::new("bash").args(["--norc", "-c", line]).current_dir(bench.dir.path()).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(stdout(&output)).unwrap()
+    };
+    bash("bash -n script");
+    let last = words.len() - 1;
+    let before = words[last - 1];
+    let line = format!(
+        "source ./script; complete -p {program} >/dev/null; COMP_WORDS=({}); COMP_CWORD={last}; _{program} {program} '{}' {before}; \
+         printf '%s\n' \"${{COMPREPLY[@]}}\"",
+        words.join(" "),
+        words[last],
+    );
+    bash(&line).lines().map(str::to_owned).collect()
+}
+
+fn run(bench: &Bench, program: &str, args: &[&str]) -> Vec<u8> {
+    stdout(&match program {
+        "coldpress" => bench.coldpress(args),
+        _ => bench.coldread(args),
+    })
+}
+
+#[test]
+fn bash_completes_commands_options_and_their_values() {
+    assert_eq!(completed("coldpress", &["coldpress", "con"]), ["convert"]);
+    assert_eq!(completed("coldpress", &["coldpress", "diff", "--no"]), ["--no-files"]);
+    assert_eq!(completed("coldpress", &["coldpress", "verify", "--store-style", "v"]), ["virtual-host"]);
+    assert_eq!(completed("coldpress", &["coldpress", "completions", "fi"]), ["fish"]);
+    assert_eq!(completed("coldread", &["coldread", "mo"]), ["mount"]);
+    assert_eq!(completed("coldread", &["coldread", "ls", "--rec"]), ["--recursive"]);
+}
+
+#[test]
+fn every_shell_has_its_completions_and_they_are_the_same_each_time() {
+    let bench = Bench::new();
+    for program in ["coldpress", "coldread"] {
+        for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+            let script = run(&bench, program, &["completions", shell]);
+            assert!(script.len() > 1000, "{program} {shell}");
+            assert_eq!(script, run(&bench, program, &["completions", shell]), "{program} {shell}");
+        }
+        let output = match program {
+            "coldpress" => bench.coldpress(&["completions", "tcsh"]),
+            _ => bench.coldread(&["completions", "tcsh"]),
+        };
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+#[test]
+fn groff_takes_every_manual_page_without_a_warning() {
+    let bench = Bench::new();
+    let mut pages = Vec::new();
+    for program in ["coldpress", "coldread"] {
+        assert_eq!(run(&bench, program, &["man", "share/man1"]), b"");
+        let main = run(&bench, program, &["man"]);
+        assert_eq!(main, std::fs::read(bench.path(&format!("share/man1/{program}.1"))).unwrap());
+        // One of each command that the help names.
+        let help = String::from_utf8(run(&bench, program, &["--help"])).unwrap();
+        let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let commands = commands
+            .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+            .filter(|command| !["", "help"].contains(command));
+        pages.push(format!("{program}.1"));
+        pages.extend(commands.map(|command| format!("{program}-{command}.1")));
+    }
+    let mut written: Vec<String> = std::fs::read_dir(bench.path("share/man1"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    pages.sort();
+    written.sort();
+    assert_eq!(written, pages);
+    for page in &pages {
+        let path = bench.path("share/man1").join(page);
+        let output = Command::new("groff").args(["-man", "-ww", "-z", "-K", "utf8"]).arg(&path).output();
+        let output = output.expect("groff (Debian's groff-base) is installed");
+        assert!(output.status.success() && output.stderr.is_empty(), "{page}: {output:?}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let program = page.split(['-', '.']).next().unwrap();
+        let title = format!(".TH {} 1  \"{program} {}\"", page.trim_end_matches(".1"), env!("CARGO_PKG_VERSION"));
+        assert!(text.lines().any(|line| line.trim_end() == title), "{page}: no date, and whose it is: {text}");
+    }
+}

@@ -1,0 +1,71 @@
+#!/bin/bash
+# demo-zone.sh PROGRAMS WORK: the whole chain once. A store and a key service (moto), six cache servers, two hosts: an image is converted, started on both,
+# two of the servers are killed, and it is started again; where every byte came from is printed. Needs what `make test-tools` installs, no root.
+set -eu -o pipefail
+programs=$(cd "$1" && pwd) tools=$(cd "$(dirname "$0")" && pwd) venv=$(pwd)/target/venv
+rm -rf "$2" && mkdir -p "$2" && cd "$2"
+PATH=$programs:$PATH
+say() { printf '\n$ %s\n' "$*"; "$@"; }
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true' EXIT
+port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+await() { for _ in $(seq 500); do (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return; sleep 0.02; done; echo "nothing listens on $1" >&2; exit 1; }
+
+# A store and a key service, with users who may do one thing each.
+s3=$(port)
+"$venv/bin/moto_server" -H 127.0.0.1 -p "$s3" >moto.log 2>&1 & pids+=($!)
+await "$s3"
+"$venv/bin/python" "$tools/servers.py" "http://127.0.0.1:$s3" users.json
+as() { eval "$("$venv/bin/python" - "$1" <<'PYTHON'
+import json, sys
+for name, value in json.load(open("users.json"))["users"][sys.argv[1]].items():
+    print(f"export {name}={value}")
+PYTHON
+)"; }
+export AWS_REGION=us-east-1 COLDPRESS_STORE=s3://chunks/demo COLDPRESS_KEY=aws-kms://alias/shop
+service=(--store-endpoint "http://127.0.0.1:$s3" --kms-endpoint "http://127.0.0.1:$s3")
+
+# Six cache servers.
+urls=()
+declare -A server
+for _ in 1 2 3 4 5 6; do
+    at=$(port)
+    redis-server --port "$at" --bind 127.0.0.1 --save '' --appendonly no --maxmemory 256mb --maxmemory-policy allkeys-lru >/dev/null & pids+=($!)
+    server[$at]=$!; await "$at"; urls+=("redis://127.0.0.1:$at")
+done
+zone=$(IFS=,; echo "${urls[*]}")
+echo "a store and a key service on port $s3, cache servers on ports ${!server[*]}"
+
+# An image of this machine's own files.
+mkdir -p root/bin root/usr/share root/usr/lib
+cp /bin/sh root/bin/sh
+cp -R /usr/lib/python3 root/usr/lib/ 2>/dev/null || cp -R "$tools" root/usr/lib/tools
+head -c 6000000 /dev/urandom >root/usr/share/data
+tar -C root -cf app.tar .
+
+as converter
+coldpress keygen -q -o scope.key
+say coldpress convert tar:app.tar "${service[@]}" --salt-file scope.key -o app.cpm
+as worker
+
+# start HOST: reads the whole device there, as a program would that starts, and says where it came from.
+start() {
+    rm -rf "$1.cache" "$1.sock"
+    coldread serve app.cpm "${service[@]}" --zone "$zone" --cache "$1.cache" --nbd "unix:$1.sock" --metrics "unix:$1.metrics" 2>"$1.said" & local reader=$!
+    pids+=($reader)
+    until grep -q 'is served as' "$1.said"; do sleep 0.02; kill -0 $reader || { cat "$1.said"; exit 1; }; done
+    nbdcopy "nbd+unix:///?socket=$1.sock" "$1.img"
+    printf '\n%s\n' "$2"
+    coldread status "unix:$1.metrics"
+    kill $reader; wait $reader
+}
+start host-1 "host 1, on an empty zone: all from the store"
+start host-2 "host 2: all from the zone"
+cmp host-1.img host-2.img
+gone=(${!server[@]})
+kill -9 "${server[${gone[0]}]}" "${server[${gone[1]}]}"; wait "${server[${gone[0]}]}" "${server[${gone[1]}]}" 2>/dev/null || true
+start host-2 "host 2 again, its disk emptied, two of six servers killed: all from the four that are left"
+cmp host-1.img host-2.img
+printf '\n$ coldread zone status --zone …\n'
+coldread zone status --zone "$zone" || [ $? = 4 ]
+printf '\nEvery start read the same bytes.\n'
