@@ -104,7 +104,7 @@ serve-costs: build ## The time from the start of `coldread serve` to the first b
 	tools/serve-costs.sh target/release
 
 .PHONY: demo-zone
-demo-zone: build test-tools ## The whole chain once: store, key service, six cache servers of a zone, two hosts (everything under target/demo-zone)
+demo-zone: build test-tools ## The whole chain once: store, key service, six cache servers of a zone, two hosts (root; everything under target/demo-zone)
 	tools/demo-zone.sh target/release target/demo-zone
 
 .PHONY: bench-zone

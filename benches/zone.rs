@@ -12,14 +12,23 @@
     reason = "a program for its author's terminal"
 )]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+#[path = "../tests/it/cache_servers.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the tests use more of it")]
+mod cache_servers;
+
+mod servers {
+    pub(crate) fn free_port() -> u16 {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+}
+
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use cache_servers::{CacheServer, Slowed};
 use coldpress::Result;
 use coldpress::crypto::convergent::{open, seal};
 use coldpress::crypto::packed::Packer;
@@ -35,69 +44,6 @@ use coldpress::store::ObjectName;
 const CHUNK: usize = 512 << 10;
 const CHUNKS: usize = 400;
 const SERVERS: usize = 6;
-
-struct Server(Child, u16);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn server() -> Server {
-    let port = free_port();
-    let child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-        .args(["--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru", "--dir", "/tmp"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server: `make test-tools` installs it");
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Server(child, port)
-}
-
-/// A proxy to `port` that holds back what goes each way by `delay`; its port.
-fn slowed(port: u16, delay: Duration) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let own = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-            for stream in [&client, &server] {
-                stream.set_nodelay(true).unwrap();
-            }
-            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            pass(from, to, delay);
-            pass(server, client, Duration::ZERO);
-        }
-    });
-    own
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
-    let (send, receive) = channel::<(Instant, Vec<u8>)>();
-    std::thread::spawn(move || {
-        for (due, bytes) in receive {
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if to.write_all(&bytes).is_err() {
-                return;
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buf = vec![0; 256 << 10];
-        while let Ok(read @ 1..) = from.read(&mut buf) {
-            let _ = send.send((Instant::now() + delay, buf[..read].to_vec()));
-        }
-    });
-}
 
 struct Chunk {
     name: ObjectName,
@@ -209,8 +155,8 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 fn parts() {
-    let servers: Vec<Server> = (0..SERVERS).map(|_| server()).collect();
-    let ports: Vec<u16> = servers.iter().map(|server| server.1).collect();
+    let servers = CacheServer::some(SERVERS);
+    let ports: Vec<u16> = servers.iter().map(|server| server.port).collect();
     let chunks = Arc::new(chunks());
     let bench = bench(&ports, Code::default(), &chunks);
     let mut plain = Plain::connect(ports[0]);
@@ -263,9 +209,11 @@ fn tail() {
     let chunks = Arc::new(chunks());
     let mut curves = String::from("code,milliseconds\n");
     for code in ["1+0", "1+1", "4+1", "4+2"] {
-        let servers: Vec<Server> = (0..SERVERS).map(|_| server()).collect();
-        let mut ports: Vec<u16> = servers.iter().map(|server| server.1).collect();
-        ports[0] = slowed(ports[0], Duration::from_millis(20));
+        let servers = CacheServer::some(SERVERS);
+        let mut ports: Vec<u16> = servers.iter().map(|server| server.port).collect();
+        let slowed = Slowed::of(ports[0]);
+        slowed.by(Duration::from_millis(20));
+        ports[0] = slowed.port;
         let bench = bench(&ports, code.parse().unwrap(), &chunks);
         let runs = std::env::var("RUNS").map_or(5, |runs| runs.parse().unwrap());
         for run in 1..=runs {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # demo-zone.sh PROGRAMS WORK: the whole chain once. A store and a key service (moto), six cache servers, two hosts: an image is converted, started on both,
-# two of the servers are killed, and it is started again; where every byte came from is printed. Needs what `make test-tools` installs, no root.
+# two of the servers are killed, and it is started again; where every byte came from is printed. Needs what `make test-tools` installs, and root for the mounts.
 set -eu -o pipefail
 programs=$(cd "$1" && pwd) tools=$(cd "$(dirname "$0")" && pwd) venv=$(pwd)/target/venv
 rm -rf "$2" && mkdir -p "$2" && cd "$2"
@@ -36,11 +36,11 @@ done
 zone=$(IFS=,; echo "${urls[*]}")
 echo "a store and a key service on port $s3, cache servers on ports ${!server[*]}"
 
-# An image of this machine's own files.
-mkdir -p root/bin root/usr/share root/usr/lib
-cp /bin/sh root/bin/sh
-cp -R /usr/lib/python3 root/usr/lib/ 2>/dev/null || cp -R "$tools" root/usr/lib/tools
-head -c 6000000 /dev/urandom >root/usr/share/data
+# An image: Python as it is on this machine.
+python=$(readlink -f "$(command -v python3)") libraries=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+mkdir -p "root$libraries"
+cp -R "$libraries/." "root$libraries"
+for file in "$python" $(ldd "$python" | grep -o '/[^ ]*'); do mkdir -p "root${file%/*}"; cp -L "$file" "root$file"; done
 tar -C root -cf app.tar .
 
 as converter
@@ -48,24 +48,26 @@ coldpress keygen -q -o scope.key
 say coldpress convert tar:app.tar "${service[@]}" --salt-file scope.key -o app.cpm
 as worker
 
-# start HOST: reads the whole device there, as a program would that starts, and says where it came from.
+# start HOST SAYING: mounts the image there, starts a program in it, and says where what was read came from.
 start() {
-    rm -rf "$1.cache" "$1.sock"
-    coldread serve app.cpm "${service[@]}" --zone "$zone" --cache "$1.cache" --nbd "unix:$1.sock" --metrics "unix:$1.metrics" 2>"$1.said" & local reader=$!
-    pids+=($reader)
-    until grep -q 'is served as' "$1.said"; do sleep 0.02; kill -0 $reader || { cat "$1.said"; exit 1; }; done
-    nbdcopy "nbd+unix:///?socket=$1.sock" "$1.img"
     printf '\n%s\n' "$2"
+    rm -rf "$1.cache" && mkdir -p "$1"
+    coldread mount app.cpm "$1" "${service[@]}" --zone "$zone" --cache "$1.cache" --metrics "unix:$1.metrics" 2>"$1.said" & local reader=$!
+    pids+=($reader)
+    until grep -q 'is mounted at' "$1.said"; do sleep 0.02; kill -0 $reader || { cat "$1.said"; exit 1; }; done
+    chroot "$1" "$python" -c 'import decimal, email.parser, http.server, json, sys; print("hello from", sys.version.split()[0], "in", len(sys.modules), "modules")'
     coldread status "unix:$1.metrics"
-    kill $reader; wait $reader
+    # And every file, for the comparison.
+    find "$1" -type f -print0 | sort -z | xargs -0 cat | sha256sum >"$1.sum"
+    umount "$1"; wait $reader
 }
 start host-1 "host 1, on an empty zone: all from the store"
 start host-2 "host 2: all from the zone"
-cmp host-1.img host-2.img
+cmp host-1.sum host-2.sum
 gone=(${!server[@]})
 kill -9 "${server[${gone[0]}]}" "${server[${gone[1]}]}"; wait "${server[${gone[0]}]}" "${server[${gone[1]}]}" 2>/dev/null || true
 start host-2 "host 2 again, its disk emptied, two of six servers killed: all from the four that are left"
-cmp host-1.img host-2.img
+cmp host-1.sum host-2.sum
 printf '\n$ coldread zone status --zone …\n'
 coldread zone status --zone "$zone" || [ $? = 4 ]
 printf '\nEvery start read the same bytes.\n'

@@ -6,7 +6,7 @@ use coldpress::read::zone::trace::decode;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let Ok(trace) = decode(text) else { return };
+    let Ok(trace) = decode([("trace", text)]) else { return };
     let prices = Prices {
         memory_gib_month: 3.0,
         thousand_requests: 0.0004,

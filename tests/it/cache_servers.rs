@@ -1,8 +1,11 @@
-//! Real cache servers: `redis-server` on loopback, each a process of its own, and what can happen to it.
+//! Real cache servers: `redis-server` on loopback or in a network namespace, each a process of its own, and what can happen to it.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use coldpress::read::zone::resp::{Decoder, Reply, encode};
@@ -109,6 +112,119 @@ impl Drop for CacheServer {
     }
 }
 
+/// A server in a network namespace of its own, which can be cut off: what is sent there is then lost without a word. Needs root.
+pub struct Apart {
+    name: String,
+    process: Child,
+    pub url: String,
+}
+
+impl Apart {
+    /// `number` tells it from others of this process.
+    pub fn start(number: u8) -> Self {
+        let id = std::process::id();
+        let name = format!("cold{id}n{number}");
+        let of = |host: u8| format!("10.{}.{}.{}", 64 + id / 64 % 64, id % 64 * 4 + u32::from(number) % 4, host);
+        let ip = |words: &str| {
+            let status = Command::new("ip").args(words.split(' ')).status().unwrap();
+            assert!(status.success(), "ip {words}");
+        };
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add {name} type veth peer name inside netns {name}"));
+        ip(&format!("addr add {}/30 dev {name}", of(1)));
+        ip(&format!("link set {name} up"));
+        ip(&format!("-n {name} addr add {}/30 dev inside", of(2)));
+        ip(&format!("-n {name} link set inside up"));
+        let process = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &name,
+                "redis-server",
+                "--port",
+                "6379",
+                "--bind",
+                &of(2),
+                "--protected-mode",
+                "no",
+            ])
+            .args(["--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while TcpStream::connect((&*of(2), 6379)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "redis-server did not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self { name, process, url: format!("redis://{}", of(2)) }
+    }
+
+    pub fn cut_off(&self) {
+        let status = Command::new("ip").args(["-n", &self.name, "addr", "flush", "dev", "inside"]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// A proxy to a server, which holds back what goes to it as long as it is told.
+pub struct Slowed {
+    pub port: u16,
+    millis: Arc<AtomicU64>,
+}
+
+impl Slowed {
+    pub fn of(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let slowed = Self { port: listener.local_addr().unwrap().port(), millis: Arc::default() };
+        let millis = Arc::clone(&slowed.millis);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true).unwrap();
+                }
+                pass(client.try_clone().unwrap(), server.try_clone().unwrap(), Arc::clone(&millis));
+                pass(server, client, Arc::default());
+            }
+        });
+        slowed
+    }
+
+    pub fn by(&self, delay: Duration) {
+        self.millis.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+}
+
+/// Passes on what comes, each piece after so many milliseconds.
+fn pass(mut from: TcpStream, mut to: TcpStream, millis: Arc<AtomicU64>) {
+    let (send, receive) = channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        for (due, bytes) in receive {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buf = vec![0; 256 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buf) {
+            let due = Instant::now() + Duration::from_millis(millis.load(Ordering::Relaxed));
+            if send.send((due, buf[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+}
+
 /// As `--zone` wants them.
 pub fn urls(servers: &[CacheServer]) -> String {
     servers.iter().map(CacheServer::url).collect::<Vec<_>>().join(",")
@@ -127,6 +243,12 @@ pub enum Hostile {
     HangsUp,
     /// Nothing, and stays.
     Silent,
+    /// A byte now and then of a value that is long enough.
+    Trickles,
+    /// That there is none; so every lease is somebody else's.
+    HasNothing,
+    /// That it may not be asked.
+    Refuses,
 }
 
 /// A server that harms as it can, until the process ends; its URL.
@@ -144,10 +266,16 @@ pub fn hostile(kind: Hostile) -> String {
                         Hostile::Nonsense => b"HTTP/1.1 200 OK\r\n\r\n",
                         Hostile::HangsUp => return,
                         Hostile::Silent => b"",
+                        Hostile::Trickles => b"$10000\r\n",
+                        Hostile::HasNothing => b"$-1\r\n",
+                        Hostile::Refuses => b"-NOPERM \x1b[2J this user has no permissions\r\n",
                     };
                     let times = if matches!(kind, Hostile::Endless) { 10_000 } else { 1 };
                     if (0..times).any(|_| client.write_all(answer).is_err()) {
                         return;
+                    }
+                    while matches!(kind, Hostile::Trickles) && client.write_all(b"x").is_ok() {
+                        std::thread::sleep(Duration::from_millis(5));
                     }
                 }
             });

@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 use coldpress::Result;
 use coldpress::crypto::convergent::seal;
 use coldpress::crypto::packed::Packer;
+use coldpress::crypto::shard_seal::ShardSeal;
 use coldpress::crypto::{ChunkKey, Codec, Salt, Secret};
 use coldpress::read::counts::Counts;
+use coldpress::read::disk_cache::{CachedTier, DiskCache};
 use coldpress::read::tier::{Place, Tier, Wanted};
+use coldpress::read::zone::stripe::Coder;
 use coldpress::read::zone::{Settings, Zone, ZoneTier};
 use coldpress::store::ObjectName;
 use serde_json::Value;
 
-use crate::cache_servers::{CacheServer, Hostile, hostile, urls};
+use crate::cache_servers::{Apart, CacheServer, Hostile, Slowed, hostile, urls};
 use crate::common::{Bench, noise, stdout};
 use crate::nbd::{Client, Serving, image};
 use crate::slow_store::SlowStore;
@@ -232,16 +235,154 @@ fn servers_are_added_and_removed_without_the_store_being_asked_for_all() {
 fn a_hostile_server_costs_time_and_nothing_else() {
     let servers = CacheServer::some(4);
     let chunks = chunks(10);
-    for (one, other) in
-        [(Hostile::Endless, Hostile::Huge), (Hostile::Nonsense, Hostile::HangsUp), (Hostile::Silent, Hostile::Endless)]
-    {
+    let settings = Settings { code: "4+2".parse().unwrap(), deadline: DEADLINE, lease: Duration::from_millis(300) };
+    for (one, other) in [
+        (Hostile::Endless, Hostile::Huge),
+        (Hostile::Nonsense, Hostile::HangsUp),
+        (Hostile::Silent, Hostile::Trickles),
+        (Hostile::HasNothing, Hostile::Refuses),
+    ] {
         servers.iter().for_each(|server| drop(server.call(&[b"FLUSHALL"])));
-        let host = Host::of(&format!("{},{},{}", urls(&servers), hostile(one), hostile(other)), &chunks);
+        let urls = format!("{},{},{}", urls(&servers), hostile(one), hostile(other));
+        let host = Host::with(&urls, &chunks, settings, Duration::ZERO);
         host.read_all();
         let before = host.asked_of_origin();
         host.read_all();
         assert_eq!(host.asked_of_origin(), before, "{one:?} and {other:?}: the four true ones have all");
     }
+}
+
+/// Gives the same whatever it is asked for.
+struct Liar(Vec<u8>);
+
+impl Tier for Liar {
+    fn get(&self, _: &Wanted<'_>, _: Instant) -> Result<(Vec<u8>, Place)> {
+        Ok((self.0.clone(), Place::Origin))
+    }
+}
+
+#[test]
+fn what_the_store_gives_falsely_gets_no_shards() {
+    let servers = CacheServer::some(6);
+    let chunks = chunks(1);
+    let wanted = chunks[0].wanted();
+    let mut flipped = chunks[0].sealed.clone();
+    flipped[100] ^= 1;
+    let short = flipped[1..].to_vec();
+    for lie in [Vec::new(), short, flipped] {
+        let host = Host::of(&urls(&servers), &chunks);
+        let tier = ZoneTier::new(Box::new(Liar(lie.clone())), Arc::clone(&host.zone), Arc::<Counts>::default());
+        for _ in 0..40 {
+            // Who opens it finds out.
+            assert_eq!(
+                tier.get(&wanted, Instant::now() + Duration::from_secs(20)).unwrap(),
+                (lie.clone(), Place::Origin)
+            );
+        }
+        host.zone.finish();
+        assert_eq!(host.zone.counts().filled.get(), 0);
+        // Leases are given back, and the writers still work.
+        let begun = Instant::now();
+        while servers.iter().any(|server| server.keys() > 0) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "something was written");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(host.read(0), Place::Origin);
+        host.zone.finish();
+        assert_eq!(host.read(0), Place::Zone);
+        servers.iter().for_each(|server| drop(server.call(&[b"FLUSHALL"])));
+    }
+}
+
+/// One who has what opens the chunk, and the servers, can put shards there that are true and of other bytes.
+#[test]
+fn what_lies_in_the_zone_falsely_is_asked_of_the_store() {
+    let servers = CacheServer::some(6);
+    let (bench, chunks) = (Bench::new(), chunks(1));
+    let wanted = chunks[0].wanted();
+    let seal = ShardSeal::of(&chunks[0].key);
+    let mut other = chunks[0].sealed.clone();
+    other[100] ^= 1;
+    let shards = Coder::new("4+2".parse().unwrap()).split(&seal, &other);
+    let spoil = || {
+        for (server, shard) in servers.iter().zip(&shards) {
+            server.call(&[b"SET", format!("coldpress:{:?}", seal.id()).as_bytes(), shard]);
+        }
+    };
+    let host = Host::of(&urls(&servers), &chunks);
+    spoil();
+    let soon = || Instant::now() + Duration::from_secs(20);
+    let (bytes, place) = host.tier.get(&wanted, soon()).unwrap();
+    assert!(place == Place::Zone && bytes == other);
+    assert!(host.tier.forget(&wanted));
+    host.zone.finish();
+    // Even where it is there again.
+    spoil();
+    assert_eq!(host.read(0), Place::Origin);
+    host.zone.finish();
+    assert_eq!(host.read(0), Place::Zone, "it was written anew");
+    // And behind a disk cache, while it comes back all the time.
+    let cache = Arc::new(DiskCache::open(&bench.path("cache"), 1 << 30).unwrap());
+    let tier = CachedTier::new(Box::new(host.tier), cache, Arc::<Counts>::default());
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                spoil();
+            }
+        });
+        for _ in 0..20 {
+            let (bytes, _) = tier.get(&wanted, soon()).unwrap();
+            assert!(bytes == chunks[0].sealed);
+            fs::remove_dir_all(bench.path("cache/chunks")).unwrap();
+            fs::create_dir(bench.path("cache/chunks")).unwrap();
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn eight_servers_of_which_two_are_slow_and_one_is_killed_under_load_serve_without_the_store() {
+    let mut servers = CacheServer::some(8);
+    let slowed: Vec<Slowed> = servers[..2].iter().map(|server| Slowed::of(server.port)).collect();
+    let through = slowed.iter().map(|slowed| format!("redis://127.0.0.1:{}", slowed.port));
+    let zone = through.chain(servers[2..].iter().map(CacheServer::url)).collect::<Vec<_>>().join(",");
+    let chunks = chunks(40);
+    let host = Host::of(&zone, &chunks);
+    host.read_all();
+    let (reads, origin) = under_load(&host, 3, || {
+        slowed.iter().for_each(|slowed| slowed.by(Duration::from_millis(50)));
+        pause();
+        servers[7].kill();
+        pause();
+        slowed.iter().for_each(|slowed| slowed.by(Duration::ZERO));
+        pause();
+    });
+    assert!(reads > 100, "{reads}");
+    assert_eq!(origin, 0, "of {reads}");
+}
+
+#[test]
+fn a_server_that_is_cut_off_is_lost_without_the_others_being_so() {
+    let servers = CacheServer::some(4);
+    let apart = [Apart::start(0), Apart::start(1)];
+    let zone = format!("{},{},{}", urls(&servers), apart[0].url, apart[1].url);
+    let chunks = chunks(40);
+    let host = Host::of(&zone, &chunks);
+    assert!(host.read_all().iter().all(|place| *place == Place::Origin));
+    let other = Host::of(&zone, &chunks);
+    assert!(other.read_all().iter().all(|place| *place == Place::Zone));
+    let (reads, origin) = under_load(&host, 3, || {
+        apart.iter().for_each(Apart::cut_off);
+        pause();
+        pause();
+        pause();
+    });
+    assert!(reads > 100, "{reads}");
+    assert!(origin * 1000 <= reads as u64, "{origin} of {reads} from the store");
+    // Who begins now has no connection there, and waits for none.
+    let third = Host::of(&zone, &chunks);
+    assert!(third.read_all().iter().all(|place| *place == Place::Zone));
 }
 
 #[test]
@@ -284,7 +425,7 @@ fn one_host_fetches_while_the_others_wait_and_a_lost_one_is_replaced() {
     assert!(hosts.iter().map(|host| host.zone.counts().waited.get()).sum::<u64>() >= 8 * 7 / 2);
     // A holder that is lost: its lease ends by itself, and who waited asks the store.
     servers.iter().for_each(|server| drop(server.call(&[b"FLUSHALL"])));
-    let id = coldpress::crypto::shard_seal::ShardSeal::of(&chunks[0].key).id();
+    let id = ShardSeal::of(&chunks[0].key).id();
     for server in &servers {
         server.call(&[b"SET", format!("coldpress:lease:{id:?}").as_bytes(), b"of one that died", b"PX", b"700"]);
     }
@@ -450,7 +591,7 @@ fn a_trace_is_recorded_and_planned_with() {
     assert_eq!(stdout(&plan(&made)), stdout(&plan(&made)));
     fs::write(bench.path("bad.trace"), "1 a 5\nnothing\n").unwrap();
     let bad = plan(&["--trace", "bad.trace"]);
-    assert!(String::from_utf8_lossy(&bad.stderr).contains("line 2"), "{bad:?}");
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("bad.trace: line 2"), "{bad:?}");
     assert_eq!(plan(&[]).status.code(), Some(2));
 }
 
@@ -467,6 +608,8 @@ fn what_is_wrong_with_a_zone_is_said_without_its_password() {
     assert!(code == 4 && said.contains("no answer from 127.0.0.1:1"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
     let (code, said) = status("redis:hunter2");
-    assert!(code == 2 && said.contains("redis://HOST"), "{said}");
+    assert!(code == 2 && said.contains("redis://HOST") && !said.contains("hunter2"), "{said}");
+    let (code, said) = status("redis://:hunter2@127.0.0.1:63x9");
+    assert!(code == 2 && said.contains("--zone: ") && !said.contains("hunter2"), "{said}");
     assert_eq!(bench.coldread(&["zone", "status"]).status.code(), Some(2));
 }

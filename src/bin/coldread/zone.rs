@@ -22,7 +22,7 @@ pub struct ServersArgs {
     /// URLs with commas between: redis://HOST[:PORT], rediss:// for TLS, redis+unix:///PATH. All hosts must name the same servers the same way. A server
     /// sees ids and sealed pieces; what it gives is taken only where it proves to be true.
     #[arg(long, value_name = "URL,...", value_delimiter = ',')]
-    zone: Vec<Address>,
+    zone: Vec<String>,
 
     /// The password of servers whose URL has none, in this file, which only its owner may read
     #[arg(long, value_name = "FILE")]
@@ -51,7 +51,7 @@ pub struct ZoneArgs {
     #[arg(long, value_name = "DURATION", default_value = "500ms")]
     zone_lease: Wait,
 
-    /// Begin at most N starts a second in the whole zone; others wait, half a minute at most
+    /// Begin at most N starts a second in the whole zone; others wait, a minute at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     zone_start_rate: Option<u32>,
 }
@@ -59,12 +59,17 @@ pub struct ZoneArgs {
 impl ServersArgs {
     /// The servers, with what opens them.
     fn addresses(&self) -> Result<Vec<Address>, Failure> {
-        let mut servers = self.zone.clone();
+        // Not parsed by clap, whose errors repeat what was given.
+        let parsed = |named: &[String], by: &str| {
+            let parsed: Result<Vec<Address>, String> = named.iter().map(|server| server.parse()).collect();
+            parsed.map_err(|error| Failure::Usage(format!("{by}: {error}")))
+        };
+        let mut servers = parsed(&self.zone, "--zone")?;
         if servers.is_empty()
             && let Some(named) = environment("COLDREAD_ZONE")?
         {
-            let parsed: Result<Vec<Address>, String> = named.split(',').map(str::parse).collect();
-            servers = parsed.map_err(|error| Failure::Usage(format!("COLDREAD_ZONE: {error}")))?;
+            let named: Vec<String> = named.split(',').map(str::to_owned).collect();
+            servers = parsed(&named, "COLDREAD_ZONE")?;
         }
         if let Some(path) = &self.zone_password_file {
             let password = private(path)?;

@@ -20,8 +20,8 @@ pub(super) enum Asked {
     Held(Lease),
     /// Another has it.
     Taken,
-    /// No answer.
-    None,
+    /// No answer; it may be held all the same.
+    None(Option<Lease>),
 }
 
 /// The right to fetch, until it ends.
@@ -33,14 +33,16 @@ pub(super) struct Lease {
 
 /// Asks for the lease of a chunk, on the server that ranks `first` for it, waiting for its answer `until`.
 pub(super) fn ask(zone: &Shared, id: ZoneId, first: usize, lasts: Duration, until: Instant) -> Asked {
-    let Ok(token) = random_bytes::<16>() else { return Asked::None };
+    let Ok(token) = random_bytes::<16>() else { return Asked::None(None) };
     let lease = Lease { server: first, key: key(id), token: to_hex(&token) };
-    let (key, token, lasts) = (lease.key.as_bytes(), lease.token.as_bytes(), lasts.as_millis().to_string());
+    let lasts = lasts.as_millis().to_string();
+    let (key, token) = (lease.key.as_bytes(), lease.token.as_bytes());
     let words: [&[u8]; 6] = [b"SET", key, token, b"NX", b"PX", lasts.as_bytes()];
     match zone.servers[first].command(&words, 0, until) {
         Ok(Reply::Status) => Asked::Held(lease),
         Ok(Reply::Nothing) => Asked::Taken,
-        Ok(_) | Err(Lost) => Asked::None,
+        Ok(_) => Asked::None(None),
+        Err(Lost) => Asked::None(Some(lease)),
     }
 }
 
@@ -54,9 +56,9 @@ fn key(id: ZoneId) -> String {
 }
 
 impl Lease {
-    /// Gives it back, if it has not ended. What is not answered ends by itself.
-    pub(super) fn release(self, zone: &Shared, patience: Duration) {
+    /// Gives it back, if it has not ended; nobody waits for the answer. What does not arrive ends by itself.
+    pub(super) fn release(self, zone: &Shared) {
         let words: [&[u8]; 5] = [b"EVAL", RELEASE.as_bytes(), b"1", self.key.as_bytes(), self.token.as_bytes()];
-        let _ = zone.servers[self.server].command(&words, 0, Instant::now() + patience);
+        zone.servers[self.server].tell(&words, Instant::now() + zone.settings.deadline);
     }
 }

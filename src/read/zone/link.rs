@@ -71,6 +71,11 @@ impl Address {
         Ok(())
     }
 
+    /// Whether it is known where it is.
+    pub(super) fn is_found(&self) -> bool {
+        matches!(self.way, Way::Unix(_)) || !self.found().is_empty()
+    }
+
     fn found(&self) -> Vec<SocketAddr> {
         self.found.lock().expect("no thread panics with it").clone()
     }
@@ -160,6 +165,11 @@ pub fn tls(file: Option<&Path>) -> Result<Arc<ClientConfig>> {
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                let message =
+                    "TLS to cache servers: this system trusts no authority; name those of the servers (--zone-tls-ca)";
+                return Err(Error::new(Kind::Input, message));
+            }
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -301,7 +311,7 @@ impl Link {
             self.owed -= 1;
             match reply {
                 // What does not open is no cache.
-                Reply::Refused(why) if self.owed > 0 => return Err(io::Error::other(why)),
+                Reply::Refused(why) if self.owed > 0 => return Err(io::Error::other(refusal(&why))),
                 reply if self.owed == 0 => return Ok(Some(reply)),
                 _ => {}
             }
@@ -319,16 +329,28 @@ impl Link {
         }
     }
 
+    /// Bytes that ever came.
+    pub(super) fn received(&self) -> u64 {
+        self.decoder.received()
+    }
+
     /// To wait for what comes.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.fd()
     }
 }
 
+/// What a server says that refuses: its first word, which is a code, since the rest is the server's own.
+pub(super) fn refusal(why: &str) -> String {
+    let code: String = why.chars().take_while(char::is_ascii_alphanumeric).take(32).collect();
+    format!("it answers {code}")
+}
+
 fn connect(found: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::other("its name is not known");
-    for address in found {
-        let left = until.saturating_duration_since(Instant::now());
+    for (address, others) in found.iter().zip((1..=found.len()).rev()) {
+        // One that does not answer leaves time for the others.
+        let left = until.saturating_duration_since(Instant::now()) / u32::try_from(others).unwrap_or(u32::MAX);
         if left.is_zero() {
             break;
         }

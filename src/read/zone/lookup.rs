@@ -1,7 +1,7 @@
 //! One look for a chunk's shards: one more server is asked than there must be answers, and the first that verify serve.
 //!
-//! Those asked are left to chance among the fit. What answers without a shard is replaced at once by the next; what takes longer than
-//! nineteen in twenty looks did is given company, one look in twenty at most. A look is done by the thread that wants the chunk: it writes to
+//! Those asked are left to chance among the fit, but parity is mostly asked last, which spares its solving where data answers as soon. What answers without a shard is replaced at once by the next; what takes longer than
+//! nineteen in twenty looks did is given company, one look in twenty at most, and so is what has no answer when half of its time is over. A look is done by the thread that wants the chunk: it writes to
 //! some sockets and polls them, so that nobody is woken but it.
 
 use std::sync::Arc;
@@ -10,27 +10,41 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::Shared;
-use super::link::{Link, wait_for_any};
+use super::link::{Link, refusal, wait_for_any};
 use super::placement::{Place, places};
 use super::resp::Reply;
 use super::server::{Lost, Server, Standing};
 use super::stripe::Shard;
+use crate::crypto::convergent::MAX_SEALED;
 use crate::crypto::random_bytes;
 use crate::crypto::shard_seal::{ShardSeal, ZoneId};
+use crate::digest::Sha256;
+use crate::read::tier::Wanted;
 
 /// A chunk whose shards are wanted.
 #[derive(Clone)]
 pub(super) struct Sought {
     pub(super) seal: Arc<ShardSeal>,
+    /// What the sealed chunk hashes to.
+    digest: Sha256,
     /// Bytes of the sealed chunk.
     pub(super) length: usize,
     pub(super) places: Arc<[Place]>,
 }
 
 impl Sought {
-    pub(super) fn new(zone: &Shared, seal: ShardSeal, length: usize) -> Self {
+    /// What is looked for where that is a chunk.
+    pub(super) fn of(zone: &Shared, wanted: &Wanted<'_>) -> Option<Self> {
+        let (_, digest) = wanted.name.chunk_digest()?;
+        let length = usize::try_from(wanted.limit).ok().filter(|length| (1..=MAX_SEALED).contains(length))?;
+        let seal = ShardSeal::of(wanted.key);
         let places = places(&zone.seeds(), seal.id(), zone.coder.code().shards()).into();
-        Self { seal: Arc::new(seal), length, places }
+        Some(Self { seal: Arc::new(seal), digest, length, places })
+    }
+
+    /// Whether `sealed` is the chunk. Nothing else may get tags: two strings under one nonce would give their key away.
+    pub(super) fn is(&self, sealed: &[u8]) -> bool {
+        sealed.len() == self.length && Sha256::of(sealed) == self.digest
     }
 
     /// Under which the shard of `place` lies.
@@ -55,7 +69,7 @@ pub(super) enum Known {
     Holds(usize),
     /// It has none, or one that is not true.
     Lacks,
-    /// Its server gave no answer.
+    /// Its server gave no answer, or refuses to.
     Lost,
 }
 
@@ -70,11 +84,15 @@ pub(super) struct Seen {
     pub(super) missing: bool,
 }
 
+/// In one look of so many, parity is asked like data: what is never asked for ages out of a server.
+const EVENLY: u8 = 8;
+
 /// What a place's server said.
 enum Answer {
     True(Shard),
     None,
     False,
+    Refused(String),
 }
 
 /// Looks until there are shards enough, it is sure that there are not, or it is `until`.
@@ -125,10 +143,12 @@ impl<'l> Look<'l> {
             } else if Instant::now() >= self.until {
                 break;
             } else if Instant::now() >= last {
-                while self.ask_next() {
+                second = None;
+                while self.left.len() > 0 && self.zone.pace.may_hedge(Need::Pressing) && self.ask_next() {
                     self.zone.counts.hedges.add(1);
                 }
-            } else if second.take().is_some() && self.zone.pace.may_hedge() && self.ask_next() {
+                self.left = Vec::new().into_iter();
+            } else if second.take().is_some() && self.zone.pace.may_hedge(Need::Usual) && self.ask_next() {
                 self.zone.counts.hedges.add(1);
             }
         }
@@ -141,7 +161,7 @@ impl<'l> Look<'l> {
         self.seen
     }
 
-    fn server(&self, place: usize) -> &'l Server {
+    fn server(&self, place: usize) -> &'l Arc<Server> {
         &self.zone.servers[self.sought.places[place].server]
     }
 
@@ -153,54 +173,62 @@ impl<'l> Look<'l> {
         shuffle(&mut order);
         let mut order: Vec<(Standing, usize)> =
             order.into_iter().map(|place| (self.server(place).standing(usual, now), place)).collect();
-        order.sort_by_key(|(standing, _)| *standing);
+        let data = if chance_of_one_in(EVENLY) { usize::MAX } else { self.zone.coder.code().data() };
+        order.sort_by_key(|(standing, place)| (*standing, *place >= data));
         let up = order.iter().filter(|(standing, _)| *standing != Standing::Down).count();
         // Those that are down are asked where nothing else is left, and to see whether they are back.
         let first = count.min(up.max(self.zone.coder.code().data())).min(order.len());
         let rest = order.split_off(first);
-        let (probed, left): (Vec<_>, Vec<_>) = rest
+        let (probed, left): (Vec<(Standing, usize)>, Vec<_>) = rest
             .into_iter()
             .partition(|(standing, place)| *standing != Standing::Fit && self.server(*place).wants_probe(now));
         self.left = left.into_iter().map(|(_, place)| place).collect::<Vec<usize>>().into_iter();
-        for (_, place) in order {
-            if !self.ask(place) {
-                self.ask_next();
+        // Connections that are lacking come about side by side, and nobody waits for one to a server that is down.
+        let mut late = Vec::new();
+        for (standing, place) in order.into_iter().chain(probed) {
+            match self.server(place).take_at_hand() {
+                Some(link) => self.ask_by(link, place),
+                None => {
+                    self.server(place).prepare();
+                    late.push((standing, place));
+                }
             }
         }
-        for (_, place) in probed {
-            self.ask(place);
+        let half = now + self.until.saturating_duration_since(now) / 2;
+        for (standing, place) in late {
+            let link = if standing == Standing::Down { Err(Lost) } else { self.server(place).take(half) };
+            match link {
+                Ok(link) => self.ask_by(link, place),
+                Err(Lost) => {
+                    self.seen.known[place] = Known::Lost;
+                    self.ask_next();
+                }
+            }
         }
     }
 
     /// Asks the next that can be asked.
     fn ask_next(&mut self) -> bool {
         while let Some(place) = self.left.next() {
-            if self.ask(place) {
+            let server = self.server(place);
+            if let Some(link) = server.take_at_hand() {
+                self.ask_by(link, place);
                 return true;
             }
+            server.prepare();
+            self.seen.known[place] = Known::Lost;
         }
         false
     }
 
-    fn ask(&mut self, place: usize) -> bool {
+    fn ask_by(&mut self, mut link: Link, place: usize) {
         let server = self.server(place);
-        let Ok(mut link) = server.take(self.until) else {
-            self.seen.known[place] = Known::Lost;
-            return false;
-        };
         server.counts.asked.add(1);
         let since = Instant::now();
         let key = self.sought.key(place);
         match link.ask(&[b"GET", key.as_bytes()], self.zone.coder.stored(self.sought.length), self.until) {
-            Ok(()) => {
-                self.asked.push(Asked { place, link, since });
-                true
-            }
-            Err(_) => {
-                server.broken();
-                self.seen.known[place] = Known::Lost;
-                false
-            }
+            Ok(()) => self.asked.push(Asked { place, link, since }),
+            Err(error) => self.lost(place, &error.to_string()),
         }
     }
 
@@ -209,25 +237,31 @@ impl<'l> Look<'l> {
         let mut ready = ready.iter();
         for mut asked in std::mem::take(&mut self.asked) {
             // Those asked meanwhile are behind the others.
-            if !ready.next().copied().unwrap_or(false) {
+            let is_ready = ready.next().copied().unwrap_or(false);
+            if !is_ready || self.seen.shards.len() >= self.zone.coder.code().data() {
                 self.asked.push(asked);
                 continue;
             }
             let server = self.server(asked.place);
             match asked.link.reply() {
                 Ok(None) => self.asked.push(asked),
-                Ok(Some(reply)) => {
-                    server.done(asked.link, Some(asked.since.elapsed()));
-                    let answer = read(self.zone, self.sought, server, reply);
-                    self.note(asked.place, answer);
-                }
-                Err(_) => {
-                    server.broken();
-                    self.seen.known[asked.place] = Known::Lost;
-                    self.ask_next();
-                }
+                Ok(Some(reply)) => match read(self.zone, self.sought, server, reply) {
+                    Answer::Refused(why) => self.lost(asked.place, &why),
+                    answer => {
+                        server.done(asked.link, Some(asked.since.elapsed()));
+                        self.note(asked.place, answer);
+                    }
+                },
+                Err(error) => self.lost(asked.place, &error.to_string()),
             }
         }
+    }
+
+    /// Its server gave no answer, for this reason.
+    fn lost(&mut self, place: usize, why: &str) {
+        self.server(place).broken(why);
+        self.seen.known[place] = Known::Lost;
+        self.ask_next();
     }
 
     fn note(&mut self, place: usize, answer: Answer) {
@@ -238,7 +272,7 @@ impl<'l> Look<'l> {
                 self.seen.shards.push(shard);
                 Known::Holds(index)
             }
-            Answer::None | Answer::False => Known::Lacks,
+            Answer::None | Answer::False | Answer::Refused(_) => Known::Lacks,
         };
         if self.seen.known[place] == Known::Lacks {
             let lacking = self.seen.known.iter().filter(|known| **known == Known::Lacks).count();
@@ -251,9 +285,13 @@ impl<'l> Look<'l> {
 
 /// What a reply is, checked.
 fn read(zone: &Shared, sought: &Sought, server: &Server, reply: Reply) -> Answer {
-    let Reply::Bytes(stored) = reply else {
-        server.counts.misses.add(1);
-        return Answer::None;
+    let stored = match reply {
+        Reply::Bytes(stored) => stored,
+        Reply::Refused(why) => return Answer::Refused(refusal(&why)),
+        _ => {
+            server.counts.misses.add(1);
+            return Answer::None;
+        }
     };
     match zone.coder.check(&sought.seal, sought.length, stored) {
         Some(shard) => {
@@ -279,8 +317,8 @@ pub(super) fn look_at_the_rest(zone: &Shared, sought: &Sought, known: &mut [Know
             server.command(&[b"GET", key.as_bytes()], zone.coder.stored(sought.length), Instant::now() + patience);
         known[place] = match reply.map(|reply| read(zone, sought, server, reply)) {
             Ok(Answer::True(shard)) if !known.contains(&Known::Holds(shard.index())) => Known::Holds(shard.index()),
+            Ok(Answer::Refused(_)) | Err(Lost) => Known::Lost,
             Ok(_) => Known::Lacks,
-            Err(Lost) => Known::Lost,
         };
     }
 }
@@ -301,6 +339,11 @@ pub(super) fn lacking(known: &[Known]) -> Vec<(usize, usize)> {
         lacking.push((place, index));
     }
     lacking
+}
+
+/// Whether it is that one of so many.
+fn chance_of_one_in(many: u8) -> bool {
+    random_bytes::<1>().is_ok_and(|[byte]| byte % many == 0)
 }
 
 /// In an order of chance.
@@ -338,6 +381,15 @@ const LEAST: Duration = Duration::from_micros(500);
 const SHARE: u32 = 20;
 const BURST: u32 = 50;
 
+/// Why a look is to be given company.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// It takes longer than most.
+    Usual,
+    /// It would end without; half of all that may be given is kept for that.
+    Pressing,
+}
+
 impl Pace {
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.0.lock().expect("no thread panics with it")
@@ -347,9 +399,9 @@ impl Pace {
         self.recent().long.unwrap_or(LONG)
     }
 
-    fn may_hedge(&self) -> bool {
+    fn may_hedge(&self, need: Need) -> bool {
         let mut recent = self.recent();
-        let may = recent.budget >= SHARE;
+        let may = recent.budget >= if need == Need::Pressing { SHARE } else { SHARE * BURST / 2 };
         if may {
             recent.budget -= SHARE;
         }

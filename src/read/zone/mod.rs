@@ -16,8 +16,9 @@ mod state;
 pub mod stripe;
 pub mod trace;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use self::lease::{Asked, Lease};
@@ -32,7 +33,7 @@ use self::stripe::{Code, Coder};
 use super::counts::Count;
 use super::origin::Requests;
 use super::tier::{Place, Tier, Wanted};
-use crate::crypto::shard_seal::ShardSeal;
+use crate::crypto::shard_seal::{ShardSeal, ZoneId};
 use crate::crypto::{ChunkKey, random_bytes};
 use crate::store::ObjectName;
 use crate::{Error, ErrorKind, Result};
@@ -95,13 +96,15 @@ pub struct ZoneCounts {
 pub struct Zone(Arc<Shared>);
 
 struct Shared {
-    servers: Vec<Server>,
+    servers: Vec<Arc<Server>>,
     coder: Coder,
     settings: Settings,
     pace: Pace,
     writers: Arc<Requests>,
     /// Chunks that the writers have not done yet.
     behind: AtomicUsize,
+    /// Chunks for which something was given that they are not; the next tier is asked for them once.
+    distrusted: Mutex<VecDeque<ZoneId>>,
     counts: ZoneCounts,
 }
 
@@ -121,22 +124,18 @@ impl Zone {
         }
         let tls = if addresses.iter().any(Address::has_tls) { Some(link::tls(tls_ca)?) } else { None };
         let shared = Arc::new(Shared {
-            servers: addresses.into_iter().map(|address| Server::new(address, tls.clone())).collect(),
+            servers: addresses.into_iter().map(|address| Arc::new(Server::new(address, tls.clone()))).collect(),
             coder: Coder::new(settings.code),
             settings,
             pace: Pace::default(),
             writers: Requests::new(WRITERS),
             behind: AtomicUsize::new(0),
+            distrusted: Mutex::default(),
             counts: ZoneCounts::default(),
         });
-        let warming: Vec<_> = (0..shared.servers.len())
-            .map(|at| {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || shared.servers[at].warm())
-            })
-            .collect();
+        shared.servers.iter().for_each(Server::prepare);
         let begun = Instant::now();
-        while begun.elapsed() < WARM && warming.iter().any(|thread| !thread.is_finished()) {
+        while begun.elapsed() < WARM && shared.servers.iter().any(|server| server.is_coming()) {
             std::thread::sleep(Duration::from_micros(200));
         }
         Ok(Arc::new(Self(shared)))
@@ -158,7 +157,7 @@ impl Zone {
     }
 
     /// Waits for the turn of a start where no more than `rate` may begin in a second, in the whole zone; how long that was. Where no server tells,
-    /// and after half a minute, the start goes on.
+    /// and after half a minute to a whole one, the start goes on.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "hosts count the starts of the same second")]
     pub fn wait_for_turn(&self, rate: u32) -> Duration {
@@ -168,9 +167,11 @@ impl Zone {
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
             match self.0.start_in(second) {
                 Some(count) if count > i64::from(rate) => std::thread::sleep(between(TURN_LOOK, TURN_LOOK * 2)),
-                _ => break,
+                _ => return begun.elapsed(),
             }
         }
+        // So that those who waited in vain do not all begin at once.
+        std::thread::sleep(between(Duration::ZERO, TURN));
         begun.elapsed()
     }
 
@@ -227,22 +228,23 @@ impl ZoneTier {
         until.min(Instant::now() + self.zone.0.settings.deadline)
     }
 
-    /// Fetches from the next tier what the zone has not: as the one host that does, or when the one that did is done or too late.
-    fn fetch(&self, wanted: &Wanted<'_>, sought: &Sought, until: Instant, fill: bool) -> Result<(Vec<u8>, Place)> {
+    /// Fetches from the next tier what the zone has not: as the one host that does, or when the one that did is done or too late. `missing` says
+    /// that the zone is known not to have it.
+    fn fetch(&self, wanted: &Wanted<'_>, sought: &Sought, until: Instant, missing: bool) -> Result<(Vec<u8>, Place)> {
         let zone = &self.zone.0;
         let settings = zone.settings;
         let patience = until.min(Instant::now() + settings.lease);
         let mut waited = false;
-        let lease = loop {
+        let (lease, alone) = loop {
             match self.ask_for_lease(sought, until) {
-                Asked::None => break None,
+                Asked::None(lease) => break (lease, false),
                 Asked::Held(lease) => {
                     // Who held it before may have filled it between the look and now.
                     if let Ok(sealed) = self.look(sought, self.deadline(until)) {
-                        zone.give_back(lease);
+                        lease.release(zone);
                         return Ok((sealed, Place::Zone));
                     }
-                    break Some(lease);
+                    break (Some(lease), true);
                 }
                 Asked::Taken => {
                     waited = true;
@@ -250,7 +252,7 @@ impl ZoneTier {
                         zone.counts.waited_in_vain.add(1);
                         let left = until.saturating_duration_since(Instant::now()) / 2;
                         std::thread::sleep(between(Duration::ZERO, JITTER).min(left));
-                        break None;
+                        break (None, false);
                     }
                     if let Ok(sealed) = self.look(sought, self.deadline(until)) {
                         zone.counts.waited.add(1);
@@ -262,18 +264,26 @@ impl ZoneTier {
         self.counts.of(Place::Zone).misses.add(1);
         let fetched = self.next.get(wanted, until);
         match &fetched {
-            Ok((sealed, _)) if fill || waited || lease.is_some() => {
-                zone.fill(sought.clone(), sealed.clone(), lease);
+            Ok((sealed, _)) if missing || waited || lease.is_some() => {
+                zone.fill(sought.clone(), sealed.clone(), lease, missing && alone);
             }
-            _ => lease.into_iter().for_each(|lease| zone.give_back(lease)),
+            _ => lease.into_iter().for_each(|lease| lease.release(zone)),
         }
         fetched
+    }
+
+    /// Fetches from the next tier what the zone gave something else for.
+    fn fetch_anew(&self, wanted: &Wanted<'_>, sought: &Sought, until: Instant) -> Result<(Vec<u8>, Place)> {
+        self.counts.of(Place::Zone).misses.add(1);
+        let (sealed, place) = self.next.get(wanted, until)?;
+        self.zone.0.fill(sought.clone(), sealed.clone(), None, true);
+        Ok((sealed, place))
     }
 
     fn ask_for_lease(&self, sought: &Sought, until: Instant) -> Asked {
         let zone = &self.zone.0;
         if zone.settings.lease.is_zero() {
-            return Asked::None;
+            return Asked::None(None);
         }
         lease::ask(zone, sought.seal.id(), sought.places[0].server, zone.settings.lease, self.lease_deadline(until))
     }
@@ -300,22 +310,25 @@ impl ZoneTier {
 
 impl Tier for ZoneTier {
     fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
-        let Ok(length) = usize::try_from(wanted.limit) else { return self.next.get(wanted, until) };
-        let sought = Sought::new(&self.zone.0, ShardSeal::of(wanted.key), length);
-        let seen = match self.look(&sought, self.deadline(until)) {
+        let zone = &self.zone.0;
+        let Some(sought) = Sought::of(zone, wanted) else { return self.next.get(wanted, until) };
+        if zone.distrusts(sought.seal.id()) {
+            return self.fetch_anew(wanted, &sought, until);
+        }
+        let deadline = self.deadline(until);
+        let seen = match self.look(&sought, deadline) {
             Ok(sealed) => return Ok((sealed, Place::Zone)),
             Err(seen) => seen,
         };
-        if !seen.missing {
-            self.zone.0.counts.late.add(1);
+        if !seen.missing && Instant::now() >= deadline {
+            zone.counts.late.add(1);
         }
         self.fetch(wanted, &sought, until, seen.missing)
     }
 
     fn forget(&self, wanted: &Wanted<'_>) -> bool {
-        let Ok(length) = usize::try_from(wanted.limit) else { return self.next.forget(wanted) };
-        let sought = Sought::new(&self.zone.0, ShardSeal::of(wanted.key), length);
-        self.zone.0.forget(&sought);
+        let Some(sought) = Sought::of(&self.zone.0, wanted) else { return self.next.forget(wanted) };
+        self.zone.0.forget(sought);
         true
     }
 
@@ -331,7 +344,7 @@ impl Shared {
 
     /// What the answers of the middle one of the servers take.
     fn usual(&self) -> Option<Duration> {
-        let mut averages: Vec<Duration> = self.servers.iter().filter_map(Server::average).collect();
+        let mut averages: Vec<Duration> = self.servers.iter().filter_map(|server| server.average()).collect();
         averages.sort_unstable();
         averages.get(averages.len() / 2).copied()
     }
@@ -351,25 +364,42 @@ impl Shared {
         }
     }
 
-    /// Writes all shards of a chunk, behind its reader's back, and gives the lease back when that is done.
-    fn fill(self: &Arc<Self>, sought: Sought, sealed: Vec<u8>, lease: Option<Lease>) {
+    /// Writes all shards of a chunk, behind its reader's back, and gives the lease back when that is done; unless `anew`, only where nobody else
+    /// did meanwhile.
+    fn fill(self: &Arc<Self>, sought: Sought, sealed: Vec<u8>, lease: Option<Lease>, anew: bool) {
         let zone = Arc::clone(self);
-        self.write_behind(move |written| {
-            if written {
+        self.write_behind(move |room| {
+            if room && (anew || !zone.has(&sought)) && sought.is(&sealed) {
                 let shards = zone.coder.split(&sought.seal, &sealed);
                 if zone.write(&sought, shards.into_iter().enumerate(), FILLED) {
                     zone.counts.filled.add(1);
                 }
             }
-            lease.into_iter().for_each(|lease| lease.release(&zone, WRITE));
+            lease.into_iter().for_each(|lease| lease.release(&zone));
         });
+    }
+
+    /// Whether the servers have shards enough meanwhile.
+    fn has(&self, sought: &Sought) -> bool {
+        let is_there = |(at, place): &(usize, &placement::Place)| {
+            let key = sought.key(*at);
+            let told = self.servers[place.server].command(&[b"EXISTS", key.as_bytes()], 0, Instant::now() + WRITE);
+            told == Ok(Reply::Number(1))
+        };
+        let needed = self.coder.code().data();
+        sought.places.iter().enumerate().filter(is_there).take(needed).count() == needed
     }
 
     /// Writes the shards that are missing, once it is known which those are.
     fn repair(self: &Arc<Self>, sought: Sought, sealed: Vec<u8>, mut known: Vec<Known>) {
+        let now = Instant::now();
+        let lacks = |at: &usize| known[*at] == Known::Lacks && self.servers[sought.places[*at].server].takes(now);
+        if !(0..known.len()).any(|at| lacks(&at)) {
+            return;
+        }
         let zone = Arc::clone(self);
-        self.write_behind(move |written| {
-            if !written {
+        self.write_behind(move |room| {
+            if !room || !sought.is(&sealed) {
                 return;
             }
             look_at_the_rest(&zone, &sought, &mut known, WRITE);
@@ -383,22 +413,19 @@ impl Shared {
         });
     }
 
-    /// Hands `job` to a writer, with true; where they have enough, it is done at once, with false.
+    /// Hands `job` to a writer, with true; where they have enough, it is done at once, with false, and takes no time then.
     fn write_behind(self: &Arc<Self>, job: impl FnOnce(bool) + Send + 'static) {
-        if self.behind.fetch_add(1, Ordering::AcqRel) >= BEHIND {
-            self.behind.fetch_sub(1, Ordering::AcqRel);
+        let turn = Behind::new(self);
+        if turn.before >= BEHIND {
             self.counts.skipped.add(1);
-            job(false);
-            return;
+            return job(false);
         }
-        let zone = Arc::clone(self);
         let done = move || {
             job(true);
-            zone.behind.fetch_sub(1, Ordering::AcqRel);
+            drop(turn);
         };
-        if self.writers.submit(Box::new(done)).is_err() {
-            self.behind.fetch_sub(1, Ordering::AcqRel);
-        }
+        // Where there is no thread for it, it is not written.
+        let _ = self.writers.submit(Box::new(done));
     }
 
     /// Writes shards at their places; whether one was written.
@@ -406,23 +433,59 @@ impl Shared {
         let mut written = false;
         for (place, shard) in shards {
             let server = &self.servers[sought.places[place].server];
-            if server.standing(None, Instant::now()) != Standing::Down {
+            if server.takes(Instant::now()) {
                 written |= server.put(&sought.key(place), &shard, counter, Instant::now() + WRITE).is_ok();
             }
         }
         written
     }
 
-    fn forget(&self, sought: &Sought) {
-        for (at, place) in sought.places.iter().enumerate() {
-            let key = sought.key(at);
-            let until = Instant::now() + self.settings.deadline;
-            let _ = self.servers[place.server].command(&[b"DEL", key.as_bytes()], 0, until);
+    /// Remembers that the zone has something else for a chunk, and deletes that.
+    fn forget(self: &Arc<Self>, sought: Sought) {
+        {
+            let mut distrusted = self.distrusted();
+            distrusted.push_back(sought.seal.id());
+            if distrusted.len() > BEHIND {
+                distrusted.pop_front();
+            }
         }
+        let zone = Arc::clone(self);
+        self.write_behind(move |room| {
+            for (at, place) in sought.places.iter().enumerate().filter(|_| room) {
+                let key = sought.key(at);
+                let _ = zone.servers[place.server].command(&[b"DEL", key.as_bytes()], 0, Instant::now() + WRITE);
+            }
+        });
     }
 
-    fn give_back(self: &Arc<Self>, lease: Lease) {
-        let zone = Arc::clone(self);
-        self.write_behind(move |_| lease.release(&zone, WRITE));
+    /// Whether that was so since it was asked last.
+    fn distrusts(&self, id: ZoneId) -> bool {
+        let mut distrusted = self.distrusted();
+        let before = distrusted.len();
+        distrusted.retain(|other| *other != id);
+        distrusted.len() < before
+    }
+
+    fn distrusted(&self) -> MutexGuard<'_, VecDeque<ZoneId>> {
+        self.distrusted.lock().expect("no thread panics with it")
+    }
+}
+
+/// A chunk that the writers have not done yet.
+struct Behind {
+    zone: Arc<Shared>,
+    /// How many there were before it.
+    before: usize,
+}
+
+impl Behind {
+    fn new(zone: &Arc<Shared>) -> Self {
+        Self { zone: Arc::clone(zone), before: zone.behind.fetch_add(1, Ordering::AcqRel) }
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.zone.behind.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -40,6 +40,7 @@ pub struct Decoder {
     /// What came behind the last reply.
     line: Vec<u8>,
     value: Option<Value>,
+    received: u64,
 }
 
 #[derive(Debug)]
@@ -69,10 +70,9 @@ impl Decoder {
                     bytes.truncate(bytes.len() - 2);
                     return Ok(Some(Reply::Bytes(bytes)));
                 }
-                match fill(stream, &mut value.bytes[value.filled..])? {
-                    Some(read) => value.filled += read,
-                    None => return Ok(None),
-                }
+                let Some(read) = fill(stream, &mut value.bytes[value.filled..])? else { return Ok(None) };
+                value.filled += read;
+                self.received += read as u64;
                 continue;
             }
             if let Some(end) = self.line.windows(2).position(|pair| pair == b"\r\n") {
@@ -87,11 +87,16 @@ impl Decoder {
                 return Err(broken("a line that does not end"));
             }
             let mut piece = [0; PIECE];
-            match fill(stream, &mut piece)? {
-                Some(read) => self.line.extend_from_slice(&piece[..read]),
-                None => return Ok(None),
-            }
+            let Some(read) = fill(stream, &mut piece)? else { return Ok(None) };
+            self.line.extend_from_slice(&piece[..read]);
+            self.received += read as u64;
         }
+    }
+
+    /// Bytes that ever came.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// What a line says; `None` where it is the length of a value that is still to come.

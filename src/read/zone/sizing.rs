@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::trace::Asked;
+use super::trace::{Asked, LATEST};
 use crate::{Error, ErrorKind, Result};
 
 /// Milliseconds of a month of 30 days.
@@ -137,7 +137,7 @@ fn size(bytes: u64, trace: &[Asked], distances: &[(u64, u32)], span: u64, prices
 /// Of each chunk that was asked for again, the least cache that would have had it, and its bytes, the least in front; and the bytes of all
 /// distinct chunks.
 fn distances(trace: &[Asked]) -> (Vec<(u64, u32)>, u64) {
-    let chunks = trace.iter().map(|asked| asked.chunk as usize + 1).max().unwrap_or(0);
+    let chunks = trace.iter().map(|asked| asked.chunk as usize).max().map_or(0, |most| most + 1);
     // When each was asked for last, and what lies there.
     let mut last: Vec<Option<usize>> = vec![None; chunks];
     let mut sums = Sums(vec![0; trace.len() + 1]);
@@ -226,7 +226,10 @@ impl std::str::FromStr for Made {
             };
             let bounded = match made {
                 Self::Zipf { chunks, asked, .. } => chunks > 0 && chunks <= MADE && asked <= MADE,
-                Self::Cron { chunks, scans, .. } => chunks.checked_mul(scans).is_some_and(|asked| asked <= MADE),
+                Self::Cron { chunks, scans, every } => {
+                    let asked = u64::from(chunks) * u64::from(scans);
+                    (1..=u64::from(MADE)).contains(&asked) && every.saturating_mul(scans.into()) <= LATEST
+                }
             };
             (bounded && numbers.next().is_none()).then_some(made)
         };

@@ -1,9 +1,11 @@
 //! What the cache servers say of themselves, when they are asked.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::link::refusal;
 use super::resp::Reply;
 use super::server::Server;
 use super::{FILLED, REPAIRED, Zone};
@@ -20,6 +22,9 @@ pub struct ServerState {
     pub name: String,
     /// Whether it answers.
     pub up: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// What lies there: shards, a few counters.
     pub keys: u64,
     /// Bytes that it uses.
@@ -46,20 +51,27 @@ impl Zone {
             let asking: Vec<_> = self.0.servers.iter().map(|server| scope.spawn(|| state(server))).collect();
             asking.into_iter().map(|thread| thread.join().ok().flatten()).collect()
         });
-        let name = |server: &Server| server.address.name().to_owned();
+        let name = |server: &Arc<Server>| server.address.name().to_owned();
         let states = self.0.servers.iter().zip(asked);
         states
             .map(|(server, state)| match state {
                 Some(state) => ServerState { name: name(server), up: true, ..state },
-                None => ServerState { name: name(server), ..ServerState::default() },
+                None => ServerState { name: name(server), why: server.why(), ..ServerState::default() },
             })
             .collect()
     }
 }
 
-fn state(server: &Server) -> Option<ServerState> {
+fn state(server: &Arc<Server>) -> Option<ServerState> {
     let until = Instant::now() + PATIENCE;
-    let Ok(Reply::Bytes(info)) = server.call(&[b"INFO"], INFO, until) else { return None };
+    let info = match server.call(&[b"INFO"], INFO, until).ok()? {
+        Reply::Bytes(info) => info,
+        Reply::Refused(why) => {
+            server.broken(&refusal(&why));
+            return None;
+        }
+        _ => return None,
+    };
     let info = String::from_utf8_lossy(&info);
     let number = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -73,6 +85,7 @@ fn state(server: &Server) -> Option<ServerState> {
     Some(ServerState {
         name: String::new(),
         up: true,
+        why: None,
         keys: u64::try_from(keys).unwrap_or(0),
         memory_bytes: number("used_memory"),
         max_memory_bytes: number("maxmemory"),

@@ -16,6 +16,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a line at most.
 const LINE: usize = 128;
+/// Milliseconds of the year 10000, which is later than any trace.
+pub(super) const LATEST: u64 = 253_402_300_800_000;
 
 /// A chunk that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,23 +82,27 @@ impl Tier for TracedTier {
     }
 }
 
-/// What the lines of `text` say, in the order of time.
+/// What the lines of `files` say, each a name and a text, in the order of time. A last line that was cut off, since its disk was full or its
+/// writer killed, says nothing.
 ///
 /// # Errors
-/// `Input`, naming the line.
-pub fn decode(text: &str) -> Result<Vec<Asked>> {
+/// `Input`, naming file and line.
+pub fn decode<'t>(files: impl IntoIterator<Item = (&'t str, &'t str)>) -> Result<Vec<Asked>> {
     let mut numbers: HashMap<&str, u32> = HashMap::new();
     let mut asked = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        let parsed = || {
-            let mut words = line.split(' ').filter(|_| line.len() <= LINE);
-            let (millis, id, bytes) = (words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?);
-            let next = u32::try_from(numbers.len()).ok()?;
-            let chunk = *numbers.entry(id).or_insert(next);
-            (words.next().is_none() && bytes > 0).then_some(Asked { millis, chunk, bytes })
-        };
-        let bad = || Error::new(ErrorKind::Input, format!("line {}: not `MILLISECONDS ID BYTES`", at + 1));
-        asked.push({ parsed }().ok_or_else(bad)?);
+    for (name, text) in files {
+        for (at, line) in text.split_inclusive('\n').enumerate() {
+            let Some(line) = line.strip_suffix('\n') else { break };
+            let parsed = || {
+                let mut words = line.split(' ').filter(|_| line.len() <= LINE);
+                let (millis, id, bytes) = (words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?);
+                let next = u32::try_from(numbers.len()).ok()?;
+                let chunk = *numbers.entry(id).or_insert(next);
+                (words.next().is_none() && bytes > 0 && millis <= LATEST).then_some(Asked { millis, chunk, bytes })
+            };
+            let bad = || Error::new(ErrorKind::Input, format!("{name}: line {}: not `MILLISECONDS ID BYTES`", at + 1));
+            asked.push({ parsed }().ok_or_else(bad)?);
+        }
     }
     asked.sort_by_key(|asked| asked.millis);
     Ok(asked)
@@ -108,12 +114,12 @@ mod tests {
 
     #[test]
     fn lines_of_several_hosts_are_put_in_order() {
-        let asked = decode("20 aa 5\n30 bb 7\n10 aa 5\n").unwrap();
+        let asked = decode([("a", "20 aa 5\n30 bb 7\n40 c"), ("b", "10 aa 5\n")]).unwrap();
         let of = |millis, chunk, bytes| Asked { millis, chunk, bytes };
         assert_eq!(asked, [of(10, 0, 5), of(20, 0, 5), of(30, 1, 7)]);
-        for bad in ["", "1 a", "x a 5", "1 a 5 6", "1 a 0", "1 a -5", "\n"] {
+        for bad in ["", "1 a", "x a 5", "1 a 5 6", "1 a 0", "1 a -5", "\n", "253402300800001 a 5"] {
             let text = format!("1 a 5\n{bad}\n");
-            assert!(decode(&text).unwrap_err().to_string().starts_with("line 2: "), "{bad}");
+            assert!(decode([("t", &*text)]).unwrap_err().to_string().starts_with("t: line 2: "), "{bad}");
         }
     }
 }

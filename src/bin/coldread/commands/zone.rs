@@ -36,7 +36,9 @@ fn status(args: &ZoneStatusArgs) -> CommandResult {
     let servers = zone.states();
     let text = if args.json { json(&Said { servers: servers.clone() })? } else { shown(&servers) };
     write_out(text.as_bytes())?;
-    let down: Vec<&str> = servers.iter().filter(|server| !server.up).map(|server| server.name.as_str()).collect();
+    let why = |server: &ServerState| server.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    let down: Vec<String> =
+        servers.iter().filter(|server| !server.up).map(|server| server.name.clone() + &why(server)).collect();
     if !down.is_empty() {
         return Err(Error::new(ErrorKind::Unavailable, format!("no answer from {}", down.join(", "))).into());
     }
@@ -57,7 +59,7 @@ fn shown(servers: &[ServerState]) -> String {
             server.keys.to_string(),
             bytes(server.memory_bytes),
             bytes(server.max_memory_bytes),
-            share(server.hits, server.hits + server.misses),
+            share(server.hits, server.hits.saturating_add(server.misses)),
             server.evicted.to_string(),
             server.filled.to_string(),
             server.repaired.to_string(),
@@ -90,17 +92,18 @@ fn plan(args: &ZonePlanArgs) -> CommandResult {
 
 /// Of the files, and what was made, together.
 fn trace(args: &ZonePlanArgs) -> Result<Vec<Asked>, Failure> {
-    let mut text = String::new();
+    let mut files = Vec::new();
     for path in &args.trace {
-        text += &std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+        files.push((path.display().to_string(), text));
     }
-    let mut asked = decode(&text).map_err(|error| error.within("the trace"))?;
+    let mut asked = decode(files.iter().map(|(name, text)| (&**name, &**text)))?;
     let mut first = asked.iter().map(|asked| asked.chunk + 1).max().unwrap_or(0);
     let begins = asked.first().map_or(0, |asked| asked.millis);
     for (seed, made) in args.make.iter().enumerate() {
         let trace = made.trace(args.seed + seed as u64, first);
         asked.extend(trace.into_iter().map(|made| Asked { millis: made.millis + begins, ..made }));
-        first += made.chunks();
+        first = first.saturating_add(made.chunks());
     }
     asked.sort_by_key(|asked| asked.millis);
     Ok(asked)
