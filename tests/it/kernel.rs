@@ -387,8 +387,13 @@ fn a_mount_that_cannot_be_leaves_nothing_behind() {
     let manifest = manifest.open(&KeyFile::decode(TEST_KEY).unwrap().wrapping_key).unwrap();
     std::fs::remove_file(bench.path("store/main").join(manifest.sealed.chunks[0].name.to_hex())).unwrap();
     refused(&mut Mount::start(&bench), 4, "error: mount: ");
+    // A store that is not there is waited for as long as is said.
     std::fs::remove_dir_all(bench.path("store")).unwrap();
-    refused(&mut Mount::start(&bench), 1, "store");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+    command.args(["mount", "app.cpm", "--store", "store", "mnt", "--on-origin-loss", "eio"]);
+    let mut mount = Mount::by(&bench, command.current_dir(bench.dir.path()).env_remove("COLDPRESS_KEY"));
+    mount.wait_for("store: no such directory; reads wait for it");
+    refused(&mut mount, 4, "error: mount: ");
 }
 
 #[test]
