@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -333,6 +333,21 @@ fn a_store_that_stays_lost_does_not_keep_the_mount_from_ending() {
         }
         mount.ends_well(PROMPT);
     }
+}
+
+#[test]
+fn one_that_is_unmounted_before_the_reader_knows_that_it_is_mounted_ends() {
+    let bench = converted(&two_layers());
+    // The real losetup; before it lets the device go, somebody unmounts, and all is over before it ends.
+    let script = "#!/bin/sh\n[ \"$1\" != --detach ] || umount mnt\n/sbin/losetup \"$@\" && sleep 0.5\n";
+    std::fs::create_dir(bench.path("bin")).unwrap();
+    std::fs::write(bench.path("bin/losetup"), script).unwrap();
+    std::fs::set_permissions(bench.path("bin/losetup"), PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bench.path("bin").display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+    command.args(["-v", "mount", "app.cpm", "--store", "store", "mnt"]).env("PATH", path);
+    let mut mount = Mount::by(&bench, command.current_dir(bench.dir.path()).env_remove("COLDPRESS_KEY"));
+    mount.ends_well(PROMPT);
 }
 
 #[test]

@@ -18,7 +18,8 @@ use serde_json::Value;
 
 use crate::cache_servers::{CacheServer, Hostile, hostile, urls};
 use crate::common::{Bench, noise, stdout};
-use crate::nbd::{Client, Serving, image};
+use crate::nbd::{Serving, image};
+use crate::nbd_client::Client;
 use crate::slow_store::SlowStore;
 
 struct Chunk {
