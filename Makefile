@@ -90,9 +90,19 @@ bench-nbd: build test-tools ## Warm reads, and writes, over NBD beside qemu-nbd 
 	tools/bench-nbd.sh
 
 .PHONY: bench-doors
-bench-doors: build test-tools ## Warm reads through NBD and through FUSE and a loop device, beside a raw file at the same doors (needs COLDPRESS_CORPUS and root; 3 minutes)
+bench-doors: build test-tools ## Warm reads through every door, beside raw files and bare memory at the same doors; misses side by side (needs COLDPRESS_CORPUS and root; 4 minutes)
 	$(CARGO) build --release --locked --examples
 	tools/bench-doors.sh target/release
+
+.PHONY: miss-costs
+miss-costs: build test-tools ## A chunk from an S3 store on loopback through NBD, beside a plain GET of the same object (needs COLDPRESS_CORPUS; 1 minute)
+	$(CARGO) build --release --locked --examples
+	tools/miss-costs.sh target/release
+
+.PHONY: soak
+soak: build test-tools ## Random reads of every alignment and size through four doors at once against the file, for MINUTES (default 5; needs COLDPRESS_CORPUS and root)
+	$(CARGO) build --release --locked --examples
+	tools/soak.sh target/release
 
 .PHONY: cold-start
 cold-start: build test-tools ## Starts from a store that takes 30 ms more for each chunk, with and without a profile, beside raw images (needs COLDPRESS_CORPUS and root; 5 minutes)

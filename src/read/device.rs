@@ -19,6 +19,7 @@ use crate::crypto::convergent;
 use crate::fs::BlockDevice;
 use crate::manifest::{ChunkRef, OpenManifest};
 use crate::progress::{Progress, Stage};
+use crate::retry::{PATIENCE, PATIENCE_AT_FIRST};
 use crate::store::{Get, ObjectName};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
@@ -288,9 +289,9 @@ impl ChunkDevice {
     #[must_use]
     pub fn plain(manifest: OpenManifest, store: Box<dyn Get>) -> Self {
         let (memory, counts) = (Memory::new(PLAIN_MEMORY), Arc::<Counts>::default());
-        let patience = crate::retry::PATIENCE;
+        let (patience, at_first) = (PATIENCE, PATIENCE_AT_FIRST);
         let requests = Requests::new(PLAIN_REQUESTS);
-        let limits = Limits { requests, slots: None, patience, counts: Arc::clone(&counts) };
+        let limits = Limits { requests, slots: None, patience, at_first, counts: Arc::clone(&counts) };
         let host = Host { memory, counts, deadline: patience + REQUEST, ahead: PLAIN_REQUESTS / 2 };
         Self::new(manifest, Box::new(Origin::new(store, limits)), host, Vec::new())
     }

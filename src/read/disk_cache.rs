@@ -1,23 +1,25 @@
 //! Sealed chunks on the host's disk, shared by all images and processes: a file a chunk, written whole, found by its name.
 //!
 //! What comes from the origin is checked against its name before it is kept; what is read from the disk is checked by who opens
-//! it, and [`Tier::forget`] drops what was not true. One process fetches a chunk, those that want it meanwhile wait for the file, but
-//! not without end. Nothing is needed here: a disk that cannot be read or written is one that has nothing.
+//! it, and [`Tier::forget`] drops what was not true, or no longer looks at it where it cannot be deleted. One process fetches a chunk,
+//! those that want it meanwhile wait for the file, but not without end. Nothing is needed here: a disk that cannot be read or written is
+//! one that has nothing.
 //!
-//! Bounded in bytes, and no scan throws out what is used: a chunk that was read twice is marked (its mode has the owner's x), and
-//! unmarked ones go first, the longest unused in front; marks are taken back where marked chunks would take nearly all.
+//! Bounded in bytes ([`super::room`]), and no scan throws out what is used: a chunk that was read twice is marked (its mode has the owner's
+//! x), and unmarked ones go first, the longest unused in front; marks are taken back where marked chunks would take nearly all.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use super::counts::Counts;
+use super::room::{Room, lock};
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
 use crate::cache::touch;
@@ -28,11 +30,12 @@ use crate::{Error, ErrorKind, Result};
 
 /// How long another's fetch is waited for; then the origin is asked as well.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The waits between looks whether it ended: the first, and the longest; they double.
-const LOOK: Duration = Duration::from_millis(2);
-const LONGEST_LOOK: Duration = Duration::from_millis(20);
-/// Of the bound, what is written between two looks at the whole.
+/// How long a chunk waits for its room; then it is not kept.
+const PATIENCE_FOR_ROOM: Duration = Duration::from_secs(1);
+/// Of the bound, what is deleted at a time; deleting begins when half of that is left.
 const SHARE: u64 = 64;
+/// Looks at what the next tier gives falsely before a chunk is given up.
+const LOOKS: usize = 3;
 const KEPT: u32 = 0o600;
 const MARKED: u32 = 0o700;
 
@@ -40,10 +43,9 @@ const MARKED: u32 = 0o700;
 pub struct DiskCache {
     directory: PathBuf,
     max_bytes: u64,
-    /// What was in it when this process last measured it.
-    measured: AtomicU64,
-    /// Since then, by this process.
-    written: AtomicU64,
+    room: Room,
+    /// Chunks whose copies are not true and could not be deleted.
+    refused: Mutex<BTreeSet<Sha256>>,
 }
 
 /// A tier behind a disk cache.
@@ -53,24 +55,39 @@ pub struct CachedTier {
     counts: Arc<Counts>,
 }
 
+/// Why something must go.
+#[derive(Clone, Copy)]
+enum Need {
+    /// So many bytes are to come, within the bound.
+    Room(u64),
+    /// The disk has no room.
+    Disk,
+}
+
+/// A file in it: when it was used last, its length, where it is.
+type Kept = (SystemTime, u64, PathBuf);
+
 impl DiskCache {
     /// The cache in `directory`, which is made where it is not there, of at most `max_bytes`.
     ///
     /// # Errors
     /// Those of the file system, naming the directory.
     pub fn open(directory: &Path, max_bytes: u64) -> Result<Self> {
-        for path in [directory.to_owned(), directory.join("chunks"), directory.join("locks")] {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|error| Error::file(&path, error))?;
-        }
-        let (measured, written) = (AtomicU64::new(0), AtomicU64::new(0));
-        let cache = Self { directory: directory.to_owned(), max_bytes, measured, written };
+        let room = Room::new(&directory.join("locks"));
+        let cache = Self { directory: directory.to_owned(), max_bytes, room, refused: Mutex::default() };
+        cache.make_directories()?;
         // It may have been larger before.
-        let _ = cache.trim();
+        if cache.room.taken().is_none_or(|taken| taken > max_bytes) {
+            let _ = cache.trim(Need::Room(0), Instant::now());
+        }
         Ok(cache)
+    }
+
+    fn make_directories(&self) -> Result<()> {
+        ["", "chunks", "locks"].iter().map(|name| self.directory.join(name)).try_for_each(|path| {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+            made.map_err(|error| Error::file(&path, error))
+        })
     }
 
     /// The bound of at most `count` requests to the origin at a time, of all processes that use this directory.
@@ -79,18 +96,24 @@ impl DiskCache {
         Slots::new(&self.directory.join("locks"), count)
     }
 
-    /// Bytes in it, as far as this process knows, and most that there may be. Processes measure it in turn; what others wrote since
-    /// then is not known.
+    /// Bytes in it, of all processes, and most that there may be. What was deleted by others counts until it is measured again.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
-        (self.measured.load(Ordering::Relaxed) + self.written.load(Ordering::Relaxed), self.max_bytes)
+        (self.room.taken().unwrap_or_default(), self.max_bytes)
     }
 
     fn path(&self, chunk: &str) -> PathBuf {
         self.directory.join("chunks").join(&chunk[..2]).join(chunk)
     }
 
-    fn read(&self, chunk: &str, limit: u64) -> Option<Vec<u8>> {
+    fn refused(&self) -> std::sync::MutexGuard<'_, BTreeSet<Sha256>> {
+        self.refused.lock().expect("no thread panics with it")
+    }
+
+    fn read(&self, chunk: &str, digest: Sha256, limit: u64) -> Option<Vec<u8>> {
+        if self.refused().contains(&digest) {
+            return None;
+        }
         let file = File::open(self.path(chunk)).ok()?;
         let metadata = file.metadata().ok()?;
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).ok()?);
@@ -106,7 +129,32 @@ impl DiskCache {
         Some(bytes)
     }
 
-    fn keep(&self, chunk: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Keeps a chunk that is true; where there is no room for it, what was not used for long makes some.
+    fn keep(&self, chunk: &str, digest: Sha256, bytes: &[u8]) -> io::Result<()> {
+        let (length, until) = (bytes.len() as u64, Instant::now() + PATIENCE_FOR_ROOM);
+        let mut taken = self.room.take(length, self.max_bytes, until)?;
+        if taken.is_none() {
+            self.trim(Need::Room(length), until)?;
+            taken = self.room.take(length, self.max_bytes, until)?;
+        }
+        let Some(taken) = taken else { return Ok(()) };
+        self.write(chunk, bytes)?;
+        self.refused().remove(&digest);
+        let all = taken.all;
+        drop(taken);
+        if all > self.enough() {
+            // Whoever is at it already does it for all.
+            self.trim(Need::Room(0), Instant::now())?;
+        }
+        Ok(())
+    }
+
+    /// With so much in it, nothing need be deleted yet.
+    fn enough(&self) -> u64 {
+        self.max_bytes - self.max_bytes / SHARE / 2
+    }
+
+    fn write(&self, chunk: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(chunk);
         let directory = path.parent().expect("it is in a directory");
         if !directory.is_dir() {
@@ -116,37 +164,72 @@ impl DiskCache {
         let opened = open_directory(directory)?;
         let file = WholeFile::create(&opened, KEPT)?;
         file.file().write_all(bytes)?;
-        file.replace(Path::new(chunk))?;
-        let length = bytes.len() as u64;
-        if self.written.fetch_add(length, Ordering::Relaxed) + length > self.max_bytes / SHARE {
-            self.trim()?;
+        file.replace(Path::new(chunk))
+    }
+
+    /// After `error`, that the next chunk finds what this one did not.
+    fn recover(&self, error: &io::Error) {
+        let _ = match error.kind() {
+            // The disk is smaller than the bound, or others fill it.
+            io::ErrorKind::StorageFull => self.trim(Need::Disk, Instant::now()),
+            // Somebody deleted all of it.
+            io::ErrorKind::NotFound => self.make_directories().map_err(io::Error::other),
+            _ => Ok(()),
+        };
+    }
+
+    /// A copy was not true.
+    fn drop_copy(&self, chunk: &str, digest: Sha256) {
+        match std::fs::remove_file(self.path(chunk)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.refused().insert(digest);
+            }
+            _ => {}
         }
-        Ok(())
     }
 
     /// A lock on `chunk`, of all processes; `None` where another holds it for too long.
     fn lock(&self, chunk: &str, until: Instant) -> Option<File> {
         let path = self.directory.join("locks").join(&chunk[..3]);
-        let file = File::options().write(true).create(true).truncate(false).open(path).ok()?;
-        let ends = until.min(Instant::now() + PATIENCE);
-        let mut wait = LOOK;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Some(file),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < ends => std::thread::sleep(wait),
-                Err(_) => return None,
-            }
-            wait = (wait * 2).min(LONGEST_LOOK);
-        }
+        lock(&path, FlockOperation::NonBlockingLockExclusive, until.min(Instant::now() + PATIENCE)).ok()?
     }
 
-    /// Deletes what is too much, if nobody else is at it.
-    fn trim(&self) -> io::Result<()> {
-        let lock = File::options().write(true).create(true).truncate(false).open(self.directory.join("locks/trim"))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    /// Measures what is there and deletes what is too much; who is at it already is waited for until `until`, and may have done enough.
+    fn trim(&self, need: Need, until: Instant) -> io::Result<()> {
+        let Some(measuring) = self.room.measure(until)? else { return Ok(()) };
+        if let (Need::Room(length), Some(taken)) = (need, measuring.begun)
+            && taken.saturating_add(length) <= self.enough()
+        {
             return Ok(());
         }
-        self.written.store(0, Ordering::Relaxed);
+        let (unmarked, marked) = self.kept()?;
+        let total = |list: &[Kept]| list.iter().map(|(_, length, _)| length).sum::<u64>();
+        let (mut bytes, mut of_marked) = (total(&unmarked) + total(&marked), total(&marked));
+        let most = match need {
+            Need::Room(length) => self.max_bytes.saturating_sub((self.max_bytes / SHARE).max(length)),
+            Need::Disk => bytes - bytes / SHARE,
+        };
+        for (_, length, path) in unmarked.iter().chain(&marked) {
+            if bytes <= most {
+                break;
+            }
+            if std::fs::remove_file(path).is_ok() {
+                bytes -= length;
+            }
+        }
+        measuring.end(bytes)?;
+        for (_, length, path) in &marked {
+            if of_marked <= self.max_bytes / 10 * 9 {
+                break;
+            }
+            let _ = std::fs::set_permissions(path, Permissions::from_mode(KEPT));
+            of_marked -= length;
+        }
+        Ok(())
+    }
+
+    /// Its files, those that were not read again and those that were, each the longest unused in front.
+    fn kept(&self) -> io::Result<(Vec<Kept>, Vec<Kept>)> {
         let (mut unmarked, mut marked) = (Vec::new(), Vec::new());
         for directory in std::fs::read_dir(self.directory.join("chunks"))? {
             for entry in std::fs::read_dir(directory?.path())?.flatten() {
@@ -159,27 +242,7 @@ impl DiskCache {
         }
         unmarked.sort_unstable();
         marked.sort_unstable();
-        let total = |list: &[(SystemTime, u64, PathBuf)]| list.iter().map(|(_, length, _)| length).sum::<u64>();
-        let (mut bytes, mut of_marked) = (total(&unmarked) + total(&marked), total(&marked));
-        // Until the next look, so much may come.
-        let most = self.max_bytes - self.max_bytes / SHARE;
-        for (_, length, path) in unmarked.iter().chain(&marked) {
-            if bytes <= most {
-                break;
-            }
-            if std::fs::remove_file(path).is_ok() {
-                bytes -= length;
-            }
-        }
-        self.measured.store(bytes, Ordering::Relaxed);
-        for (_, length, path) in &marked {
-            if of_marked <= self.max_bytes / 10 * 9 {
-                break;
-            }
-            let _ = std::fs::set_permissions(path, Permissions::from_mode(KEPT));
-            of_marked -= length;
-        }
-        Ok(())
+        Ok((unmarked, marked))
     }
 }
 
@@ -190,8 +253,8 @@ impl CachedTier {
         Self { next, cache, counts }
     }
 
-    fn found(&self, chunk: &str, limit: u64) -> Option<(Vec<u8>, Place)> {
-        let bytes = self.cache.read(chunk, limit)?;
+    fn found(&self, chunk: &str, digest: Sha256, limit: u64) -> Option<(Vec<u8>, Place)> {
+        let bytes = self.cache.read(chunk, digest, limit)?;
         let counts = self.counts.of(Place::Disk);
         counts.hits.add(1);
         counts.bytes.add(bytes.len() as u64);
@@ -202,13 +265,15 @@ impl CachedTier {
 impl CachedTier {
     /// From the next tier, checked; what is not true is asked for again where that may help.
     fn fetch(&self, wanted: &Wanted<'_>, digest: Sha256, until: Instant) -> Result<(Vec<u8>, Place)> {
-        let (bytes, place) = self.next.get(wanted, until)?;
-        if Sha256::of(&bytes) == digest {
-            return Ok((bytes, place));
-        }
-        self.counts.of(place).refused.add(1);
-        if place != Place::Origin && self.next.forget(wanted) {
-            return self.fetch(wanted, digest, until);
+        for _ in 0..LOOKS {
+            let (bytes, place) = self.next.get(wanted, until)?;
+            if Sha256::of(&bytes) == digest {
+                return Ok((bytes, place));
+            }
+            self.counts.of(place).refused.add(1);
+            if place == Place::Origin || !self.next.forget(wanted) {
+                break;
+            }
         }
         let message = format!("object {}: its bytes are not those of its name", wanted.name);
         Err(Error::new(ErrorKind::Corrupt, message))
@@ -218,30 +283,66 @@ impl CachedTier {
 impl Tier for CachedTier {
     fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
         let Some((chunk, digest)) = wanted.name.chunk_digest() else { return self.next.get(wanted, until) };
-        if let Some(found) = self.found(chunk, wanted.limit) {
+        if let Some(found) = self.found(chunk, digest, wanted.limit) {
             return Ok(found);
         }
         let lock = self.cache.lock(chunk, until);
         // It may have come meanwhile.
-        if let Some(found) = self.found(chunk, wanted.limit) {
+        if let Some(found) = self.found(chunk, digest, wanted.limit) {
             return Ok(found);
         }
         self.counts.of(Place::Disk).misses.add(1);
         let (bytes, place) = self.fetch(wanted, digest, until)?;
-        // A disk that is full has room for nothing.
-        if self.cache.keep(chunk, &bytes).is_err() {
-            let _ = self.cache.trim();
+        if let Err(error) = self.cache.keep(chunk, digest, &bytes) {
+            self.cache.recover(&error);
         }
         drop(lock);
         Ok((bytes, place))
     }
 
     fn forget(&self, wanted: &Wanted<'_>) -> bool {
-        let here = wanted.name.chunk_digest().map(|(chunk, _)| self.cache.path(chunk));
-        here.is_some_and(|path| std::fs::remove_file(path).is_ok()) || self.next.forget(wanted)
+        let Some((chunk, digest)) = wanted.name.chunk_digest() else { return self.next.forget(wanted) };
+        // Where another process dropped it first, asking again helps as well.
+        self.cache.drop_copy(chunk, digest);
+        true
     }
 
     fn keeps(&self, name: &ObjectName) -> Option<bool> {
-        name.chunk_digest().map(|(chunk, _)| self.cache.path(chunk).exists())
+        let (chunk, digest) = name.chunk_digest()?;
+        Some(!self.cache.refused().contains(&digest) && self.cache.path(chunk).exists())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_that_of_all_who_share_the_directory() {
+        const BOUND: u64 = 256 << 10;
+        let directory = tempfile::tempdir().unwrap();
+        // As processes: each knows only what it did itself and what is on the disk.
+        let caches: Vec<DiskCache> = (0..16).map(|_| DiskCache::open(directory.path(), BOUND).unwrap()).collect();
+        let there = |cache: &DiskCache| {
+            let (unmarked, marked) = cache.kept().unwrap();
+            unmarked.iter().chain(&marked).map(|(_, length, _)| length).sum::<u64>()
+        };
+        let mut most = 0;
+        for round in 0..64u64 {
+            std::thread::scope(|scope| {
+                for (number, cache) in (0u64..).zip(&caches) {
+                    scope.spawn(move || {
+                        let bytes = [round.to_le_bytes(), number.to_le_bytes()].concat().repeat(250);
+                        let digest = Sha256::of(&bytes);
+                        cache.keep(&digest.to_hex(), digest, &bytes).unwrap();
+                    });
+                }
+            });
+            let bytes = there(&caches[0]);
+            assert!(bytes <= BOUND, "round {round}: {bytes}");
+            assert!(caches[3].bytes().0 >= bytes, "round {round}");
+            most = most.max(bytes);
+        }
+        assert!(most > BOUND / 10 * 9, "{most}");
     }
 }

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod origin;
 pub mod picture;
 pub mod profile;
+mod room;
 pub mod scrub;
 pub mod slots;
 pub mod tier;

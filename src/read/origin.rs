@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
-use crate::retry::{PATIENCE_AT_FIRST, repeat};
+use crate::retry::repeat;
 use crate::store::{Failure, Get, ObjectName};
 use crate::{Error, ErrorKind, Result};
 
@@ -110,6 +110,8 @@ pub struct Limits {
     pub slots: Option<Arc<Slots>>,
     /// How long a request that fails is repeated.
     pub patience: Duration,
+    /// The same while nothing has ever answered.
+    pub at_first: Duration,
     /// Where it is counted.
     pub counts: Arc<Counts>,
 }
@@ -229,8 +231,8 @@ impl Tier for Origin {
         let left = until.saturating_duration_since(Instant::now());
         let patience = || {
             let answered = self.answered.load(Ordering::Relaxed);
-            let patience = self.limits.patience.min(left);
-            if answered { patience } else { patience.min(PATIENCE_AT_FIRST) }
+            let patience = if answered { self.limits.patience } else { self.limits.at_first };
+            patience.min(left)
         };
         let bytes = repeat(patience, || {
             let answer = self.attempt(wanted.name, wanted.limit, until);

@@ -76,7 +76,12 @@ impl LocalGet {
         if !directory.is_dir() {
             return Err(Error::new(ErrorKind::NotFound, format!("store {}: no such directory", directory.display())));
         }
-        Ok(Self(directory.to_owned()))
+        Ok(Self::open_later(directory))
+    }
+
+    /// The same where the directory may come later: until then, asking again may help.
+    pub(super) fn open_later(directory: &Path) -> Self {
+        Self(directory.to_owned())
     }
 }
 

@@ -16,7 +16,7 @@ mod witness;
 
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
-pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_put};
+pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put};
 pub use planned::Planned;
 pub use probe::{Found, Operation, Probe};
 pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl};

@@ -64,6 +64,17 @@ pub fn open_get(url: &StoreUrl, settings: &Settings) -> Result<Box<dyn Get>> {
     })
 }
 
+/// The same where the store may come later, for who asks as long as somebody waits.
+///
+/// # Errors
+/// `Denied` where there are no credentials, `Input` for settings.
+pub fn open_get_later(url: &StoreUrl, settings: &Settings) -> Result<Box<dyn Get>> {
+    match url {
+        StoreUrl::Directory(path) => Ok(Box::new(LocalGet::open_later(path))),
+        StoreUrl::Bucket(_) => open_get(url, settings),
+    }
+}
+
 /// The half of `url` that lists and deletes.
 ///
 /// # Errors

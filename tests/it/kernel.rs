@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -336,6 +336,21 @@ fn a_store_that_stays_lost_does_not_keep_the_mount_from_ending() {
 }
 
 #[test]
+fn one_that_is_unmounted_before_the_reader_knows_that_it_is_mounted_ends() {
+    let bench = converted(&two_layers());
+    // The real losetup; before it lets the device go, somebody unmounts, and all is over before it ends.
+    let script = "#!/bin/sh\n[ \"$1\" != --detach ] || umount mnt\n/sbin/losetup \"$@\" && sleep 0.5\n";
+    std::fs::create_dir(bench.path("bin")).unwrap();
+    std::fs::write(bench.path("bin/losetup"), script).unwrap();
+    std::fs::set_permissions(bench.path("bin/losetup"), PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bench.path("bin").display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+    command.args(["-v", "mount", "app.cpm", "--store", "store", "mnt"]).env("PATH", path);
+    let mut mount = Mount::by(&bench, command.current_dir(bench.dir.path()).env_remove("COLDPRESS_KEY"));
+    mount.ends_well(PROMPT);
+}
+
+#[test]
 fn a_damaged_chunk_is_an_input_error_of_its_file_alone() {
     let beside = Layer::new().file("beside", &noise(600_000, 8));
     let bench = converted(&Image::new([two_layers().layers, vec![beside]].concat()));
@@ -387,8 +402,13 @@ fn a_mount_that_cannot_be_leaves_nothing_behind() {
     let manifest = manifest.open(&KeyFile::decode(TEST_KEY).unwrap().wrapping_key).unwrap();
     std::fs::remove_file(bench.path("store/main").join(manifest.sealed.chunks[0].name.to_hex())).unwrap();
     refused(&mut Mount::start(&bench), 4, "error: mount: ");
+    // A store that is not there is waited for as long as is said.
     std::fs::remove_dir_all(bench.path("store")).unwrap();
-    refused(&mut Mount::start(&bench), 1, "store");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+    command.args(["mount", "app.cpm", "--store", "store", "mnt", "--on-origin-loss", "eio"]);
+    let mut mount = Mount::by(&bench, command.current_dir(bench.dir.path()).env_remove("COLDPRESS_KEY"));
+    mount.wait_for("store: no such directory; reads wait for it");
+    refused(&mut mount, 4, "error: mount: ");
 }
 
 #[test]

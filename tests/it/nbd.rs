@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::common::{Bench, Image, Layer, noise, stdout};
 use crate::kernel::mounts_below;
+use crate::nbd_client::Client;
 use crate::servers::free_port;
 
 pub fn image(seed: u64) -> Image {
@@ -189,7 +190,7 @@ fn reads_of_every_alignment_at_once_are_those_of_the_file() {
         let length = 1 + n * n * 97 % 299_999;
         commands.push((at, length));
     }
-    let mut client = Client::connect(&bench, b"one");
+    let mut client = connect(&bench, b"one");
     let mut asking = commands.iter().zip(0u64..);
     // 64 at a time: who asks and does not listen is not answered in the end.
     asking.by_ref().take(64).for_each(|((at, length), cookie)| client.ask(0, cookie, *at, *length));
@@ -204,83 +205,15 @@ fn reads_of_every_alignment_at_once_are_those_of_the_file() {
     serving.end();
 }
 
-/// A client for what others do not do.
-pub struct Client(pub UnixStream);
-
-impl Client {
-    pub fn connect(bench: &Bench, export: &[u8]) -> Self {
-        Self::greet(UnixStream::connect(bench.path("a.sock")).unwrap(), export)
-    }
-
-    /// Of the first export at `socket`, once it is there.
-    pub fn wait_for(socket: &std::path::Path) -> Self {
-        let begun = Instant::now();
-        loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => return Self::greet(stream, b""),
-                Err(error) => assert!(begun.elapsed() < Duration::from_secs(60), "{}: {error}", socket.display()),
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    pub fn ask_only(&mut self, offset: u64, length: u64) {
-        self.ask(0, 0, offset, length);
-    }
-
-    pub fn read(&mut self, offset: u64, length: u64) -> Vec<u8> {
-        self.ask_only(offset, length);
-        self.answer(|_| length).1.unwrap()
-    }
-
-    fn greet(mut stream: UnixStream, export: &[u8]) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut hello = [0; 18];
-        stream.read_exact(&mut hello).unwrap();
-        stream.write_all(&3u32.to_be_bytes()).unwrap();
-        stream
-            .write_all(
-                &[b"IHAVEOPT", &1u32.to_be_bytes()[..], &u32::try_from(export.len()).unwrap().to_be_bytes(), export]
-                    .concat(),
-            )
-            .unwrap();
-        let mut chosen = [0; 10];
-        stream.read_exact(&mut chosen).unwrap();
-        Self(stream)
-    }
-
-    pub fn ask(&mut self, kind: u16, cookie: u64, offset: u64, length: u64) {
-        let mut request = 0x2560_9513u32.to_be_bytes().to_vec();
-        request.extend_from_slice(&[0, 0]);
-        request.extend_from_slice(&kind.to_be_bytes());
-        request.extend_from_slice(&cookie.to_be_bytes());
-        request.extend_from_slice(&offset.to_be_bytes());
-        request.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
-        self.0.write_all(&request).unwrap();
-    }
-
-    /// An answer's cookie, and its data or its error.
-    pub fn answer(&mut self, length_of: impl Fn(u64) -> u64) -> (u64, Result<Vec<u8>, u32>) {
-        let mut head = [0; 16];
-        self.0.read_exact(&mut head).unwrap();
-        assert_eq!(head[..4], 0x6744_6698u32.to_be_bytes());
-        let error = u32::from_be_bytes(head[4..8].try_into().unwrap());
-        let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
-        if error != 0 {
-            return (cookie, Err(error));
-        }
-        let mut data = vec![0; usize::try_from(length_of(cookie)).unwrap()];
-        self.0.read_exact(&mut data).unwrap();
-        (cookie, Ok(data))
-    }
+pub fn connect(bench: &Bench, export: &[u8]) -> Client {
+    Client::greet(UnixStream::connect(bench.path("a.sock")).unwrap(), export)
 }
 
 #[test]
 fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
     let bench = served();
     let serving = Serving::start(&bench, &["one.cpm"], &["unix:a.sock"]);
-    let mut good = Client::connect(&bench, b"");
+    let mut good = connect(&bench, b"");
     for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xFF; 64], b"", &[0, 0, 0, 3, 1, 2, 3]] {
         let mut bad = UnixStream::connect(bench.path("a.sock")).unwrap();
         bad.write_all(nonsense).unwrap();
@@ -311,7 +244,7 @@ fn a_client_that_breaks_the_protocol_ends_its_own_session_only() {
 fn a_chunk_that_is_missing_or_damaged_is_an_error_of_its_read_and_no_other() {
     let bench = served();
     let serving = Serving::start(&bench, &["one.cpm"], &["unix:a.sock"]);
-    let mut client = Client::connect(&bench, b"one");
+    let mut client = connect(&bench, b"one");
     client.ask(0, 1, 0, 4096);
     assert!(client.answer(|_| 4096).1.is_ok());
     for chunk in fs::read_dir(bench.path("store/main")).unwrap() {
@@ -342,7 +275,7 @@ fn what_was_asked_before_the_end_is_answered_and_a_stale_socket_is_put_away() {
     assert!(bench.path("a.sock").exists());
     drop(serving);
     let serving = Serving::start(&bench, &["one.cpm"], &["unix:a.sock"]);
-    let mut client = Client::connect(&bench, b"one");
+    let mut client = connect(&bench, b"one");
     for cookie in 0..32 {
         client.ask(0, cookie, cookie * 512 * 1024, 512 * 1024);
     }

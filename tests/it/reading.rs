@@ -9,7 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::common::{Bench, Image, Layer, noise, stdout};
+use crate::failing_disk::FailingDisk;
+use crate::nbd_client::Client;
 use crate::slow_store::{Answer, SlowStore};
+use crate::vhost_client::Guest;
 
 const CHUNK: u64 = 512 << 10;
 
@@ -93,6 +96,54 @@ impl Drop for Mounting {
     }
 }
 
+/// `coldread serve` of it over NBD; killed when it is dropped.
+struct Served {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Served {
+    fn start(bench: &Bench, name: &str, options: &[&str]) -> Self {
+        let socket = format!("{name}.sock");
+        let said = File::create(bench.path(&format!("{name}.said"))).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_coldread"))
+            .args(["serve", "app.cpm", "--store", "slow", "--nbd", &format!("unix:{socket}")])
+            .args(options)
+            .current_dir(bench.dir.path())
+            .env_remove("COLDPRESS_KEY")
+            .env_remove("COLDREAD_CACHE")
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        Self { process, socket: bench.path(&socket) }
+    }
+
+    fn client(&self) -> Client {
+        Client::wait_for(&self.socket)
+    }
+
+    /// Descriptors and threads that it has.
+    fn has(&self) -> [usize; 2] {
+        let count = |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.process.id())).unwrap().count();
+        [count("fd"), count("task")]
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Reads a block of each file, not where a chunk begins, so that nothing is read ahead.
+fn read_all(client: &mut Client, data: &[u64], stage: &str) {
+    for (at, file) in data.iter().zip(0u64..) {
+        assert!(client.read(at + 8192, 4096) == noise(500_000, 40 + file)[8192..12288], "{stage}: {file}");
+    }
+}
+
 fn said(bench: &Bench, name: &str) -> String {
     fs::read_to_string(bench.path(&format!("{name}.said"))).unwrap()
 }
@@ -161,7 +212,7 @@ fn no_read_waits_past_its_deadline() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut client = crate::nbd::Client::wait_for(&bench.path("a.sock"));
+    let mut client = Client::wait_for(&bench.path("a.sock"));
     assert!(client.read(data[0], 4096) == noise(500_000, 40)[..4096]);
     script.set(Duration::ZERO, Answer::Refused);
     let begun = Instant::now();
@@ -202,7 +253,7 @@ fn two_hundred_processes_that_start_cold_ask_for_each_chunk_once_and_within_the_
         for n in 0..200 {
             let (bench, data, wanted) = (&slowed.bench, &data, &wanted);
             scope.spawn(move || {
-                let mut client = crate::nbd::Client::wait_for(&bench.path(&format!("{n}.sock")));
+                let mut client = Client::wait_for(&bench.path(&format!("{n}.sock")));
                 for (at, wanted) in data.iter().zip(wanted) {
                     assert!(client.read(*at, 4096) == wanted[..4096], "{n} {at}");
                 }
@@ -233,13 +284,7 @@ fn a_disk_cache_that_is_damaged_deleted_or_full_while_it_is_used_costs_time_alon
     let slowed = Slowed::new(40, Duration::ZERO);
     let bench = &slowed.bench;
     // One chunk in memory, so that all comes from the disk; a cache on a disk of 8 MiB, which is full after half the image.
-    fs::create_dir(bench.path("cache")).unwrap();
-    let tmpfs = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs"])
-        .arg(bench.path("cache"))
-        .status()
-        .unwrap();
-    assert!(tmpfs.success());
+    let tmpfs = Tmpfs::mount(bench.path("cache"), "size=8m,mode=700");
     let mounted = Mounting::start(bench, "mnt", &["--cache", "cache", "--memory", "512KiB"]);
     let read_all = |stage: &str| {
         for file in 0..40 {
@@ -261,7 +306,223 @@ fn a_disk_cache_that_is_damaged_deleted_or_full_while_it_is_used_costs_time_alon
     }
     read_all("deleted");
     drop(mounted);
-    assert!(Command::new("umount").arg(bench.path("cache")).status().unwrap().success());
+    drop(tmpfs);
+}
+
+#[test]
+fn a_disk_cache_on_a_disk_that_fails_costs_time_alone() {
+    let slowed = Slowed::new(24, Duration::ZERO);
+    let (bench, data, requests) = (&slowed.bench, slowed.data(), || slowed.store.script.total());
+    let disk = FailingDisk::mount(&bench.path("cache"), 64 << 20);
+    let failing = |reads: bool, writes: bool| {
+        disk.health.reads_fail.store(reads, Ordering::SeqCst);
+        disk.health.writes_fail.store(writes, Ordering::SeqCst);
+    };
+    let options = ["--cache", "cache", "--memory", "512KiB"];
+    let served = Served::start(bench, "one", &options);
+    let mut client = served.client();
+    read_all(&mut client, &data, "filling");
+    disk.forget();
+    let filled = requests();
+    read_all(&mut client, &data, "from the disk");
+    assert_eq!(requests(), filled, "all of it was on the disk");
+    disk.forget();
+    failing(true, false);
+    read_all(&mut client, &data, "no read of the disk comes to anything");
+    assert!(requests() >= filled + 20 && disk.health.failed_reads.load(Ordering::SeqCst) >= 20);
+    failing(true, true);
+    for _ in 0..3 {
+        read_all(&mut client, &data, "nothing of the disk works");
+        disk.forget();
+    }
+    // What was to be written failed, so the file system on it is now read-only.
+    assert!(disk.is_read_only() && disk.health.failed_writes.load(Ordering::SeqCst) > 0);
+    failing(false, false);
+    read_all(&mut client, &data, "it can only be read");
+    read_all(&mut Served::start(bench, "two", &options).client(), &data, "started on what can only be read");
+    drop(served);
+}
+
+/// A tmpfs, until it is dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(path: PathBuf, options: &str) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status().unwrap();
+        assert!(mounted.success());
+        Self(path)
+    }
+
+    /// As soon as nobody has a file of it open for writing.
+    fn remount(&self, option: &str) {
+        let begun = Instant::now();
+        let remount = format!("remount,{option}");
+        while !Command::new("mount").args(["-o", &remount]).arg(&self.0).output().unwrap().status.success() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "busy");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn damaged_copies_that_cannot_be_deleted_are_not_believed_again() {
+    let slowed = Slowed::new(24, Duration::ZERO);
+    let (bench, data, requests) = (&slowed.bench, slowed.data(), || slowed.store.script.total());
+    let tmpfs = Tmpfs::mount(bench.path("cache"), "size=64m,mode=700");
+    let served = Served::start(bench, "one", &["--cache", "cache", "--memory", "512KiB"]);
+    let mut client = served.client();
+    read_all(&mut client, &data, "filling");
+    let copies = cached(bench);
+    for (at, path) in copies.iter().enumerate() {
+        let mut bytes = fs::read(path).unwrap();
+        let byte = at * 7919 % bytes.len();
+        bytes[byte] ^= 0x10;
+        fs::write(path, bytes).unwrap();
+    }
+    tmpfs.remount("ro");
+    let before = requests();
+    read_all(&mut client, &data, "damaged");
+    let asked = requests() - before;
+    assert!(asked >= 20, "{asked}");
+    read_all(&mut client, &data, "damaged, and known to be");
+    assert_eq!(requests() - before, 2 * asked);
+    assert_eq!(cached(bench).len(), copies.len());
+    tmpfs.remount("rw");
+    read_all(&mut client, &data, "it can be written to again");
+    let mended = requests();
+    read_all(&mut client, &data, "mended");
+    assert_eq!(requests(), mended);
+    drop(served);
+}
+
+#[test]
+fn the_bound_of_a_disk_cache_is_that_of_all_processes_together() {
+    const BOUND: u64 = 3 << 20;
+    let slowed = Slowed::new(24, Duration::ZERO);
+    let (bench, data) = (&slowed.bench, slowed.data());
+    let options = ["--cache", "cache", "--cache-max", "3MiB", "--memory", "512KiB"];
+    let served: Vec<Served> = (0..6).map(|n| Served::start(bench, &n.to_string(), &options)).collect();
+    let mut clients: Vec<Client> = served.iter().map(Served::client).collect();
+    let mut most = 0;
+    for round in 0..24 {
+        std::thread::scope(|scope| {
+            for (n, client) in clients.iter_mut().enumerate() {
+                let data = &data;
+                scope.spawn(move || {
+                    let file = (round + n * 5) % data.len();
+                    let wanted = &noise(500_000, 40 + file as u64)[8192..12288];
+                    assert!(client.read(data[file] + 8192, 4096) == wanted, "{round} {n}");
+                });
+            }
+        });
+        // What was answered is kept, and nothing else is under way.
+        let bytes: u64 = cached(bench).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        assert!(bytes <= BOUND, "{round}: {bytes}");
+        most = most.max(bytes);
+    }
+    assert!(most > BOUND / 10 * 7, "{most}");
+}
+
+#[test]
+fn a_store_that_is_gone_at_the_start_is_waited_for_as_long_as_is_said() {
+    let slowed = Slowed::new(8, Duration::ZERO);
+    let (bench, script, data) = (&slowed.bench, &slowed.store.script, slowed.data());
+    script.set(Duration::ZERO, Answer::Gone);
+    let waits = Served::start(bench, "waits", &["--on-origin-loss", "wait=40s"]);
+    let fails = Served::start(bench, "fails", &["--on-origin-loss", "eio"]);
+    let (mut waiting, mut failing) = (waits.client(), fails.client());
+    for name in ["waits", "fails"] {
+        assert!(said(bench, name).contains("store slow: no such directory; reads wait for it"));
+    }
+    waiting.ask_only(data[1], 4096);
+    failing.ask_only(data[1], 4096);
+    let begun = Instant::now();
+    assert_eq!(failing.answer(|_| 4096).1, Err(5));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    // A mount begins with a read, so it waits as well.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(1500));
+            script.set(Duration::ZERO, Answer::True);
+        });
+        let mounted = Mounting::start(bench, "mnt", &["--on-origin-loss", "wait=40s"]);
+        assert!(begun.elapsed() > Duration::from_millis(1500));
+        assert!(mounted.read(3).unwrap() == noise(500_000, 43));
+    });
+    assert!(waiting.answer(|_| 4096).1.unwrap() == noise(500_000, 41)[..4096]);
+    assert!(failing.read(data[1], 4096) == noise(500_000, 41)[..4096], "a failure is not kept");
+}
+
+#[test]
+fn a_store_that_stalls_and_then_answers_is_waited_for_and_no_longer_than_is_said() {
+    let slowed = Slowed::new(8, Duration::ZERO);
+    let (bench, script, data) = (&slowed.bench, &slowed.store.script, slowed.data());
+    let (long, short) = (["--on-origin-loss", "wait=40s"], ["--on-origin-loss", "wait=2s"]);
+    let (long, short) = (Served::start(bench, "long", &long), Served::start(bench, "short", &short));
+    let (mut patient, mut hasty) = (long.client(), short.client());
+    script.set(Duration::from_secs(60), Answer::True);
+    let begun = Instant::now();
+    (0..4).for_each(|file| patient.ask_only(data[file], 4096));
+    hasty.ask_only(data[5], 4096);
+    assert_eq!(hasty.answer(|_| 4096).1, Err(5));
+    let took = begun.elapsed().as_secs();
+    assert!((9..16).contains(&took), "{took}");
+    // By now the first requests were given up and are made again.
+    std::thread::sleep(Duration::from_secs(1));
+    script.set(Duration::ZERO, Answer::True);
+    let mut heard: Vec<Vec<u8>> = (0..4).map(|_| patient.answer(|_| 4096).1.unwrap()).collect();
+    let mut wanted: Vec<Vec<u8>> = (0..4).map(|file| noise(500_000, 40 + file)[..4096].to_vec()).collect();
+    heard.sort();
+    wanted.sort();
+    assert!(heard == wanted && begun.elapsed() < Duration::from_secs(50));
+    assert!(hasty.read(data[5], 4096) == noise(500_000, 45)[..4096]);
+}
+
+#[test]
+fn clients_that_vanish_with_reads_under_way_harm_nobody_and_leave_nothing() {
+    let slowed = Slowed::new(40, Duration::from_millis(100));
+    let (bench, data) = (&slowed.bench, slowed.data());
+    let options = ["--vhost-user-blk", "disk.sock", "--memory", "2MiB"];
+    let served = Served::start(bench, "one", &options);
+    let (mut client, disk) = (served.client(), bench.path("disk.sock"));
+    let mut guest = Guest::connect(&disk, 1, 0);
+    let reads_on = |client: &mut Client, guest: &mut Guest, file: usize| {
+        let wanted = &noise(500_000, 40 + file as u64)[8192..12288];
+        guest.read(0, 0, (data[file] + 8192) / 512, 4096);
+        assert!(client.read(data[file] + 8192, 4096) == wanted, "NBD: {file}");
+        assert_eq!(guest.answers(0), [(0, 0)], "vhost-user-blk: {file}");
+        assert!(guest.bytes(0, 0, 4096) == wanted, "vhost-user-blk: {file}");
+    };
+    reads_on(&mut client, &mut guest, 0);
+    let before = served.has();
+    for round in 0..6 {
+        let mut vanishing = served.client();
+        data.iter().for_each(|at| vanishing.ask_only(at + 4096, 4096));
+        let mut machine = Guest::connect(&disk, 1, 0);
+        (0..32).for_each(|place| machine.read(0, place, data[usize::from(place)] / 512, 4096));
+        if round % 2 == 0 {
+            // In the middle of a request.
+            std::io::Write::write_all(&mut vanishing.0, &[0x25, 0x60, 0x95]).unwrap();
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        drop((vanishing, machine));
+        reads_on(&mut client, &mut guest, 10 + round);
+    }
+    // Threads that ask the store end when they had nothing to do for 10 s.
+    let begun = Instant::now();
+    while served.has().iter().zip(before).any(|(now, before)| *now > before) {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{:?} {before:?}", served.has());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    reads_on(&mut client, &mut guest, 39);
+    assert!(!said(bench, "one").contains("panic"));
 }
 
 #[test]
@@ -278,7 +539,7 @@ fn what_was_cached_before_a_kill_is_used_after_it() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut client = crate::nbd::Client::wait_for(&bench.path("a.sock"));
+        let mut client = Client::wait_for(&bench.path("a.sock"));
         let data = slowed.data();
         for (at, file) in data.iter().zip(0u64..).take(6 * (round + 1)) {
             assert!(client.read(*at, 4096) == noise(500_000, 40 + file)[..4096]);

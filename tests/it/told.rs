@@ -15,7 +15,8 @@ use coldpress::read::tier::Place;
 use serde_json::Value;
 
 use crate::common::{Bench, stdout};
-use crate::nbd::{Client, Serving, run, served};
+use crate::nbd::{Serving, run, served};
+use crate::nbd_client::Client;
 use crate::servers::{free_port, python};
 use crate::slow_store::{Answer, SlowStore};
 

@@ -27,7 +27,7 @@ use rustix::process::Signal;
 
 use crate::common::{Bench, Image, Layer, Mounted, TEST_KEY, e2fsck, listing, noise, stdout};
 use crate::kernel::Mount;
-use crate::nbd::{Client, Serving, run};
+use crate::nbd::{Serving, connect, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const READ: u16 = 0;
@@ -367,7 +367,7 @@ fn qemu_io(bench: &Bench, commands: &[&str]) -> String {
 fn qemu_writes_discards_and_zeros_and_all_clients_see_the_same() {
     let bench = converted();
     let serving = writable(&bench, &["--cow-max", "8MiB"]);
-    let mut other = Client::connect(&bench, b"app");
+    let mut other = connect(&bench, b"app");
     let mut read = |at: u64, length: u64| {
         other.ask(READ, 1, at, length);
         other.answer(|_| length).1.unwrap()
@@ -417,7 +417,7 @@ fn qemu_writes_discards_and_zeros_and_all_clients_see_the_same() {
 fn requests_past_the_end_are_refused_one_by_one() {
     let bench = converted();
     let serving = writable(&bench, &[]);
-    let mut client = Client::connect(&bench, b"app");
+    let mut client = connect(&bench, b"app");
     let size = fs::metadata(bench.path("app.img")).unwrap().len();
     for (kind, offset, length, error) in
         [(WRITE, size - 1, 2, 28), (WRITE, u64::MAX, 2, 28), (TRIM, size, 1, 22), (WRITE_ZEROES, size - 4096, 4097, 22)]
@@ -458,7 +458,7 @@ fn the_file_of_what_was_written_is_sealed_checked_and_gone_with_its_process() {
     let file_at = (0..image.len()).step_by(BLOCK).find(|&at| image[at..].starts_with(&noise(16, 1))).unwrap();
     let block = |n: usize| file_at + n * BLOCK;
     let (at, pattern) = (block(1) + 1_000, b"a secret of the customer ".repeat(BLOCK * 3 / 25));
-    let mut client = Client::connect(&bench, b"app");
+    let mut client = connect(&bench, b"app");
     client.ask(WRITE, 1, at as u64, pattern.len() as u64);
     client.0.write_all(&pattern).unwrap();
     assert_eq!(client.answer(|_| 0), (1, Ok(Vec::new())));

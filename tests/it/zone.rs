@@ -21,7 +21,8 @@ use serde_json::Value;
 
 use crate::cache_servers::{Apart, CacheServer, Hostile, Slowed, hostile, urls};
 use crate::common::{Bench, noise, stdout};
-use crate::nbd::{Client, Serving, image};
+use crate::nbd::{Serving, image};
+use crate::nbd_client::Client;
 use crate::slow_store::SlowStore;
 
 struct Chunk {

@@ -20,12 +20,13 @@ use coldpress::read::tier::Tier;
 use coldpress::read::zone::trace::{Trace, TracedTier};
 use coldpress::read::zone::{Zone, ZoneTier};
 use coldpress::serve::status::{ImageStatus, Status};
-use coldpress::store::Get;
+use coldpress::store::{IN_FLIGHT, StoreUrl, open_get_later};
 
 use crate::args::name_of;
+use crate::commands::say;
 use crate::shared::failure::Failure;
 use crate::shared::files::{read_profile, write_whole};
-use crate::shared::keys::environment;
+use crate::shared::keys::{StoreArgs, environment};
 use crate::shared::manifests::{ManifestRef, Source};
 use crate::shared::size::Size;
 use crate::sockets::{Address, Socket};
@@ -166,7 +167,7 @@ impl ReadArgs {
             ahead: AHEAD.min(requests / 2).max(1),
         };
         let slots = cache.as_ref().map(|cache| Arc::new(cache.slots(requests)));
-        let limits = Limits { requests: Requests::new(requests), slots, patience, counts };
+        let limits = Limits { requests: Requests::new(requests), slots, patience, at_first: patience, counts };
         let recorder = record.then(Recorder::start);
         let zone = self.zone.open()?;
         let trace = self.trace.as_deref().map(Trace::open).transpose()?.map(Arc::new);
@@ -178,18 +179,22 @@ impl Reading<'_> {
     /// The device of an image.
     pub fn open(&self, source: &Source) -> Result<ChunkDevice, Failure> {
         let manifest = source.manifest.open(&*source.key.require()?)?;
-        let store = source.store.open(&manifest)?;
-        self.device(manifest, &source.manifest.manifest, store)
+        self.device(manifest, &source.manifest.manifest, &source.store)
     }
 
-    /// The device of `manifest`, which was read `from` there.
+    /// The device of `manifest`, which was read `from` there. Its store need not be there yet.
     pub fn device(
         &self,
         manifest: OpenManifest,
         from: &ManifestRef,
-        store: Box<dyn Get>,
+        store: &StoreArgs,
     ) -> Result<ChunkDevice, Failure> {
         let planned = self.profile(&manifest, from)?;
+        let url = store.of(&manifest)?;
+        if matches!(&url, StoreUrl::Directory(path) if !path.is_dir()) {
+            say(&format!("store {url}: no such directory; reads wait for it"));
+        }
+        let store = open_get_later(&url, &store.settings(IN_FLIGHT)?)?;
         let tier = self.tiers(Box::new(Origin::new(store, self.limits.clone())));
         let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Slow(self.args.slow.0))];
         observers.extend(self.recorder.clone().map(|recorder| recorder as Arc<dyn Observer>));

@@ -183,23 +183,27 @@ impl StoreArgs {
 
     /// The store of an open manifest.
     pub fn open(&self, manifest: &OpenManifest) -> Result<Box<dyn Get>, Failure> {
+        Ok(open_get(&self.of(manifest)?, &self.settings(coldpress::store::IN_FLIGHT)?)?)
+    }
+
+    /// Where that is.
+    pub fn of(&self, manifest: &OpenManifest) -> Result<StoreUrl, Failure> {
         let said = || StoreUrl::parse(OsStr::new(&manifest.sealed.store)).ok();
-        let url = match (self.named()?, said()) {
-            (Some(url), _) => url,
-            (None, Some(url @ StoreUrl::Directory(_))) => url,
+        match (self.named()?, said()) {
+            (Some(url), _) => Ok(url),
+            (None, Some(url @ StoreUrl::Directory(_))) => Ok(url),
             // Who made a manifest shall not choose where credentials go.
             (None, Some(url @ StoreUrl::Bucket(_))) => {
                 let message = format!(
                     "no store: the manifest says {url}; give --store {url} if that is one to send credentials to"
                 );
-                return Err(Failure::Usage(message));
+                Err(Failure::Usage(message))
             }
             (None, None) => {
                 let message = "no store: give --store or set COLDPRESS_STORE; the manifest names none";
-                return Err(Failure::Usage(message.to_owned()));
+                Err(Failure::Usage(message.to_owned()))
             }
-        };
-        Ok(open_get(&url, &self.settings(coldpress::store::IN_FLIGHT)?)?)
+        }
     }
 }
 

@@ -73,9 +73,7 @@ pub fn stay(place: &Place<'_>, ready: impl FnOnce() -> Result<Then, Failure>) ->
     let door = Door::open(Arc::clone(&place.offered), &file, place.threads.into(), Arc::new(Events(send)))?;
     let mounted = mount(holder.path(), &file, place);
     let ended = mounted.map(|device_number| {
-        // losetup(8) opens and closes the file before the loop device holds it: only what comes from now on is the end.
-        let early: Vec<Event> = events.try_iter().filter(|event| matches!(event, Event::Signal)).collect();
-        let mounted = Mounted { directory: place.directory, device_number };
+        let mounted = Mounted { directory: place.directory, device_number, door: &door };
         let told = ready().and_then(|then| match then {
             Then::Stay(message) => {
                 say(&message);
@@ -83,7 +81,7 @@ pub fn stay(place: &Place<'_>, ready: impl FnOnce() -> Result<Then, Failure>) ->
             }
             Then::End => Ok(false),
         });
-        if !matches!(told, Ok(true)) || !early.is_empty() {
+        if !matches!(told, Ok(true)) {
             mounted.unmount();
         }
         mounted.wait(&events);
@@ -166,6 +164,7 @@ fn fill(below: &Path, missing: &Missing) -> io::Result<()> {
 struct Mounted<'a> {
     directory: &'a Path,
     device_number: u64,
+    door: &'a Door,
 }
 
 impl Mounted<'_> {
@@ -174,9 +173,10 @@ impl Mounted<'_> {
         // The sender lives as long as the FUSE mount, so this ends with an event.
         for event in events {
             match event {
-                Event::Closed => return,
+                // losetup(8) opens and closes the file before the loop device holds it, and that may be told late.
+                Event::Closed if !self.door.in_use() => return,
                 Event::Signal => self.unmount(),
-                Event::Gone(_) => {}
+                Event::Closed | Event::Gone(_) => {}
             }
         }
     }

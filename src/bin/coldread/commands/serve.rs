@@ -97,8 +97,7 @@ fn open(args: &ServeArgs, image: &NamedImage, reading: &Reading<'_>) -> Result<C
     let manifest =
         ManifestArgs { manifest: image.manifest.clone(), expect: args.expect, registry: args.registry.clone() };
     let opened = manifest.open(&*key)?;
-    let store = args.store.open(&opened)?;
-    reading.device(opened, &image.manifest, store)
+    reading.device(opened, &image.manifest, &args.store)
 }
 
 struct Server {
