@@ -26,6 +26,7 @@ test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	@[ "$$(id -u)" = 0 ] || { echo "make test mounts block images: run it as root"; exit 1; }
 	$(CARGO) nextest run --locked --no-fail-fast --features age
 	$(VENV)/bin/python tools/check_manifest.py --vectors testdata/vectors
+	$(VENV)/bin/python tools/check_shards.py testdata/vectors/shards.json
 
 .PHONY: test-long
 test-long: build test-tools ## The suite that every store passes, and conversions by who may only put, against Ceph and azurite (root; 5 minutes)

@@ -234,7 +234,7 @@ fn marks(out: &mut String, uses: &[Use], time: &Scale, places: &Scale) {
 fn sums(out: &mut String, uses: &[Use], time: &Scale, chunks: &Scale) {
     let mut ends: Vec<(f64, Place)> = uses.iter().map(|used| (end(used), used.place)).collect();
     ends.sort_by(|a, b| a.0.total_cmp(&b.0));
-    for place in Place::ALL {
+    for place in Place::ALL.into_iter().filter(|place| uses.iter().any(|used| used.place == *place)) {
         let mut steps: Vec<(String, f64)> = Vec::new();
         let below = ends.iter().filter(|(_, of)| *of >= place);
         for (count, (at, _)) in (1u32..).zip(below) {
@@ -243,10 +243,8 @@ fn sums(out: &mut String, uses: &[Use], time: &Scale, chunks: &Scale) {
             steps.pop_if(|(last, _)| *last == x);
             steps.push((x, chunks.at(f64::from(count))));
         }
-        if !steps.is_empty() {
-            let steps: String = steps.iter().map(|(x, y)| format!("H{x}V{y:.1}")).collect();
-            let _ = writeln!(out, "<path class=\"{place}\" d=\"M{LEFT} {}{steps}H{RIGHT}V{}Z\"/>", SUMS.1, SUMS.1);
-        }
+        let steps: String = steps.iter().map(|(x, y)| format!("H{x}V{y:.1}")).collect();
+        let _ = writeln!(out, "<path class=\"{place}\" d=\"M{LEFT} {}{steps}H{RIGHT}V{}Z\"/>", SUMS.1, SUMS.1);
     }
 }
 

@@ -14,7 +14,8 @@ use coldpress::crypto::{ChunkKey, Codec, Salt, Secret};
 use coldpress::read::counts::Counts;
 use coldpress::read::disk_cache::{CachedTier, DiskCache};
 use coldpress::read::tier::{Place, Tier, Wanted};
-use coldpress::read::zone::stripe::Coder;
+use coldpress::read::zone::placement::{Seed, places};
+use coldpress::read::zone::stripe::{Code, Coder};
 use coldpress::read::zone::{Settings, Zone, ZoneTier};
 use coldpress::store::ObjectName;
 use serde_json::Value;
@@ -361,6 +362,36 @@ fn eight_servers_of_which_two_are_slow_and_one_is_killed_under_load_serve_withou
     });
     assert!(reads > 100, "{reads}");
     assert_eq!(origin, 0, "of {reads}");
+}
+
+/// The vectors of docs/zone-format.md, made by tools/check_shards.py, which knows nothing of this program.
+#[test]
+fn shards_and_their_places_are_those_of_the_published_vectors() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/vectors/shards.json");
+    let vectors: Vec<Value> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(vectors.len(), 6);
+    for vector in &vectors {
+        let bytes = |value: &Value| {
+            let hex = value.as_str().unwrap();
+            let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            (0..hex.len()).step_by(2).map(byte).collect::<Vec<u8>>()
+        };
+        let texts = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
+        let seal = ShardSeal::of(&ChunkKey::from_bytes(bytes(&vector["key"]).try_into().unwrap()));
+        assert_eq!(format!("{:?}", seal.id()), vector["id"].as_str().unwrap());
+        let code: Code = vector["code"].as_str().unwrap().parse().unwrap();
+        let shards = Coder::new(code).split(&seal, &bytes(&vector["stored"]));
+        let wanted: Vec<Vec<u8>> = vector["shards"].as_array().unwrap().iter().map(bytes).collect();
+        assert!(shards == wanted, "{code}");
+        let names = texts(&vector["servers"]);
+        let seeds: Vec<Seed> = names.iter().map(|name| Seed::of(name)).collect();
+        let places = places(&seeds, seal.id(), code.shards());
+        let placed: Vec<&String> = places.iter().map(|place| &names[place.server]).collect();
+        let wanted: Vec<Vec<String>> = vector["places"].as_array().unwrap().iter().map(texts).collect();
+        assert_eq!(placed, wanted.iter().map(|place| &place[0]).collect::<Vec<_>>());
+        let round = |key: &str| key.splitn(3, ':').nth(2).map_or(0, |round| round.parse().unwrap());
+        assert!(places.iter().zip(&wanted).all(|(place, wanted)| place.round == round(&wanted[1])));
+    }
 }
 
 #[test]

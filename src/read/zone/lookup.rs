@@ -84,6 +84,8 @@ pub(super) struct Seen {
     pub(super) missing: bool,
 }
 
+/// How often it is looked whether a connection has come.
+const COMING: Duration = Duration::from_micros(200);
 /// In one look of so many, parity is asked like data: what is never asked for ages out of a server.
 const EVENLY: u8 = 8;
 
@@ -107,6 +109,8 @@ struct Look<'l> {
     seen: Seen,
     /// Places that were not asked, the next in front.
     left: std::vec::IntoIter<usize>,
+    /// Places whose connections are on their way.
+    coming: Vec<usize>,
     asked: Vec<Asked>,
 }
 
@@ -121,7 +125,7 @@ impl<'l> Look<'l> {
     fn new(zone: &'l Shared, sought: &'l Sought, until: Instant) -> Self {
         let known = vec![Known::Nothing; sought.places.len()];
         let seen = Seen { shards: Vec::with_capacity(zone.coder.code().data()), known, missing: false };
-        Self { zone, sought, until, seen, left: Vec::new().into_iter(), asked: Vec::new() }
+        Self { zone, sought, until, seen, left: Vec::new().into_iter(), coming: Vec::new(), asked: Vec::new() }
     }
 
     fn run(mut self) -> Seen {
@@ -131,25 +135,35 @@ impl<'l> Look<'l> {
         // Company for what takes long, if that may be; and whatever may be, the rest when half of the time is over.
         let (mut second, last) =
             (Some(begun + self.zone.pace.long()), begun + self.until.saturating_duration_since(begun) / 2);
-        while self.seen.shards.len() < needed && !self.seen.missing && !self.asked.is_empty() {
-            let rest = if self.left.len() > 0 && Instant::now() < last { last } else { self.until };
+        while self.seen.shards.len() < needed && !self.seen.missing {
+            self.ask_those_that_came();
+            if self.asked.is_empty() && self.coming.is_empty() {
+                break;
+            }
+            let now = Instant::now();
+            let rest = if self.left.len() > 0 && now < last { last } else { self.until };
             let next = second.map_or(rest, |second| second.min(rest));
+            let next = if self.coming.is_empty() { next } else { next.min(now + COMING) };
             let mut fds: Vec<PollFd<'_>> =
                 self.asked.iter().map(|asked| PollFd::from_borrowed_fd(asked.link.fd(), PollFlags::IN)).collect();
             let ready = wait_for_any(&mut fds, next).unwrap_or(false);
             let ready: Vec<bool> = fds.iter().map(|fd| ready && !fd.revents().is_empty()).collect();
+            let now = Instant::now();
             if ready.contains(&true) {
                 self.hear(&ready);
-            } else if Instant::now() >= self.until {
+            } else if now >= self.until {
                 break;
-            } else if Instant::now() >= last {
+            } else if now >= last {
                 second = None;
                 while self.left.len() > 0 && self.zone.pace.may_hedge(Need::Pressing) && self.ask_next() {
                     self.zone.counts.hedges.add(1);
                 }
                 self.left = Vec::new().into_iter();
-            } else if second.take().is_some() && self.zone.pace.may_hedge(Need::Usual) && self.ask_next() {
-                self.zone.counts.hedges.add(1);
+            } else if second.is_some_and(|second| now >= second) {
+                second = None;
+                if self.left.len() > 0 && self.zone.pace.may_hedge(Need::Usual) && self.ask_next() {
+                    self.zone.counts.hedges.add(1);
+                }
             }
         }
         if self.seen.shards.len() >= needed {
@@ -183,26 +197,9 @@ impl<'l> Look<'l> {
             .into_iter()
             .partition(|(standing, place)| *standing != Standing::Fit && self.server(*place).wants_probe(now));
         self.left = left.into_iter().map(|(_, place)| place).collect::<Vec<usize>>().into_iter();
-        // Connections that are lacking come about side by side, and nobody waits for one to a server that is down.
-        let mut late = Vec::new();
-        for (standing, place) in order.into_iter().chain(probed) {
-            match self.server(place).take_at_hand() {
-                Some(link) => self.ask_by(link, place),
-                None => {
-                    self.server(place).prepare();
-                    late.push((standing, place));
-                }
-            }
-        }
-        let half = now + self.until.saturating_duration_since(now) / 2;
-        for (standing, place) in late {
-            let link = if standing == Standing::Down { Err(Lost) } else { self.server(place).take(half) };
-            match link {
-                Ok(link) => self.ask_by(link, place),
-                Err(Lost) => {
-                    self.seen.known[place] = Known::Lost;
-                    self.ask_next();
-                }
+        for (_, place) in order.into_iter().chain(probed) {
+            if !self.ask(place) {
+                self.ask_next();
             }
         }
     }
@@ -210,15 +207,33 @@ impl<'l> Look<'l> {
     /// Asks the next that can be asked.
     fn ask_next(&mut self) -> bool {
         while let Some(place) = self.left.next() {
-            let server = self.server(place);
-            if let Some(link) = server.take_at_hand() {
-                self.ask_by(link, place);
+            if self.ask(place) {
                 return true;
             }
-            server.prepare();
-            self.seen.known[place] = Known::Lost;
         }
         false
+    }
+
+    /// Asks a place, now or when there is a connection; false where none will come.
+    fn ask(&mut self, place: usize) -> bool {
+        let server = self.server(place);
+        if let Some(link) = server.take_at_hand() {
+            self.ask_by(link, place);
+        } else if server.prepare() {
+            self.coming.push(place);
+        } else {
+            self.seen.known[place] = Known::Lost;
+            return false;
+        }
+        true
+    }
+
+    fn ask_those_that_came(&mut self) {
+        for place in std::mem::take(&mut self.coming) {
+            if !self.ask(place) {
+                self.ask_next();
+            }
+        }
     }
 
     fn ask_by(&mut self, mut link: Link, place: usize) {

@@ -133,7 +133,9 @@ impl Zone {
             distrusted: Mutex::default(),
             counts: ZoneCounts::default(),
         });
-        shared.servers.iter().for_each(Server::prepare);
+        for server in &shared.servers {
+            server.prepare();
+        }
         let begun = Instant::now();
         while begun.elapsed() < WARM && shared.servers.iter().any(|server| server.is_coming()) {
             std::thread::sleep(Duration::from_micros(200));

@@ -18,6 +18,8 @@ use crate::read::counts::{Count, Histogram};
 
 /// Most connections.
 const MOST: usize = 48;
+/// Connections that come about at a time, without anybody waiting for just one of them.
+const AT_ONCE: usize = 4;
 /// One that was not used for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a connection may take to come about, and how long nothing may come of what is owed.
@@ -184,15 +186,13 @@ impl Server {
         true
     }
 
-    /// Has a connection come, if there is none, without waiting for it.
-    pub(super) fn prepare(self: &Arc<Self>) {
+    /// Has a connection come, if there is none, without waiting for it; false where none will.
+    pub(super) fn prepare(self: &Arc<Self>) -> bool {
         let mut state = self.state();
         let now = Instant::now();
         self.look_at_owing(&mut state, now);
         Self::close_old(&mut state, now);
-        if state.idle.is_empty() {
-            self.have_come(&mut state, now);
-        }
+        !state.idle.is_empty() || self.have_come(&mut state, now, AT_ONCE)
     }
 
     /// Whether a connection is on its way.
@@ -220,7 +220,8 @@ impl Server {
             if let Some((link, _)) = state.idle.pop() {
                 return Ok(link);
             }
-            if now >= until || !self.have_come(&mut state, now) {
+            let wanted = state.waiting + 1;
+            if now >= until || !self.have_come(&mut state, now, wanted) {
                 return Err(Lost);
             }
             state.waiting += 1;
@@ -229,13 +230,13 @@ impl Server {
         }
     }
 
-    /// Has as many connections come as are waited for, and one; false where none will.
-    fn have_come(self: &Arc<Self>, state: &mut State, now: Instant) -> bool {
+    /// Has one more connection come, unless `wanted` are on their way; false where none will.
+    fn have_come(self: &Arc<Self>, state: &mut State, now: Instant, wanted: usize) -> bool {
         if state.rests_until.is_some_and(|rests| now < rests) {
             return false;
         }
         // One is enough to see whether it is back.
-        let wanted = if state.rests_until.is_some() { 1 } else { state.waiting + 1 };
+        let wanted = if state.rests_until.is_some() { 1 } else { wanted };
         if state.coming < wanted && state.count < MOST {
             let server = Arc::clone(self);
             if std::thread::Builder::new().name("zone".to_owned()).spawn(move || server.connect()).is_ok() {
