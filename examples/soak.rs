@@ -1,7 +1,7 @@
 //! `soak MINUTES FILE NBD-SOCKET FUSE-FILE LOOP-DEVICE VHOST-SOCKET`: random reads of every alignment and size through four doors of one
 //! image at once, 64 at a time through each, compared with what FILE has.
 //!
-//! What the kernel keeps of the file and of the loop device is dropped all the time, so that they are asked. Prints a table; fails where
+//! What the kernel keeps of the file and of the loop device is dropped twice a second, so that they are asked. Prints a table; fails where
 //! a byte differs.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for measurements")]
 #![expect(dead_code, unreachable_pub, reason = "the tests use more of it")]
@@ -112,7 +112,15 @@ impl Soak {
             let mut bytes = vec![0; usize::try_from(length).unwrap()];
             file.read_exact_at(&mut bytes, offset).unwrap();
             self.compare(outcome, offset, &bytes);
-            fadvise(&file, offset, std::num::NonZeroU64::new(4 << 20), Advice::DontNeed).unwrap();
+        }
+    }
+
+    /// Has the kernel forget what it read of a file; not so often that it forgets what it read ahead before that is asked for.
+    fn forget(&self, path: &str) {
+        let file = File::open(path).unwrap();
+        while !self.is_over() {
+            fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
         }
     }
 
@@ -151,6 +159,9 @@ fn main() {
     let outcomes: [Outcome; 4] = std::array::from_fn(|_| Outcome::default());
     std::thread::scope(|scope| {
         let [of_nbd, of_file, of_loop, of_disk] = &outcomes;
+        for path in [fuse, device] {
+            scope.spawn(move || soak.forget(path));
+        }
         for seed in 0..CONNECTIONS {
             scope.spawn(move || soak.nbd(nbd, seed, of_nbd));
             scope.spawn(move || soak.disk(disk, 100 + seed, of_disk));

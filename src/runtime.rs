@@ -28,4 +28,17 @@ impl Services {
     pub fn wait<F: Future>(&self, request: F) -> F::Output {
         self.0.block_on(request)
     }
+
+    /// The same, with all of `request` on these threads: no step of it waits for the caller to wake.
+    pub fn run<F>(&self, request: F) -> F::Output
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        match self.0.block_on(self.0.spawn(request)) {
+            Ok(output) => output,
+            // The runtime lives, so it was not cancelled.
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
 }

@@ -26,6 +26,9 @@ use crate::{Error, ErrorKind, Result};
 /// Attributes never change, so the kernel may remember them.
 const TTL: Duration = Duration::from_secs(3600);
 const MAX_READ: usize = 1 << 20;
+/// Reads that the kernel hands over before it makes who asks for more wait. A loop device asks from one thread, so behind 64 readers of
+/// the file it would have one turn in 65 (measured: 47 reads a second instead of 2,100).
+const MAX_WAITING: u16 = 1024;
 /// Of fallocate(2): zeros instead of what is there, with or without a hole.
 const PUNCH_HOLE: i32 = 2;
 const ZERO_RANGE: i32 = 16;
@@ -163,6 +166,7 @@ impl Filesystem for OneFile {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A kernel without it still works, one miss at a time.
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
+        let _ = config.set_max_background(MAX_WAITING);
         Ok(())
     }
 

@@ -43,7 +43,10 @@ impl Bucket {
     }
 
     fn ask<F: Future>(&self, request: F) -> (F::Output, Answer) {
-        let (output, answer) = self.services.wait(noting(request));
+        self.heard(self.services.wait(noting(request)))
+    }
+
+    fn heard<T>(&self, (output, answer): (T, Answer)) -> (T, Answer) {
         if answer.status.is_some() {
             self.answered.store(true, Ordering::Relaxed);
         }
@@ -78,14 +81,17 @@ impl Bucket {
     /// One request.
     pub(super) fn get_once(&self, name: &ObjectName, limit: u64, head: bool) -> Result<Vec<u8>, Failure> {
         let options = GetOptions { head, ..GetOptions::default() };
-        let (got, answer) = self.ask(async {
-            let object = self.store.get_opts(&self.key(name), options).await?;
+        let (store, key) = (Arc::clone(&self.store), self.key(name));
+        // A long body comes in many pieces, each of which would wake this thread.
+        let got = self.services.run(noting(async move {
+            let object = store.get_opts(&key, options).await?;
             // No more is taken into memory than such an object can have.
             match object.meta.size <= limit {
                 true => object.bytes().await.map(Some),
                 false => Ok(None),
             }
-        });
+        }));
+        let (got, answer) = self.heard(got);
         match got {
             Ok(Some(bytes)) => Ok(bytes.into()),
             Ok(None) => {
