@@ -111,4 +111,6 @@ fn main() {
     let mut daemon = VhostUserDaemon::new("bare".to_owned(), bare, memory).unwrap();
     daemon.start(&mut listener).unwrap();
     let _ = daemon.wait();
+    // Its thread waits for its ring for ever.
+    std::process::exit(0);
 }

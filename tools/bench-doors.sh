@@ -64,6 +64,7 @@ def disk(server):
     bare = subprocess.Popen([f"{programs}/examples/bare_disk", "app.img", "bare.disk"], stdout=subprocess.PIPE)
     bare.stdout.readline()
     figures = measure("bare.disk")
+    bare.kill()
     bare.wait()
     return figures
 

@@ -31,6 +31,8 @@ start() { unshare --mount sh -c "$in_image" "$1" "${command[@]}" >/dev/null; }
 
 # mounted OPTION…: milliseconds from the command to the end of the start.
 mounted() {
+    # What the last one said is not of this one.
+    rm -f said
     local begun; begun=$(now)
     "$programs/coldread" -v mount app.cpm mnt --store slow "$@" 2>said &
     local reader=$!

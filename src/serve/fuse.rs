@@ -27,7 +27,7 @@ use crate::{Error, ErrorKind, Result};
 const TTL: Duration = Duration::from_secs(3600);
 const MAX_READ: usize = 1 << 20;
 /// Reads that the kernel hands over before it makes who asks for more wait. A loop device asks from one thread, so behind 64 readers of
-/// the file it would have one turn in 65 (measured: 47 reads a second instead of 2,100).
+/// the file it would have one turn in 65 (measured: 47 reads a second beside 2,100; as many with this).
 const MAX_WAITING: u16 = 1024;
 /// Of fallocate(2): zeros instead of what is there, with or without a hole.
 const PUNCH_HOLE: i32 = 2;
