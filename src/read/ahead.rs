@@ -33,8 +33,6 @@ struct State {
     near: VecDeque<ChunkIndex>,
     planned: VecDeque<ChunkIndex>,
     threads: usize,
-    /// Came ahead and was not read.
-    unread: usize,
     /// The last used in front.
     streams: VecDeque<Stream>,
     ended: bool,
@@ -82,7 +80,6 @@ impl Ahead {
     /// A chunk is read for the first time, from its beginning or not.
     pub(super) fn touched(&self, index: ChunkIndex, begins: bool) {
         let mut state = self.0.state();
-        state.unread = state.unread.saturating_sub(1);
         let window = self.0.window(&mut state, index, begins);
         state.near.extend(window);
         let idle = state.near.is_empty() && state.planned.is_empty();
@@ -154,12 +151,7 @@ impl Shared {
         while let Some(next) = self.next() {
             // Who reads it will hear of a failure, if it lasts.
             match next {
-                Next::Fetch(index) => {
-                    if !self.core.fetch_ahead(index).is_ok_and(|fetched| fetched) {
-                        let mut state = self.state();
-                        state.unread = state.unread.saturating_sub(1);
-                    }
-                }
+                Next::Fetch(index) => drop(self.core.fetch_ahead(index)),
                 Next::Fill(index) => drop(self.core.fill(index)),
             }
         }
@@ -167,17 +159,16 @@ impl Shared {
 
     fn next(&self) -> Option<Next> {
         let mut state = self.state();
-        let room = state.unread < self.core.host.memory.limit() / 4 * 3;
+        let memory = &self.core.host.memory;
+        let room = memory.unread() + state.threads <= memory.limit() / 4 * 3;
         let next = match state.near.pop_front() {
             Some(index) => Some(Next::Fetch(index)),
             None if room => state.planned.pop_front().map(Next::Fetch),
             None if self.core.keeps_copies() => state.planned.pop_front().map(Next::Fill),
             None => None,
         };
-        match next {
-            Some(Next::Fetch(_)) => state.unread += 1,
-            Some(Next::Fill(_)) => {}
-            None => state.threads = state.threads.saturating_sub(1),
+        if next.is_none() {
+            state.threads = state.threads.saturating_sub(1);
         }
         next
     }

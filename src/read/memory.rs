@@ -4,7 +4,7 @@
 //! throws out what scans brought.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::{CHUNK_SIZE, ChunkIndex};
@@ -16,6 +16,8 @@ type Key = (u32, ChunkIndex);
 pub struct Memory {
     limit: usize,
     devices: AtomicU32,
+    /// Chunks that came ahead and nobody read yet.
+    unread: AtomicUsize,
     kept: RwLock<Kept>,
 }
 
@@ -46,7 +48,7 @@ impl Memory {
     #[must_use]
     pub fn new(bytes: u64) -> Arc<Self> {
         let limit = usize::try_from(bytes / u64::from(CHUNK_SIZE)).unwrap_or(usize::MAX).max(1);
-        Arc::new(Self { limit, devices: AtomicU32::new(0), kept: RwLock::default() })
+        Arc::new(Self { limit, devices: AtomicU32::new(0), unread: AtomicUsize::new(0), kept: RwLock::default() })
     }
 
     /// A number for a further device.
@@ -67,6 +69,11 @@ impl Memory {
         self.limit
     }
 
+    /// How many came ahead and were not read.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     pub(super) fn get(&self, device: u32, index: ChunkIndex) -> Option<Found> {
         let kept = self.kept.read().expect("no thread panics with it");
         let slot = &kept.slots[*kept.places.get(&(device, index))?];
@@ -75,6 +82,9 @@ impl Memory {
             slot.read.store(true, Ordering::Relaxed);
         }
         let first = slot.ahead.load(Ordering::Relaxed) && slot.ahead.swap(false, Ordering::Relaxed);
+        if first {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+        }
         Some(Found { chunk: Arc::clone(&slot.chunk), first })
     }
 
@@ -87,6 +97,9 @@ impl Memory {
         let mut kept = self.kept.write().expect("no thread panics with it");
         let key = (device, index);
         let slot = Slot { key, chunk, read: AtomicBool::new(false), ahead: AtomicBool::new(ahead) };
+        if ahead {
+            self.unread.fetch_add(1, Ordering::Relaxed);
+        }
         let at = match kept.places.get(&key) {
             Some(at) => *at,
             None if kept.slots.len() < self.limit => {
@@ -97,19 +110,25 @@ impl Memory {
             }
             None => kept.victim(),
         };
-        let before = std::mem::replace(&mut kept.slots[at], slot).key;
-        kept.places.remove(&before);
+        let before = std::mem::replace(&mut kept.slots[at], slot);
+        if before.ahead.into_inner() {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+        }
+        kept.places.remove(&before.key);
         kept.places.insert(key, at);
     }
 }
 
 impl Kept {
-    /// The next that nobody read since the hand last passed.
+    /// The next that nobody read since the hand last passed; none that came ahead and waits for its reader, while there is another.
     fn victim(&mut self) -> usize {
+        let mut looks = 0..2 * self.slots.len();
         loop {
             let at = self.hand;
             self.hand = (at + 1) % self.slots.len();
-            if !self.slots[at].read.swap(false, Ordering::Relaxed) {
+            let slot = &self.slots[at];
+            let waits = looks.next().is_some() && slot.ahead.load(Ordering::Relaxed);
+            if !waits && !slot.read.swap(false, Ordering::Relaxed) {
                 return at;
             }
         }
@@ -139,6 +158,23 @@ mod tests {
         assert!(memory.get(b, ChunkIndex(1)).is_none());
         assert_eq!(memory.kept.read().unwrap().slots.len(), 8);
         assert_eq!(memory.kept.read().unwrap().places.len(), 8);
+    }
+
+    #[test]
+    fn what_came_ahead_stays_until_it_is_read_while_there_is_another() {
+        let memory = Memory::new(8 * u64::from(CHUNK_SIZE));
+        let device = memory.device();
+        let put = |index, ahead| memory.put(device, ChunkIndex(index), Arc::new(Vec::new()), ahead);
+        (0..4).for_each(|index| put(index, true));
+        (100..200).for_each(|index| put(index, false));
+        assert!((0..4).all(|index| memory.has(device, ChunkIndex(index))));
+        assert_eq!(memory.unread(), 4);
+        assert!(memory.get(device, ChunkIndex(0)).unwrap().first);
+        (200..300).for_each(|index| put(index, false));
+        assert!(!memory.has(device, ChunkIndex(0)));
+        // Where there is nothing else, they go, too.
+        (300..400).for_each(|index| put(index, true));
+        assert_eq!((memory.unread(), memory.kept.read().unwrap().slots.len()), (8, 8));
     }
 
     #[test]
