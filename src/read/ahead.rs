@@ -33,8 +33,8 @@ struct State {
     near: VecDeque<ChunkIndex>,
     planned: VecDeque<ChunkIndex>,
     threads: usize,
-    /// Came ahead and was not read.
-    unread: usize,
+    /// On their way to the memory.
+    under_way: usize,
     /// The last used in front.
     streams: VecDeque<Stream>,
     ended: bool,
@@ -82,7 +82,6 @@ impl Ahead {
     /// A chunk is read for the first time, from its beginning or not.
     pub(super) fn touched(&self, index: ChunkIndex, begins: bool) {
         let mut state = self.0.state();
-        state.unread = state.unread.saturating_sub(1);
         let window = self.0.window(&mut state, index, begins);
         state.near.extend(window);
         let idle = state.near.is_empty() && state.planned.is_empty();
@@ -155,10 +154,9 @@ impl Shared {
             // Who reads it will hear of a failure, if it lasts.
             match next {
                 Next::Fetch(index) => {
-                    if !self.core.fetch_ahead(index).is_ok_and(|fetched| fetched) {
-                        let mut state = self.state();
-                        state.unread = state.unread.saturating_sub(1);
-                    }
+                    let _ = self.core.fetch_ahead(index);
+                    let mut state = self.state();
+                    state.under_way = state.under_way.saturating_sub(1);
                 }
                 Next::Fill(index) => drop(self.core.fill(index)),
             }
@@ -167,7 +165,8 @@ impl Shared {
 
     fn next(&self) -> Option<Next> {
         let mut state = self.state();
-        let room = state.unread < self.core.host.memory.limit() / 4 * 3;
+        let memory = &self.core.host.memory;
+        let room = memory.unread() + state.under_way < memory.limit() / 4 * 3;
         let next = match state.near.pop_front() {
             Some(index) => Some(Next::Fetch(index)),
             None if room => state.planned.pop_front().map(Next::Fetch),
@@ -175,7 +174,7 @@ impl Shared {
             None => None,
         };
         match next {
-            Some(Next::Fetch(_)) => state.unread += 1,
+            Some(Next::Fetch(_)) => state.under_way += 1,
             Some(Next::Fill(_)) => {}
             None => state.threads = state.threads.saturating_sub(1),
         }

@@ -1,10 +1,11 @@
 //! Opened chunks in memory: of all devices of a process, bounded in bytes.
 //!
 //! Reading takes a shared lock and no more. What was read since the hand last passed stays for another round, so that a scan
-//! throws out what scans brought.
+//! throws out what scans brought. What came ahead and was not read yet stays for several: it would else be thrown out by what is
+//! read before it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::{CHUNK_SIZE, ChunkIndex};
@@ -12,10 +13,15 @@ use crate::{CHUNK_SIZE, ChunkIndex};
 /// A device's number, and its chunk's.
 type Key = (u32, ChunkIndex);
 
+/// Rounds in which what came ahead waits for its reader.
+const ROUNDS_AHEAD: u8 = 8;
+
 /// Opened chunks of 512 KiB.
 pub struct Memory {
     limit: usize,
     devices: AtomicU32,
+    /// Those that came ahead and nobody read yet.
+    unread: AtomicUsize,
     kept: RwLock<Kept>,
 }
 
@@ -32,6 +38,8 @@ struct Slot {
     read: AtomicBool,
     /// Came before anyone read it.
     ahead: AtomicBool,
+    /// Rounds in which it has not to be read.
+    rounds: u8,
 }
 
 /// What was found.
@@ -46,7 +54,7 @@ impl Memory {
     #[must_use]
     pub fn new(bytes: u64) -> Arc<Self> {
         let limit = usize::try_from(bytes / u64::from(CHUNK_SIZE)).unwrap_or(usize::MAX).max(1);
-        Arc::new(Self { limit, devices: AtomicU32::new(0), kept: RwLock::default() })
+        Arc::new(Self { limit, devices: AtomicU32::new(0), unread: AtomicUsize::new(0), kept: RwLock::default() })
     }
 
     /// A number for a further device.
@@ -67,6 +75,11 @@ impl Memory {
         self.limit
     }
 
+    /// How many are there that came ahead and nobody read yet.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
     pub(super) fn get(&self, device: u32, index: ChunkIndex) -> Option<Found> {
         let kept = self.kept.read().expect("no thread panics with it");
         let slot = &kept.slots[*kept.places.get(&(device, index))?];
@@ -75,6 +88,9 @@ impl Memory {
             slot.read.store(true, Ordering::Relaxed);
         }
         let first = slot.ahead.load(Ordering::Relaxed) && slot.ahead.swap(false, Ordering::Relaxed);
+        if first {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+        }
         Some(Found { chunk: Arc::clone(&slot.chunk), first })
     }
 
@@ -86,7 +102,11 @@ impl Memory {
     pub(super) fn put(&self, device: u32, index: ChunkIndex, chunk: Arc<Vec<u8>>, ahead: bool) {
         let mut kept = self.kept.write().expect("no thread panics with it");
         let key = (device, index);
-        let slot = Slot { key, chunk, read: AtomicBool::new(false), ahead: AtomicBool::new(ahead) };
+        let (read, rounds) = (AtomicBool::new(false), ROUNDS_AHEAD);
+        let slot = Slot { key, chunk, read, ahead: AtomicBool::new(ahead), rounds };
+        if ahead {
+            self.unread.fetch_add(1, Ordering::Relaxed);
+        }
         let at = match kept.places.get(&key) {
             Some(at) => *at,
             None if kept.slots.len() < self.limit => {
@@ -97,8 +117,11 @@ impl Memory {
             }
             None => kept.victim(),
         };
-        let before = std::mem::replace(&mut kept.slots[at], slot).key;
-        kept.places.remove(&before);
+        let before = std::mem::replace(&mut kept.slots[at], slot);
+        if before.ahead.into_inner() {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+        }
+        kept.places.remove(&before.key);
         kept.places.insert(key, at);
     }
 }
@@ -109,7 +132,10 @@ impl Kept {
         loop {
             let at = self.hand;
             self.hand = (at + 1) % self.slots.len();
-            if !self.slots[at].read.swap(false, Ordering::Relaxed) {
+            let slot = &mut self.slots[at];
+            if slot.rounds > 0 && *slot.ahead.get_mut() {
+                slot.rounds -= 1;
+            } else if !slot.read.swap(false, Ordering::Relaxed) {
                 return at;
             }
         }
@@ -151,5 +177,23 @@ mod tests {
         assert_eq!(firsts, [true, false, false]);
         memory.put(device, ChunkIndex(4), Arc::new(vec![2]), false);
         assert!(!memory.has(device, ChunkIndex(3)), "there is room for one");
+    }
+
+    #[test]
+    fn what_came_ahead_is_counted_until_it_is_read_or_thrown_out_and_outlives_what_was_read_once() {
+        let memory = Memory::new(4 * u64::from(CHUNK_SIZE));
+        let device = memory.device();
+        let put = |index, ahead| memory.put(device, ChunkIndex(index), Arc::default(), ahead);
+        (0..2).for_each(|index| put(index, false));
+        (2..4).for_each(|index| put(index, true));
+        assert_eq!(memory.unread(), 2);
+        (4..6).for_each(|index| put(index, true));
+        assert!((2..6).all(|index| memory.has(device, ChunkIndex(index))));
+        assert_eq!(memory.unread(), 4);
+        assert!(memory.get(device, ChunkIndex(2)).unwrap().first);
+        assert_eq!(memory.unread(), 3);
+        // Thrown out unread in the end.
+        (6..20).for_each(|index| put(index, false));
+        assert_eq!(memory.unread(), 0);
     }
 }
