@@ -1,6 +1,6 @@
 #!/bin/bash
 # What a start costs before the image is there: a mount over a store each of whose objects takes 30 ms more, without and with a
-# recorded profile, beside the same from a local raw image, and beside getting the whole image first.
+# recorded profile and with a disk cache that is empty, beside the same from a local raw image, and beside getting the whole image first.
 #
 # usage: cold-start.sh TARGET-DIR   (root; COLDPRESS_CORPUS; prints a table of medians in milliseconds)
 set -eu -o pipefail
@@ -31,10 +31,10 @@ start() { unshare --mount sh -c "$in_image" "$1" "${command[@]}" >/dev/null; }
 
 # mounted OPTION…: milliseconds from the command to the end of the start.
 mounted() {
-    # What the last one said is not of this one.
-    rm -f said
+    # What the last one said and fetched is not of this one.
+    rm -rf said cache
     local begun; begun=$(now)
-    "$programs/coldread" -v mount app.cpm mnt --store slow "$@" 2>said &
+    "$programs/coldread" -v mount app.cpm mnt --store slow --cache cache "$@" 2>said &
     local reader=$!
     until grep -q "is mounted at" said 2>/dev/null; do sleep 0.002; done
     start mnt
