@@ -36,11 +36,13 @@ done
 zone=$(IFS=,; echo "${urls[*]}")
 echo "a store and a key service on port $s3, cache servers on ports ${!server[*]}"
 
-# An image: Python as it is on this machine.
-python=$(readlink -f "$(command -v python3)") libraries=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+# An image: Python as it is on this machine, without what was installed for it.
+python=$(python3 -c 'import os, sys; print(os.path.realpath(sys.executable))')
+libraries=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 mkdir -p "root$libraries"
-cp -R "$libraries/." "root$libraries"
-for file in "$python" $(ldd "$python" | grep -o '/[^ ]*'); do mkdir -p "root${file%/*}"; cp -L "$file" "root$file"; done
+tar -C "$libraries" --exclude=site-packages --exclude=dist-packages --exclude=test -cf - . | tar -C "root$libraries" -xf -
+shared=$(ldd "$python" "$libraries"/lib-dynload/*.so 2>/dev/null | grep -o '/[^ :]*' | sort -u)
+for file in "$python" $shared; do [ -e "root$file" ] || { mkdir -p "root${file%/*}"; cp -L "$file" "root$file"; }; done
 tar -C root -cf app.tar .
 
 as converter
@@ -51,10 +53,10 @@ as worker
 # start HOST SAYING: mounts the image there, starts a program in it, and says where what was read came from.
 start() {
     printf '\n%s\n' "$2"
-    rm -rf "$1.cache" && mkdir -p "$1"
+    rm -rf "$1.cache" "$1.said" && mkdir -p "$1"
     coldread mount app.cpm "$1" "${service[@]}" --zone "$zone" --cache "$1.cache" --metrics "unix:$1.metrics" 2>"$1.said" & local reader=$!
     pids+=($reader)
-    until grep -q 'is mounted at' "$1.said"; do sleep 0.02; kill -0 $reader || { cat "$1.said"; exit 1; }; done
+    until grep -qs "is mounted at" "$1.said"; do sleep 0.02; kill -0 $reader || { cat "$1.said"; exit 1; }; done
     chroot "$1" "$python" -c 'import decimal, email.parser, http.server, json, sys; print("hello from", sys.version.split()[0], "in", len(sys.modules), "modules")'
     coldread status "unix:$1.metrics"
     # And every file, for the comparison.
