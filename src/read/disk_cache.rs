@@ -5,7 +5,7 @@
 //! those that want it meanwhile wait for the file, but not without end. Nothing is needed here: a disk that cannot be read or written is
 //! one that has nothing.
 //!
-//! Bounded in bytes ([`super::room`]), and no scan throws out what is used: a chunk that was read twice is marked (its mode has the owner's
+//! Bounded in bytes (`room.rs`), and no scan throws out what is used: a chunk that was read twice is marked (its mode has the owner's
 //! x), and unmarked ones go first, the longest unused in front; marks are taken back where marked chunks would take nearly all.
 
 use std::collections::BTreeSet;
