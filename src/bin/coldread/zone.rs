@@ -19,7 +19,7 @@ use crate::shared::keys::environment;
 pub struct ServersArgs {
     /// Keep sealed chunks on these cache servers (Redis, Valkey), erasure-coded, for all hosts of the zone [default: $COLDREAD_ZONE, else none]
     ///
-    /// URLs with commas between: redis://HOST[:PORT], rediss:// for TLS, redis+unix:///PATH. All hosts must name the same servers the same way. A server
+    /// URLs with commas between: redis://HOST:PORT, rediss:// for TLS, redis+unix:///PATH. All hosts must name the same servers the same way. A server
     /// sees ids and sealed pieces; what it gives is taken only where it proves to be true.
     #[arg(long, value_name = "URL,...", value_delimiter = ',')]
     zone: Vec<String>,
