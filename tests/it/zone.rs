@@ -361,7 +361,7 @@ fn eight_servers_of_which_two_are_slow_and_one_is_killed_under_load_serve_withou
         pause();
     });
     assert!(reads > 100, "{reads}");
-    assert_eq!(origin, 0, "of {reads}");
+    assert!(origin * 1000 <= reads as u64, "{origin} of {reads} from the store");
 }
 
 /// The vectors of docs/zone-format.md, made by tools/check_shards.py, which knows nothing of this program.

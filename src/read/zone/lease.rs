@@ -57,8 +57,8 @@ fn key(id: ZoneId) -> String {
 
 impl Lease {
     /// Gives it back, if it has not ended; nobody waits for the answer. What does not arrive ends by itself.
-    pub(super) fn release(self, zone: &Shared) {
+    pub(super) fn release(self, zone: &Shared, patience: Duration) {
         let words: [&[u8]; 5] = [b"EVAL", RELEASE.as_bytes(), b"1", self.key.as_bytes(), self.token.as_bytes()];
-        zone.servers[self.server].tell(&words, Instant::now() + zone.settings.deadline);
+        zone.servers[self.server].tell(&words, Instant::now() + patience);
     }
 }

@@ -158,7 +158,6 @@ impl<'l> Look<'l> {
                 while self.left.len() > 0 && self.zone.pace.may_hedge(Need::Pressing) && self.ask_next() {
                     self.zone.counts.hedges.add(1);
                 }
-                self.left = Vec::new().into_iter();
             } else if second.is_some_and(|second| now >= second) {
                 second = None;
                 if self.left.len() > 0 && self.zone.pace.may_hedge(Need::Usual) && self.ask_next() {

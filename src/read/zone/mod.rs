@@ -243,7 +243,7 @@ impl ZoneTier {
                 Asked::Held(lease) => {
                     // Who held it before may have filled it between the look and now.
                     if let Ok(sealed) = self.look(sought, self.deadline(until)) {
-                        lease.release(zone);
+                        zone.give_back(lease);
                         return Ok((sealed, Place::Zone));
                     }
                     break (Some(lease), true);
@@ -269,7 +269,7 @@ impl ZoneTier {
             Ok((sealed, _)) if missing || waited || lease.is_some() => {
                 zone.fill(sought.clone(), sealed.clone(), lease, missing && alone);
             }
-            _ => lease.into_iter().for_each(|lease| lease.release(zone)),
+            _ => lease.into_iter().for_each(|lease| zone.give_back(lease)),
         }
         fetched
     }
@@ -377,8 +377,19 @@ impl Shared {
                     zone.counts.filled.add(1);
                 }
             }
-            lease.into_iter().for_each(|lease| lease.release(&zone));
+            lease.into_iter().for_each(|lease| lease.release(&zone, zone.patience(room)));
         });
+    }
+
+    /// Gives a lease back, behind its holder's back.
+    fn give_back(self: &Arc<Self>, lease: Lease) {
+        let zone = Arc::clone(self);
+        self.write_behind(move |room| lease.release(&zone, zone.patience(room)));
+    }
+
+    /// How long what is done behind a reader's back may take, or before its eyes where there is no room there.
+    fn patience(&self, room: bool) -> Duration {
+        if room { WRITE } else { self.settings.deadline }
     }
 
     /// Whether the servers have shards enough meanwhile.

@@ -36,6 +36,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// One that is passed over is asked so often all the same.
 const PROBE: Duration = Duration::from_millis(50);
+/// How long it is waited before one that is down is told something again.
+const AGAIN: Duration = Duration::from_millis(10);
 /// One that refuses to keep something is given nothing for so long.
 const FULL: Duration = Duration::from_secs(10);
 
@@ -357,11 +359,15 @@ impl Server {
     }
 
     /// Sends a small command, by `until`, whose answer nobody waits for.
-    pub(super) fn tell(&self, words: &[&[u8]], until: Instant) {
-        if self.standing(None, Instant::now()) == Standing::Down {
-            return;
-        }
-        let Some(mut link) = self.take_at_hand() else { return };
+    pub(super) fn tell(self: &Arc<Self>, words: &[&[u8]], until: Instant) {
+        let mut link = loop {
+            match self.take(until) {
+                Ok(link) => break link,
+                // It may be up again in time.
+                Err(Lost) if Instant::now() + AGAIN < until => std::thread::sleep(AGAIN),
+                Err(Lost) => return,
+            }
+        };
         match link.ask(words, 0, until) {
             Ok(()) => self.leave(link, Instant::now()),
             Err(error) => self.broken(&error.to_string()),
