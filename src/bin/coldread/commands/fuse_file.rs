@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use coldpress::fs::BlockDevice;
 use coldpress::serve::Watch;
@@ -17,6 +18,9 @@ use coldpress::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 
 use super::events::{DRAIN, Event, say};
+
+/// So long a file may seem open that no longer is.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// A device at a file.
 pub struct FuseFile {
@@ -36,6 +40,11 @@ impl FuseFile {
     /// Answers what was asked, and who has it open until they close it, for a while.
     pub fn close(self) {
         let Self { door, place } = self;
+        // The kernel tells of a close a moment after who closed it went on.
+        let begun = Instant::now();
+        while door.in_use() && begun.elapsed() < MOMENT {
+            std::thread::sleep(MOMENT / 20);
+        }
         if door.in_use() {
             let seconds = DRAIN.as_secs();
             say(&format!("{} is still open; it ends when it is closed, or in {seconds} s", place.path.display()));
