@@ -24,7 +24,8 @@ test-tools: ## Install what the tests need (Debian packages, cargo-nextest, Pyth
 .PHONY: test
 test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	@[ "$$(id -u)" = 0 ] || { echo "make test mounts block images: run it as root"; exit 1; }
-	$(CARGO) nextest run --locked --no-fail-fast --features age
+	# Programs and servers by the dozen share two processors: what fails once is run once more, and then named as flaky.
+	$(CARGO) nextest run --locked --no-fail-fast --retries 1 --features age
 	$(VENV)/bin/python tools/check_manifest.py --vectors testdata/vectors
 	$(VENV)/bin/python tools/check_shards.py testdata/vectors/shards.json
 
