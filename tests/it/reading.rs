@@ -392,7 +392,8 @@ fn damaged_copies_that_cannot_be_deleted_are_not_believed_again() {
     let asked = requests() - before;
     assert!(asked >= 20, "{asked}");
     read_all(&mut client, &data, "damaged, and known to be");
-    assert_eq!(requests() - before, 2 * asked);
+    // Give or take what is read ahead while the reader is slow.
+    assert!((requests() - before).abs_diff(2 * asked) <= 4, "{} {asked}", requests() - before);
     assert_eq!(cached(bench).len(), copies.len());
     tmpfs.remount("rw");
     read_all(&mut client, &data, "it can be written to again");
