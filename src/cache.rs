@@ -1,8 +1,9 @@
 //! What earlier conversions learned, in a directory that is safe to keep, to share and to delete.
 //!
 //! Every entry is a file that was written whole, sealed under a key made of the salt, and named by a MAC of what it is about:
-//! whoever steals the directory learns sizes and counts. An entry that does not open is a miss, and goes. Nothing here is
-//! needed: a directory that cannot be written is one that learns nothing.
+//! whoever steals the directory learns sizes and counts. An entry that does not open is a miss, and goes; so is one that is not a
+//! regular file of this user (`private_file.rs`). Nothing here is needed: a directory that cannot be written is one that learns
+//! nothing.
 
 use std::fmt;
 use std::fs::File;
@@ -19,6 +20,7 @@ use crate::crypto::convergent::mac;
 use crate::crypto::sealed_stream::{OpeningReader, SealingWriter};
 use crate::crypto::{Salt, Secret};
 use crate::digest::to_hex;
+use crate::private_file::{self, Access};
 use crate::whole_file::{WholeFile, open_directory};
 use crate::{Error, Result};
 
@@ -77,10 +79,25 @@ impl Cache {
         self.directory.join(&name.0)
     }
 
+    /// Returns what a person should know of the directory: that other users can put files into it.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let why = private_file::shared_directory(&self.directory).ok().flatten()?;
+        let directory = self.directory.display();
+        Some(format!(
+            "cache {directory}: {why}: they can delete its files; use a directory of this user alone, mode 0700"
+        ))
+    }
+
+    /// Whether there is an entry that can be opened.
+    pub(crate) fn has(&self, name: &EntryName) -> bool {
+        private_file::open(&self.path(name), Access::Read).is_ok()
+    }
+
     /// What `decode` makes of an entry; `None` where there is none that can be read.
     pub fn read<T>(&self, name: &EntryName, decode: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Option<T> {
         let path = self.path(name);
-        let file = File::open(&path).ok()?;
+        let file = private_file::open(&path, Access::Read).ok()?;
         let read = || {
             let mut reader = OpeningReader::new(BufReader::new(&file), &self.key, name.0.as_bytes())?;
             let value = decode(&mut reader)?;

@@ -81,7 +81,7 @@ impl<'a> KnownLayers<'a> {
     /// The layer `diff_id` was read.
     pub fn remember_layer(&self, diff_id: Sha256, tree: &LayerTree, measures: Measures) {
         let name = self.layer_name(diff_id);
-        if self.cache.path(&name).exists() {
+        if self.cache.has(&name) {
             return;
         }
         self.cache.write(&name, |to| {

@@ -7,9 +7,9 @@
 //! have, a torn or forged record is no record, and the file tells no key. It may be deleted at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::{BucketUrl, ObjectName, PutIfAbsent, PutOutcome, RootId};
 use crate::cache::{Cache, touch};
 use crate::crypto::{Salt, Secret};
 use crate::digest::Sha256;
+use crate::private_file::{self, Access};
 use crate::{Error, Result};
 
 const NAME: usize = 32;
@@ -88,7 +89,7 @@ impl<'a> Known<'a> {
 
     fn read(&self, path: &Path) -> io::Result<()> {
         let mut seen = self.seen();
-        match File::open(path) {
+        match private_file::open(path, Access::Read) {
             Ok(file) => {
                 // Who is alone with it finds no claim of anyone who lives; where files cannot be locked, nobody can tell.
                 let alone = flock(&file, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK);
@@ -100,7 +101,7 @@ impl<'a> Known<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let mut file = private_file::open(path, Access::Append)?;
         // Held until we end.
         let _ = flock(&file, FlockOperation::LockShared);
         touch(&file);
@@ -346,6 +347,37 @@ mod tests {
         std::fs::write(&file, &bytes).unwrap();
         assert_eq!(sent(&open(&url, None, &root, 1), &root, &[b"a", b"b", b"c"]), 2);
         assert_eq!(sent(&open(&url, None, &root, 1), &root, &[b"a", b"b", b"c"]), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_not_our_own_is_neither_read_nor_written() {
+        let (directory, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let url = BucketUrl { service: Service::S3, bucket: "b".to_owned(), prefix: String::new() };
+        let (root, salt): (RootId, _) = ("main".parse().unwrap(), Salt::new(Secret::from_bytes([1; 32])));
+        let cache = Cache::open(directory.path(), &salt, u64::MAX).unwrap();
+        let name = *Sha256::of(b"a").as_bytes();
+        Known::open(&cache, &url, None, &root, &salt).note(&name);
+        let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
+        let (own, victim) = (std::fs::read(&file).unwrap(), outside.path().join("victim"));
+        std::fs::write(&victim, &own).unwrap();
+        let plant: [&dyn Fn(); 3] = [
+            &|| std::os::unix::fs::symlink(&victim, &file).unwrap(),
+            &|| std::fs::hard_link(&victim, &file).unwrap(),
+            &|| {
+                let mode = rustix::fs::Mode::from(0o600);
+                rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+            },
+        ];
+        for (number, plant) in plant.iter().enumerate() {
+            std::fs::remove_file(&file).unwrap();
+            plant();
+            let known = Known::open(&cache, &url, None, &root, &salt);
+            assert!(!known.has(&name), "{number}");
+            assert_eq!(known.claim(&name), Claim::Ours, "{number}");
+            known.note(&name);
+            assert!(cache.failure().is_some(), "{number}");
+            assert_eq!(std::fs::read(&victim).unwrap(), own, "{number}");
+        }
     }
 
     #[test]

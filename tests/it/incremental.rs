@@ -293,6 +293,68 @@ fn a_cache_that_cannot_be_written_is_read_and_said() {
     assert!(said.contains("warning: the cache learns nothing: cache: Read-only file system"), "{said}");
 }
 
+#[test]
+fn a_cache_that_cannot_be_made_is_said_and_gone_without() {
+    let bench = Bench::new();
+    let image = image(Layer::new().file("app/v", b"1"));
+    let mount = |args: &[&str]| {
+        let status = Command::new("mount").args(args).arg(bench.path("parent")).status().unwrap();
+        assert!(status.success(), "mount (needs root)");
+    };
+    fs::create_dir(bench.path("parent")).unwrap();
+    mount(&["-t", "tmpfs", "-o", "ro", "tmpfs"]);
+    image.oci_layout(&bench.path("app"), Packing::Gzip);
+    let args = ["convert", "oci:app", "--store", "store", "-o", "app.cpm", "--json", "--cache"];
+    let without = bench.coldpress(&[&args[..], &["parent/cache"]].concat());
+    // A full one: there is room for its directory, and for no entry.
+    mount(&["-o", "remount,rw,size=4k"]);
+    fs::create_dir(bench.path("parent/cache")).unwrap();
+    fs::write(bench.path("parent/filler"), [1; 4096]).unwrap();
+    let full = bench.coldpress(&[&args[..], &["parent/cache"]].concat());
+    assert!(Command::new("umount").arg(bench.path("parent")).status().unwrap().success());
+    for (output, message) in [
+        (&without, "warning: no cache: parent/cache: Read-only file system"),
+        (&full, "warning: the cache learns nothing: parent/cache: No space left"),
+    ] {
+        assert_eq!(report(output)["root_digest"], cold(&image));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+#[test]
+fn entries_that_are_links_fifos_or_another_user_s_are_misses() {
+    let bench = Bench::new();
+    let image = image(Layer::new().file("app/v", b"1"));
+    bench.convert(&image, "app", &CACHED);
+    let victim = bench.path("victim");
+    fs::write(&victim, "a file of root's").unwrap();
+    for what in ["symbolic link", "hard link", "FIFO", "another user's"] {
+        for entry in entries(&bench) {
+            fs::remove_file(&entry).unwrap();
+            match what {
+                "symbolic link" => std::os::unix::fs::symlink(&victim, &entry).unwrap(),
+                "hard link" => fs::hard_link(&victim, &entry).unwrap(),
+                "FIFO" => assert!(Command::new("mkfifo").arg(&entry).status().unwrap().success()),
+                _ => {
+                    fs::write(&entry, "").unwrap();
+                    std::os::unix::fs::chown(&entry, Some(1), Some(1)).unwrap();
+                }
+            }
+        }
+        let again = report(&convert_without(&bench, &image, "again", &[], &CACHED));
+        assert_eq!(again["root_digest"], cold(&image), "{what}");
+        assert_eq!(fs::read(&victim).unwrap(), b"a file of root's", "{what}");
+        // They were replaced by entries.
+        let known = report(&convert_without(&bench, &image, "known", &[base(), middle()], &CACHED));
+        assert_eq!(known["root_digest"], again["root_digest"], "{what}");
+    }
+    fs::set_permissions(bench.path("cache"), fs::Permissions::from_mode(0o1777)).unwrap();
+    let warned = convert_without(&bench, &image, "warned", &[], &CACHED);
+    let said = String::from_utf8_lossy(&warned.stderr).into_owned();
+    assert!(said.contains("warning: cache cache: other users can write to it (mode 1777, expected 0700)"), "{said}");
+}
+
 fn image_with(version: &[u8]) -> Image {
     image(Layer::new().file("app/v", version))
 }

@@ -82,9 +82,15 @@ impl PutArgs {
     pub fn cache(&self, salt: &Salt, progress: &dyn Progress) -> Result<Option<Cache>, Failure> {
         let Some((directory, named)) = self.directory()? else { return Ok(None) };
         match Cache::open(&directory, salt, self.cache_max.0) {
-            Ok(cache) => Ok(Some(cache)),
-            Err(error) if named => Err(error.within("cache").into()),
-            // A machine without a home to write to learns nothing, and is none the worse.
+            Ok(cache) => {
+                if let Some(warning) = cache.warning() {
+                    progress.warn(&warning);
+                }
+                Ok(Some(cache))
+            }
+            // A name that no directory can have is a mistake of the command line.
+            Err(error) if named && error.kind() == ErrorKind::Input => Err(error.within("cache").into()),
+            // The file system is read-only or full, or there is no home to write to: a conversion needs no cache.
             Err(error) => {
                 progress.warn(&format!("no cache: {}", error.chain()));
                 Ok(None)
