@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -41,8 +42,17 @@ impl Access {
 /// # Errors
 /// Those of opening it (`FilesystemLoop` for a symbolic link), and `PermissionDenied` for anything that is not a private file.
 pub fn open(path: &Path, access: Access) -> io::Result<File> {
+    open_at(CWD, path, access)
+}
+
+/// Opens the private file `path`, relative to `directory`. Links on the way to the last name are followed: give a single name where
+/// others can write to the directories.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_at(directory: impl AsFd, path: &Path, access: Access) -> io::Result<File> {
     let safe = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(openat(CWD, path, access.flags() | safe, Mode::from(0o600))?);
+    let file = File::from(openat(directory, path, access.flags() | safe, Mode::from(0o600))?);
     let stat = fstat(&file)?;
     let refused = |message: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

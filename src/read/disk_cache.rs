@@ -11,21 +11,25 @@
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, statat, unlinkat};
+use rustix::process::geteuid;
 
 use super::counts::Counts;
+use super::private_directory::{PrivateDirectory, make_below, open_below};
 use super::room::{Room, lock};
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
 use crate::cache::touch;
 use crate::digest::Sha256;
+use crate::private_file::{self, Access};
 use crate::store::ObjectName;
-use crate::whole_file::{WholeFile, open_directory};
+use crate::whole_file::WholeFile;
 use crate::{Error, ErrorKind, Result};
 
 /// How long another's fetch is waited for; then the origin is asked as well.
@@ -42,6 +46,8 @@ const MARKED: u32 = 0o700;
 /// A directory of sealed chunks.
 pub struct DiskCache {
     directory: PathBuf,
+    chunks: PrivateDirectory,
+    locks: Arc<PrivateDirectory>,
     max_bytes: u64,
     room: Room,
     /// Chunks whose copies are not true and could not be deleted.
@@ -64,8 +70,8 @@ enum Need {
     Disk,
 }
 
-/// A file in it: when it was used last, its length, where it is.
-type Kept = (SystemTime, u64, PathBuf);
+/// A file in it: when it was used last, its length, its directory's name and its own.
+type Kept = (SystemTime, u64, Arc<str>, String);
 
 impl DiskCache {
     /// The cache in `directory`, which is made where it is not there, of at most `max_bytes`.
@@ -73,9 +79,11 @@ impl DiskCache {
     /// # Errors
     /// Those of the file system, naming the directory.
     pub fn open(directory: &Path, max_bytes: u64) -> Result<Self> {
-        let room = Room::new(&directory.join("locks"));
-        let cache = Self { directory: directory.to_owned(), max_bytes, room, refused: Mutex::default() };
-        cache.make_directories()?;
+        let open =
+            |name| PrivateDirectory::open(directory, name).map_err(|error| Error::file(&directory.join(name), error));
+        let (chunks, locks) = (open("chunks")?, Arc::new(open("locks")?));
+        let (directory, room) = (directory.to_owned(), Room::new(Arc::clone(&locks)));
+        let cache = Self { directory, chunks, locks, max_bytes, room, refused: Mutex::default() };
         // It may have been larger before.
         if cache.room.taken().is_none_or(|taken| taken > max_bytes) {
             let _ = cache.trim(Need::Room(0), Instant::now());
@@ -83,17 +91,19 @@ impl DiskCache {
         Ok(cache)
     }
 
-    fn make_directories(&self) -> Result<()> {
-        ["", "chunks", "locks"].iter().map(|name| self.directory.join(name)).try_for_each(|path| {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-            made.map_err(|error| Error::file(&path, error))
+    /// Returns why other users can put files into one of its directories, naming it; `None` if only this user, or root, can.
+    #[must_use]
+    pub fn is_shared(&self) -> Option<String> {
+        [self.directory.clone(), self.chunks.path(), self.locks.path()].iter().find_map(|path| {
+            let reason = private_file::shared_directory(path).ok()??;
+            Some(format!("{}: {reason}", path.display()))
         })
     }
 
     /// The bound of at most `count` requests to the origin at a time, of all processes that use this directory.
     #[must_use]
     pub fn slots(&self, count: usize) -> Slots {
-        Slots::new(&self.directory.join("locks"), count)
+        Slots::new(Arc::clone(&self.locks), count)
     }
 
     /// Bytes in it, of all processes, and most that there may be. What was deleted by others counts until it is measured again.
@@ -102,8 +112,9 @@ impl DiskCache {
         (self.room.taken().unwrap_or_default(), self.max_bytes)
     }
 
-    fn path(&self, chunk: &str) -> PathBuf {
-        self.directory.join("chunks").join(&chunk[..2]).join(chunk)
+    /// The directory that a chunk is in.
+    fn directory(&self, chunk: &str) -> io::Result<OwnedFd> {
+        open_below(&*self.chunks.descriptor(), &chunk[..2])
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, BTreeSet<Sha256>> {
@@ -114,7 +125,7 @@ impl DiskCache {
         if self.refused().contains(&digest) {
             return None;
         }
-        let file = File::open(self.path(chunk)).ok()?;
+        let file = private_file::open_at(self.directory(chunk).ok()?, Path::new(chunk), Access::Read).ok()?;
         let metadata = file.metadata().ok()?;
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).ok()?);
         (&file).take(limit.saturating_add(1)).read_to_end(&mut bytes).ok()?;
@@ -155,14 +166,8 @@ impl DiskCache {
     }
 
     fn write(&self, chunk: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(chunk);
-        let directory = path.parent().expect("it is in a directory");
-        if !directory.is_dir() {
-            let made = std::fs::DirBuilder::new().mode(0o700).create(directory);
-            made.or_else(|error| if directory.is_dir() { Ok(()) } else { Err(error) })?;
-        }
-        let opened = open_directory(directory)?;
-        let file = WholeFile::create(&opened, KEPT)?;
+        let directory = make_below(&*self.chunks.descriptor(), &chunk[..2])?;
+        let file = WholeFile::create(&directory, KEPT)?;
         file.file().write_all(bytes)?;
         file.replace(Path::new(chunk))
     }
@@ -173,14 +178,14 @@ impl DiskCache {
             // The disk is smaller than the bound, or others fill it.
             io::ErrorKind::StorageFull => self.trim(Need::Disk, Instant::now()),
             // Somebody deleted all of it.
-            io::ErrorKind::NotFound => self.make_directories().map_err(io::Error::other),
+            io::ErrorKind::NotFound => self.chunks.renew().and_then(|()| self.locks.renew()),
             _ => Ok(()),
         };
     }
 
     /// A copy was not true.
     fn drop_copy(&self, chunk: &str, digest: Sha256) {
-        match std::fs::remove_file(self.path(chunk)) {
+        match self.directory(chunk).and_then(|directory| Ok(unlinkat(directory, chunk, AtFlags::empty())?)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 self.refused().insert(digest);
             }
@@ -188,10 +193,16 @@ impl DiskCache {
         }
     }
 
+    /// Whether there is a copy of `chunk`.
+    fn has(&self, chunk: &str) -> bool {
+        let stat = self.directory(chunk).and_then(|directory| Ok(statat(directory, chunk, AtFlags::SYMLINK_NOFOLLOW)?));
+        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+    }
+
     /// A lock on `chunk`, of all processes; `None` where another holds it for too long.
     fn lock(&self, chunk: &str, until: Instant) -> Option<File> {
-        let path = self.directory.join("locks").join(&chunk[..3]);
-        lock(&path, FlockOperation::NonBlockingLockExclusive, until.min(Instant::now() + PATIENCE)).ok()?
+        let until = until.min(Instant::now() + PATIENCE);
+        lock(&self.locks, &chunk[..3], FlockOperation::NonBlockingLockExclusive, until).ok()?
     }
 
     /// Measures what is there and deletes what is too much; who is at it already is waited for until `until`, and may have done enough.
@@ -203,26 +214,30 @@ impl DiskCache {
             return Ok(());
         }
         let (unmarked, marked) = self.kept()?;
-        let total = |list: &[Kept]| list.iter().map(|(_, length, _)| length).sum::<u64>();
+        let total = |list: &[Kept]| list.iter().map(|(_, length, ..)| length).sum::<u64>();
         let (mut bytes, mut of_marked) = (total(&unmarked) + total(&marked), total(&marked));
         let most = match need {
             Need::Room(length) => self.max_bytes.saturating_sub((self.max_bytes / SHARE).max(length)),
             Need::Disk => bytes - bytes / SHARE,
         };
-        for (_, length, path) in unmarked.iter().chain(&marked) {
+        let chunks = self.chunks.descriptor();
+        for (_, length, directory, name) in unmarked.iter().chain(&marked) {
             if bytes <= most {
                 break;
             }
-            if std::fs::remove_file(path).is_ok() {
+            let removed = open_below(&*chunks, directory).map(|directory| unlinkat(directory, name, AtFlags::empty()));
+            if matches!(removed, Ok(Ok(()))) {
                 bytes -= length;
             }
         }
         measuring.end(bytes)?;
-        for (_, length, path) in &marked {
+        for (_, length, directory, name) in &marked {
             if of_marked <= self.max_bytes / 10 * 9 {
                 break;
             }
-            let _ = std::fs::set_permissions(path, Permissions::from_mode(KEPT));
+            let _ = open_below(&*chunks, directory)
+                .and_then(|directory| private_file::open_at(directory, Path::new(name), Access::Read))
+                .and_then(|file| file.set_permissions(Permissions::from_mode(KEPT)));
             of_marked -= length;
         }
         Ok(())
@@ -231,19 +246,36 @@ impl DiskCache {
     /// Its files, those that were not read again and those that were, each the longest unused in front.
     fn kept(&self) -> io::Result<(Vec<Kept>, Vec<Kept>)> {
         let (mut unmarked, mut marked) = (Vec::new(), Vec::new());
-        for directory in std::fs::read_dir(self.directory.join("chunks"))? {
-            for entry in std::fs::read_dir(directory?.path())?.flatten() {
-                let Ok(metadata) = entry.metadata() else { continue };
-                let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                let is_marked = metadata.permissions().mode() & 0o777 == MARKED;
-                let list = if is_marked { &mut marked } else { &mut unmarked };
-                list.push((used, metadata.len(), entry.path()));
+        let (chunks, own) = (self.chunks.descriptor(), geteuid().as_raw());
+        for name in names(&chunks)? {
+            // What is no directory, or not to be read, is not of this cache.
+            let Ok(directory) = open_below(&*chunks, &name) else { continue };
+            let shared: Arc<str> = name.into();
+            for name in names(&directory)? {
+                let Ok(stat) = statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_uid != own {
+                    continue;
+                }
+                let seconds = u64::try_from(stat.st_mtime).unwrap_or_default();
+                let since = Duration::new(seconds, u32::try_from(stat.st_mtime_nsec).unwrap_or_default());
+                let list = if stat.st_mode & 0o777 == MARKED { &mut marked } else { &mut unmarked };
+                let length = u64::try_from(stat.st_size).unwrap_or_default();
+                list.push((SystemTime::UNIX_EPOCH + since, length, Arc::clone(&shared), name));
             }
         }
         unmarked.sort_unstable();
         marked.sort_unstable();
         Ok((unmarked, marked))
     }
+}
+
+/// The names in a directory, but for those that are no text, which no cache writes.
+fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        names.extend(entry?.file_name().to_str().ok().filter(|name| !matches!(*name, "." | "..")).map(str::to_owned));
+    }
+    Ok(names)
 }
 
 impl CachedTier {
@@ -309,7 +341,7 @@ impl Tier for CachedTier {
 
     fn keeps(&self, name: &ObjectName) -> Option<bool> {
         let (chunk, digest) = name.chunk_digest()?;
-        Some(!self.cache.refused().contains(&digest) && self.cache.path(chunk).exists())
+        Some(!self.cache.refused().contains(&digest) && self.cache.has(chunk))
     }
 }
 
@@ -325,7 +357,7 @@ mod tests {
         let caches: Vec<DiskCache> = (0..16).map(|_| DiskCache::open(directory.path(), BOUND).unwrap()).collect();
         let there = |cache: &DiskCache| {
             let (unmarked, marked) = cache.kept().unwrap();
-            unmarked.iter().chain(&marked).map(|(_, length, _)| length).sum::<u64>()
+            unmarked.iter().chain(&marked).map(|(_, length, ..)| length).sum::<u64>()
         };
         let mut most = 0;
         for round in 0..64u64 {

@@ -13,6 +13,7 @@ mod flights;
 pub mod memory;
 pub mod origin;
 pub mod picture;
+mod private_directory;
 pub mod profile;
 mod room;
 pub mod scrub;

@@ -7,10 +7,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+
+use super::private_directory::PrivateDirectory;
+use crate::private_file::Access;
 
 /// The waits between looks at a lock: the first, and the longest; they double.
 const LOOK: Duration = Duration::from_micros(100);
@@ -20,11 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Digits of the number.
 const DIGITS: usize = 20;
 
+/// The names of the lock files; the first has the number.
+const TAKEN: &str = "taken";
+const WRITING: &str = "writing";
+const MEASURING: &str = "measuring";
+
 /// What is taken in a directory.
 pub(super) struct Room {
-    taken: PathBuf,
-    writing: PathBuf,
-    measuring: PathBuf,
+    locks: Arc<PrivateDirectory>,
     /// What tells one start of the machine from another.
     boot: String,
 }
@@ -44,9 +50,14 @@ pub(super) struct Measuring<'r> {
     _lock: File,
 }
 
-/// A lock on the file `path`, which is made; `None` where others hold it until `until`.
-pub(super) fn lock(path: &Path, operation: FlockOperation, until: Instant) -> io::Result<Option<File>> {
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+/// Locks the file `name` in `locks`, which is made; `None` where others hold it until `until`.
+pub(super) fn lock(
+    locks: &PrivateDirectory,
+    name: &str,
+    operation: FlockOperation,
+    until: Instant,
+) -> io::Result<Option<File>> {
+    let file = locks.file(name, Access::ReadWrite)?;
     let mut wait = LOOK;
     loop {
         match flock(&file, operation) {
@@ -61,15 +72,14 @@ pub(super) fn lock(path: &Path, operation: FlockOperation, until: Instant) -> io
 
 impl Room {
     /// That of the directory whose lock files are in `locks`.
-    pub(super) fn new(locks: &Path) -> Self {
+    pub(super) fn new(locks: Arc<PrivateDirectory>) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let (taken, writing, measuring) = (locks.join("taken"), locks.join("writing"), locks.join("measuring"));
-        Self { taken, writing, measuring, boot: boot.trim_end().to_owned() }
+        Self { locks, boot: boot.trim_end().to_owned() }
     }
 
     /// What is taken; `None` where that was not measured since the machine started.
     pub(super) fn taken(&self) -> Option<u64> {
-        self.number(&File::open(&self.taken).ok()?)
+        self.number(&self.locks.file(TAKEN, Access::Read).ok()?)
     }
 
     /// Takes room for `length` bytes, of `most` in all; `None` where there is none, or none is had until `until`.
@@ -77,7 +87,8 @@ impl Room {
     /// # Errors
     /// Those of the lock files.
     pub(super) fn take(&self, length: u64, most: u64, until: Instant) -> io::Result<Option<Taken>> {
-        let Some(writing) = lock(&self.writing, FlockOperation::NonBlockingLockShared, until)? else { return Ok(None) };
+        let shared = FlockOperation::NonBlockingLockShared;
+        let Some(writing) = lock(&self.locks, WRITING, shared, until)? else { return Ok(None) };
         let Some(file) = self.lock(until)? else { return Ok(None) };
         let all = self.number(&file).and_then(|taken| taken.checked_add(length));
         let Some(all) = all.filter(|all| *all <= most) else { return Ok(None) };
@@ -91,15 +102,15 @@ impl Room {
     /// Those of the lock files.
     pub(super) fn measure(&self, until: Instant) -> io::Result<Option<Measuring<'_>>> {
         let exclusive = FlockOperation::NonBlockingLockExclusive;
-        let Some(lock_file) = lock(&self.measuring, exclusive, until)? else { return Ok(None) };
+        let Some(lock_file) = lock(&self.locks, MEASURING, exclusive, until)? else { return Ok(None) };
         let patience = Instant::now() + PATIENCE;
-        let Some(_nobody_writes) = lock(&self.writing, exclusive, patience)? else { return Ok(None) };
+        let Some(_nobody_writes) = lock(&self.locks, WRITING, exclusive, patience)? else { return Ok(None) };
         let Some(file) = self.lock(patience)? else { return Ok(None) };
         Ok(Some(Measuring { room: self, begun: self.number(&file), _lock: lock_file }))
     }
 
     fn lock(&self, until: Instant) -> io::Result<Option<File>> {
-        lock(&self.taken, FlockOperation::NonBlockingLockExclusive, until)
+        lock(&self.locks, TAKEN, FlockOperation::NonBlockingLockExclusive, until)
     }
 
     fn number(&self, file: &File) -> Option<u64> {
@@ -133,10 +144,14 @@ mod tests {
         Instant::now() + Duration::from_millis(30)
     }
 
+    fn room(root: &tempfile::TempDir) -> Room {
+        Room::new(Arc::new(PrivateDirectory::open(root.path(), "locks").unwrap()))
+    }
+
     #[test]
     fn no_more_is_taken_than_there_is_and_what_is_taken_meanwhile_is_not_lost_by_measuring() {
         let directory = tempfile::tempdir().unwrap();
-        let (one, other) = (Room::new(directory.path()), Room::new(directory.path()));
+        let (one, other) = (room(&directory), room(&directory));
         assert!(one.take(1, 100, soon()).unwrap().is_none() && one.taken().is_none(), "not measured yet");
         one.measure(soon()).unwrap().unwrap().end(40).unwrap();
         let held = other.take(50, 100, soon()).unwrap().unwrap();
@@ -153,7 +168,7 @@ mod tests {
     #[test]
     fn who_measures_waits_for_who_writes_and_a_number_of_another_start_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let mut room = Room::new(directory.path());
+        let mut room = room(&directory);
         room.measure(soon()).unwrap().unwrap().end(0).unwrap();
         let held = room.take(10, 100, soon()).unwrap();
         std::thread::scope(|scope| {

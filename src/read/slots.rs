@@ -3,12 +3,14 @@
 //! A lock ends with who holds it, so a process that dies gives its slots back.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::private_directory::PrivateDirectory;
 use crate::crypto::random_bytes;
+use crate::private_file::Access;
 
 /// The waits between two looks at all slots: the first, and the longest; they double.
 const FIRST: Duration = Duration::from_millis(2);
@@ -17,7 +19,7 @@ const LONGEST: Duration = Duration::from_millis(20);
 /// A directory of lock files.
 #[derive(Debug)]
 pub struct Slots {
-    directory: PathBuf,
+    locks: Arc<PrivateDirectory>,
     count: usize,
 }
 
@@ -28,10 +30,9 @@ pub struct Slot {
 }
 
 impl Slots {
-    /// `count` slots in `directory`, which must be there.
-    #[must_use]
-    pub fn new(directory: &Path, count: usize) -> Self {
-        Self { directory: directory.to_owned(), count: count.max(1) }
+    /// `count` slots, whose lock files are in `locks`.
+    pub(super) fn new(locks: Arc<PrivateDirectory>, count: usize) -> Self {
+        Self { locks, count: count.max(1) }
     }
 
     /// The next that is free; `None` where there was none until `until`. Where there are no files, nothing is shared.
@@ -41,8 +42,8 @@ impl Slots {
         let first = random_bytes().map_or(0, |bytes| usize::from(u16::from_le_bytes(bytes)));
         loop {
             for at in 0..self.count {
-                let path = self.directory.join(format!("slot-{}", (first + at) % self.count));
-                let Ok(file) = File::options().write(true).create(true).truncate(false).open(path) else {
+                let name = format!("slot-{}", (first + at) % self.count);
+                let Ok(file) = self.locks.file(&name, Access::ReadWrite) else {
                     return Some(Slot { _lock: None });
                 };
                 match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -67,7 +68,8 @@ mod tests {
     #[test]
     fn no_more_than_the_bound_are_held_and_one_given_back_is_taken() {
         let directory = tempfile::tempdir().unwrap();
-        let (one, other) = (Slots::new(directory.path(), 2), Slots::new(directory.path(), 2));
+        let slots = || Slots::new(Arc::new(PrivateDirectory::open(directory.path(), "locks").unwrap()), 2);
+        let (one, other) = (slots(), slots());
         let soon = || Instant::now() + Duration::from_millis(50);
         let held = [one.take(soon()).unwrap(), other.take(soon()).unwrap()];
         assert!(held.iter().all(|slot| slot._lock.is_some()));

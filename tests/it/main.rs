@@ -28,6 +28,7 @@ mod property;
 mod readers;
 mod reading;
 mod registry;
+mod sandbox;
 mod servers;
 mod sharing;
 mod slow_store;

@@ -155,6 +155,9 @@ impl ReadArgs {
         let directory = self.cache.clone().or(environment("COLDREAD_CACHE")?.map(PathBuf::from));
         let cache =
             directory.map(|directory| DiskCache::open(&directory, self.cache_max.0).map(Arc::new)).transpose()?;
+        if let Some(reason) = cache.as_ref().and_then(|cache| cache.is_shared()) {
+            say(&format!("warning: --cache: {reason}; files of other users are not used"));
+        }
         if self.fill.is_some() && cache.is_none() {
             return Err(Failure::Usage("--fill needs a --cache to bring the image to".to_owned()));
         }
