@@ -154,8 +154,15 @@ pub fn to_hex(bytes: &[u8]) -> String {
 /// `N` bytes from exactly `2 N` lower-case hexadecimal digits.
 #[must_use]
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    hex_into(text, &mut out)?;
+    Some(out)
+}
+
+/// Decodes hexadecimal digits into `out`, whose length they must have; what is there after `None` is of no use.
+pub(crate) fn hex_into(text: &str, out: &mut [u8]) -> Option<()> {
     let text = text.as_bytes();
-    if text.len() != 2 * N {
+    if text.len() != 2 * out.len() {
         return None;
     }
     let digit = |c: u8| match c {
@@ -163,11 +170,10 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
         b'a'..=b'f' => Some(c - b'a' + 10),
         _ => None,
     };
-    let mut out = [0; N];
     for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
-    Some(out)
+    Some(())
 }
 
 #[cfg(test)]

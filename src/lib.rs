@@ -21,6 +21,7 @@ pub mod read;
 pub mod registry;
 mod retry;
 pub mod runtime;
+pub mod sandbox;
 pub mod serve;
 pub mod source;
 pub mod store;

@@ -11,12 +11,12 @@ use age::x25519::{Identity, Recipient};
 use age::{Decryptor, Encryptor};
 use zeroize::Zeroizing;
 
-use super::secret::Secret;
+use super::secret::{Secret, SecretFile};
 use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AGE, Wrap, altered};
 use crate::{Error, ErrorKind, Result};
 
-/// The longest file of recipients and identities.
-const MAX_BYTES: u64 = 64 * 1024;
+/// The longest text that a wrap encloses.
+const LONGEST: usize = 64 * 1024;
 
 /// Recipients, and the identities that are at hand.
 pub struct AgeKey {
@@ -35,9 +35,8 @@ impl AgeKey {
         }
         let path = Path::new(text);
         let fail = |error| Error::file(path, error);
-        let mut lines = Zeroizing::new(String::new());
-        std::fs::File::open(path).map_err(fail)?.take(MAX_BYTES).read_to_string(&mut lines).map_err(fail)?;
-        Self::from_lines(text, lines.lines())
+        let file = std::fs::File::open(path).and_then(|file| SecretFile::read(&file)).map_err(fail)?;
+        Self::from_lines(text, file.text().lines())
     }
 
     fn from_lines<'a>(object: &str, lines: impl Iterator<Item = &'a str>) -> Result<Self> {
@@ -92,14 +91,15 @@ impl KeyWrap for AgeKey {
         let identities = || self.identities.iter().map(|identity| -> &dyn age::Identity { identity });
         for wrap in wraps.iter().filter(|wrap| wrap.kind == WRAP_AGE) {
             let decryptor = Decryptor::new(&wrap.blob[..]).map_err(|_| altered())?;
-            let mut plain = Zeroizing::new(Vec::new());
+            // It never grows.
+            let mut plain = Zeroizing::new(Vec::with_capacity(LONGEST + 64));
             match decryptor.decrypt(identities()) {
                 Err(age::DecryptError::NoMatchingKeys) => continue,
                 Err(_) => return Err(altered()),
-                Ok(from) => from.take(MAX_BYTES).read_to_end(&mut plain).map_err(|_| altered())?,
+                Ok(from) => from.take(LONGEST as u64).read_to_end(&mut plain).map_err(|_| altered())?,
             };
-            let key = plain.strip_prefix(&context.encode()[..]).and_then(|key| key.try_into().ok());
-            return key.map(|key| DataKey(Secret::from_bytes(key))).ok_or_else(altered);
+            let key = plain.strip_prefix(&context.encode()[..]).and_then(Secret::from_slice);
+            return key.map(DataKey).ok_or_else(altered);
         }
         Err(Error::new(ErrorKind::Denied, "the manifest is for none of these age identities"))
     }

@@ -4,20 +4,20 @@
 //! one: with it, it could confirm which files exist in the whole scope.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::convergent::Salt;
-use super::secret::Secret;
+use super::secret::{Secret, SecretFile};
 use super::wrap::{DataKey, EncryptionContext, KeyWrap, Wrap, WrappingKey};
-use crate::digest::{from_hex, to_hex};
 use crate::{Error, ErrorKind, Result};
 
 const FIRST_LINE: &str = "# coldpress key file 1";
-const MAX_BYTES: u64 = 64 * 1024;
+/// More than a file's text has, so that the buffer never moves.
+const TEXT_BYTES: usize = 1024;
 
 /// What a key file holds.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl KeyFile {
     /// # Errors
     /// As [`KeyFile::read`]; `Input` where the file has no salt.
     pub fn read_salt(path: &Path) -> Result<Salt> {
-        let (_, salt) = Self::parts(&read(path)?).map_err(|error| error.within(path.display()))?;
+        let (_, salt) = Self::parts(read(path)?.text()).map_err(|error| error.within(path.display()))?;
         let missing = || Error::new(ErrorKind::Input, format!("{}: no line `salt`", path.display()));
         salt.ok_or_else(missing)
     }
@@ -78,8 +78,7 @@ impl KeyFile {
                 line.split_once('=').ok_or_else(|| broken(format!("line {number}: no `name = value`")))?;
             let (name, value) = (name.trim(), value.trim());
             let secret = || {
-                from_hex(value)
-                    .map(Secret::from_bytes)
+                Secret::from_hex(value)
                     .ok_or_else(|| broken(format!("line {number}: `{name}` is not 64 hexadecimal digits")))
             };
             match name {
@@ -111,7 +110,7 @@ impl KeyFile {
     /// # Errors
     /// Those of the file; `Denied` where others can read it; `Input` where it is no key file.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::decode(&read(path)?).map_err(|error| error.within(path.display()))
+        Self::decode(read(path)?.text()).map_err(|error| error.within(path.display()))
     }
 
     /// Writes a new file `path` that only its owner can read; never over an existing one.
@@ -146,21 +145,29 @@ impl KeyWrap for KeyFile {
 }
 
 fn encode(wrapping_key: Option<&WrappingKey>, salt: Option<&Salt>) -> Zeroizing<String> {
-    let mut out = Zeroizing::new(format!("{FIRST_LINE}\n"));
-    let secret = |secret: &Secret| Zeroizing::new(to_hex(secret.expose()));
+    let mut out = Zeroizing::new(String::with_capacity(TEXT_BYTES));
+    let _ = writeln!(out, "{FIRST_LINE}");
     if let Some(key) = wrapping_key {
         let _ = writeln!(out, "# Keep it secret: who has the wrapping key opens every image made with it.");
         let _ = writeln!(out, "wrapping-key-id = {}", key.id_text());
-        let _ = writeln!(out, "wrapping-key = {}", *secret(key.secret()));
+        line(&mut out, "wrapping-key", key.secret());
     }
     if let Some(salt) = salt {
         let _ = writeln!(out, "scope-id = {}", salt.scope());
-        let _ = writeln!(out, "salt = {}", *secret(salt.secret()));
+        line(&mut out, "salt", salt.secret());
     }
+    debug_assert!(out.capacity() == TEXT_BYTES, "it grew");
     out
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>> {
+/// Writes the secret digit by digit, so that no other buffer holds it.
+fn line(out: &mut String, name: &str, secret: &Secret) {
+    let _ = write!(out, "{name} = ");
+    secret.expose().iter().for_each(|byte| _ = write!(out, "{byte:02x}"));
+    out.push('\n');
+}
+
+fn read(path: &Path) -> Result<SecretFile> {
     let fail = |error| Error::file(path, error);
     let file = std::fs::File::open(path).map_err(fail)?;
     let mode = file.metadata().map_err(fail)?.permissions().mode();
@@ -172,9 +179,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>> {
         );
         return Err(Error::new(ErrorKind::Denied, message));
     }
-    let mut text = Zeroizing::new(String::new());
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(fail)?;
-    Ok(text)
+    SecretFile::read(&file).map_err(fail)
 }
 
 fn write_new(path: &Path, text: &str) -> Result<()> {

@@ -74,8 +74,7 @@ impl KmsKey {
 
     fn secret(&self, blob: Option<Blob>) -> Result<Secret> {
         let bytes = zeroize::Zeroizing::new(blob.map(Blob::into_inner).unwrap_or_default());
-        let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| self.unexpected())?;
-        Ok(Secret::from_bytes(bytes))
+        Secret::from_slice(&bytes).ok_or_else(|| self.unexpected())
     }
 
     fn unexpected(&self) -> Error {

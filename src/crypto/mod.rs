@@ -17,6 +17,6 @@ pub mod wrap;
 pub use convergent::{ChunkKey, Salt, ScopeId};
 pub use key_file::KeyFile;
 pub use packed::Codec;
-pub use secret::Secret;
 pub(crate) use secret::random_bytes;
+pub use secret::{Secret, SecretFile};
 pub use wrap::{DataKey, KeyWrap, WrappingKey};

@@ -165,14 +165,14 @@ impl WrappingKey {
 
     fn enclose(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = random_bytes()?;
-        let mut key = *data_key.0.expose();
+        let mut key = data_key.0.clone();
         let sealed = self.aead().seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(context.encode()),
-            &mut key,
+            key.expose_mut(),
         );
         let tag = sealed.expect("a key is far below GCM's longest text");
-        Ok([&nonce[..], &key, tag.as_ref()].concat())
+        Ok([&nonce[..], key.expose(), tag.as_ref()].concat())
     }
 
     fn disclose(&self, wrapped: &[u8], context: &EncryptionContext) -> Result<DataKey, UnwrapError> {
@@ -182,9 +182,7 @@ impl WrappingKey {
         let mut sealed = zeroize::Zeroizing::new(sealed.to_vec());
         let key =
             self.aead().open_in_place(nonce, Aad::from(context.encode()), &mut sealed).map_err(|_| UnwrapError)?;
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(key);
-        Ok(DataKey(Secret::from_bytes(bytes)))
+        Secret::from_slice(key).map(DataKey).ok_or(UnwrapError)
     }
 }
 

@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
+    shared::failure::forbid_dumps("coldpress");
     let cli = args::Cli::parse();
     end_on_signals();
     shared::failure::finish("coldpress", commands::run(&cli))

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    shared::failure::forbid_dumps("coldread");
     let cli = args::Cli::parse();
     shared::failure::finish("coldread", commands::run(&cli))
 }

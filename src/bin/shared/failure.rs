@@ -12,6 +12,14 @@ use coldpress::{Error, ErrorKind};
 /// The exit code of what is not the same.
 pub const DIFFERENCE: u8 = 3;
 
+/// Keeps secrets out of core dumps and from other processes; before anything else.
+pub fn forbid_dumps(program: &str) {
+    if let Err(error) = coldpress::sandbox::forbid_dumps() {
+        let _ =
+            writeln!(std::io::stderr(), "{program}: core dumps are not forbidden, and can have keys in them: {error}");
+    }
+}
+
 /// How a command ends that did not simply succeed.
 #[derive(Debug)]
 pub enum Failure {
