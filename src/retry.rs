@@ -3,9 +3,10 @@
 //! Every request here is safe to repeat: puts are of objects named by their content, if absent. So whatever says "later" or
 //! leaves open whether it was carried out is tried again, with random waits that double, until [`PATIENCE`] ends.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::crypto::random_bytes;
+use crate::sync::{elapsed, now, sleep};
 use crate::{Error, ErrorKind, Result};
 
 /// How long one object's requests are repeated: longer than a service's restart.
@@ -36,7 +37,7 @@ pub enum Failure {
 /// # Errors
 /// The last one's.
 pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
-    let started = Instant::now();
+    let started = now();
     let mut longest = FIRST;
     loop {
         let (error, after) = match request() {
@@ -45,11 +46,11 @@ pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut
             Err(Failure::Again { error, after }) => (error, after),
         };
         let wait = jittered(longest)?.max(after.unwrap_or_default());
-        if started.elapsed() + wait > patience() {
-            let message = format!("given up after {} seconds", started.elapsed().as_secs());
+        if elapsed(started) + wait > patience() {
+            let message = format!("given up after {} seconds", elapsed(started).as_secs());
             return Err(Error::caused(ErrorKind::Unavailable, message, error));
         }
-        std::thread::sleep(wait);
+        sleep(wait);
         longest = (longest * 2).min(LONGEST);
     }
 }

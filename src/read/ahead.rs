@@ -5,10 +5,11 @@
 //! the host's disk, or wait for the reader.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::device::Core;
+use crate::sync::{Mutex, MutexGuard, sleep, spawn};
 use crate::{CHUNK_SIZE, ChunkIndex};
 
 /// Sequential readers that are told apart.
@@ -74,7 +75,7 @@ impl Ahead {
     /// Brings all chunks to the host's disk, one after the other, at most `rate` bytes a second, while nobody else asks the origin.
     pub fn fill(&self, rate: u64) -> std::io::Result<()> {
         let shared = Arc::clone(&self.0);
-        std::thread::Builder::new().name("fill".to_owned()).spawn(move || shared.fill(rate)).map(drop)
+        spawn("fill", move || shared.fill(rate))
     }
 
     /// A chunk is read for the first time, from its beginning or not.
@@ -110,7 +111,7 @@ impl Drop for Ahead {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no thread panics with it")
+        self.state.lock()
     }
 
     /// What to fetch behind a reader of `index`.
@@ -140,7 +141,7 @@ impl Shared {
         let wanted = (state.near.len() + state.planned.len()).min(self.core.host.ahead);
         while state.threads < wanted && !state.ended {
             let shared = Arc::clone(self);
-            if std::thread::Builder::new().name("ahead".to_owned()).spawn(move || shared.work()).is_err() {
+            if spawn("ahead", move || shared.work()).is_err() {
                 return;
             }
             state.threads += 1;
@@ -176,13 +177,13 @@ impl Shared {
     fn fill(&self, rate: u64) {
         for chunk in &self.core.manifest.sealed.chunks {
             while self.core.host.counts.in_flight.get() > 0 && !self.state().ended {
-                std::thread::sleep(YIELD);
+                sleep(YIELD);
             }
             if self.state().ended {
                 return;
             }
             if self.core.fill(chunk.index).is_ok_and(|brought| brought) {
-                std::thread::sleep(Duration::from_secs_f64(f64::from(chunk.stored) / rate.max(1) as f64));
+                sleep(Duration::from_secs_f64(f64::from(chunk.stored) / rate.max(1) as f64));
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::manifest::{ChunkRef, OpenManifest};
 use crate::progress::{Progress, Stage};
 use crate::retry::{PATIENCE, PATIENCE_AT_FIRST};
 use crate::store::{Get, ObjectName};
+use crate::sync::{elapsed, now};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const CHUNK: usize = CHUNK_SIZE as usize;
@@ -151,12 +152,12 @@ impl Core {
 
     /// The opened chunk, read; one fetch serves all who wait for it.
     fn chunk(&self, wanted: &ChunkRef, until: Instant) -> Result<(Arc<Vec<u8>>, Touch)> {
-        let asked = Instant::now();
+        let asked = now();
         loop {
             if let Some(found) = self.host.memory.get(self.number, wanted.index) {
                 self.host.counts.of(Place::Memory).hits.add(1);
                 if found.first {
-                    self.tell(wanted.index, Place::Memory, Instant::now(), true);
+                    self.tell(wanted.index, Place::Memory, now(), true);
                 }
                 return Ok((found.chunk, if found.first { Touch::First } else { Touch::Again }));
             }
@@ -171,7 +172,7 @@ impl Core {
                         return Ok((chunk, Touch::First));
                     }
                     // Who led may have begun long before.
-                    Some(Err(error)) if error.kind() == ErrorKind::Unavailable && Instant::now() < until => {}
+                    Some(Err(error)) if error.kind() == ErrorKind::Unavailable && now() < until => {}
                     Some(Err(error)) => return Err(error),
                     None => {
                         let message = format!("chunk {}: did not come in time", wanted.index.0);
@@ -191,7 +192,7 @@ impl Core {
         match self.flights.join(index) {
             Role::Leads(lead) => {
                 self.host.counts.ahead.add(1);
-                self.lead(lead, wanted, Instant::now() + self.host.deadline, false).map(|_| true)
+                self.lead(lead, wanted, now() + self.host.deadline, false).map(|_| true)
             }
             Role::Joined(_) => Ok(false),
         }
@@ -204,14 +205,14 @@ impl Core {
             lead.land(&Ok(Arc::clone(&found.chunk)));
             return Ok(found.chunk);
         }
-        let began = Instant::now();
+        let began = now();
         let mut chunk = vec![0; CHUNK];
         let fetched = self.fetch(wanted, until, &mut chunk);
         let result = fetched.map(|place| {
             let chunk = Arc::new(chunk);
             self.host.memory.put(self.number, wanted.index, Arc::clone(&chunk), !read);
             self.fetched.fetch_add(1, Ordering::Relaxed);
-            self.host.counts.of(place).took.note(began.elapsed());
+            self.host.counts.of(place).took.note(elapsed(began));
             self.tell(wanted.index, place, began, read);
             chunk
         });
@@ -220,7 +221,7 @@ impl Core {
     }
 
     fn tell(&self, chunk: ChunkIndex, place: Place, began: Instant, wanted: bool) {
-        let arrival = Arrival { chunk, place, began, took: began.elapsed(), wanted };
+        let arrival = Arrival { chunk, place, began, took: elapsed(began), wanted };
         self.observers.iter().for_each(|observer| observer.arrived(&arrival));
     }
 
@@ -261,7 +262,7 @@ impl Core {
         if self.tier.keeps(&name) != Some(false) {
             return Ok(false);
         }
-        self.tier.get(&asked_for(&name, wanted), Instant::now() + self.host.deadline).map(|_| true)
+        self.tier.get(&asked_for(&name, wanted), now() + self.host.deadline).map(|_| true)
     }
 }
 
@@ -324,7 +325,7 @@ impl BlockDevice for ChunkDevice {
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.size()) {
             return Err(Error::new(ErrorKind::Input, format!("a read at byte {offset} past the device's end")));
         }
-        let until = Instant::now() + self.core.host.deadline;
+        let until = now() + self.core.host.deadline;
         if buf.len() > CHUNK {
             self.ahead.also(offset, buf.len());
         }
@@ -354,7 +355,7 @@ impl BlockDevice for ChunkDevice {
             let Some(found) = core.host.memory.get(core.number, index) else { return false };
             if found.first {
                 first = Some((index, inside == 0));
-                core.tell(index, Place::Memory, Instant::now(), true);
+                core.tell(index, Place::Memory, now(), true);
             }
             let bytes = found.chunk.get(inside..inside + part.len());
             bytes.map(|bytes| part.copy_from_slice(bytes)).is_some()

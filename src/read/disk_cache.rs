@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, statat, unlinkat};
@@ -29,6 +29,7 @@ use crate::cache::touch;
 use crate::digest::Sha256;
 use crate::private_file::{self, Access};
 use crate::store::ObjectName;
+use crate::sync::{Mutex, MutexGuard, now};
 use crate::whole_file::WholeFile;
 use crate::{Error, ErrorKind, Result};
 
@@ -86,7 +87,7 @@ impl DiskCache {
         let cache = Self { directory, chunks, locks, max_bytes, room, refused: Mutex::default() };
         // It may have been larger before.
         if cache.room.taken().is_none_or(|taken| taken > max_bytes) {
-            let _ = cache.trim(Need::Room(0), Instant::now());
+            let _ = cache.trim(Need::Room(0), now());
         }
         Ok(cache)
     }
@@ -117,8 +118,8 @@ impl DiskCache {
         open_below(&*self.chunks.descriptor(), &chunk[..2])
     }
 
-    fn refused(&self) -> std::sync::MutexGuard<'_, BTreeSet<Sha256>> {
-        self.refused.lock().expect("no thread panics with it")
+    fn refused(&self) -> MutexGuard<'_, BTreeSet<Sha256>> {
+        self.refused.lock()
     }
 
     fn read(&self, chunk: &str, digest: Sha256, limit: u64) -> Option<Vec<u8>> {
@@ -142,7 +143,7 @@ impl DiskCache {
 
     /// Keeps a chunk that is true; where there is no room for it, what was not used for long makes some.
     fn keep(&self, chunk: &str, digest: Sha256, bytes: &[u8]) -> io::Result<()> {
-        let (length, until) = (bytes.len() as u64, Instant::now() + PATIENCE_FOR_ROOM);
+        let (length, until) = (bytes.len() as u64, now() + PATIENCE_FOR_ROOM);
         let mut taken = self.room.take(length, self.max_bytes, until)?;
         if taken.is_none() {
             self.trim(Need::Room(length), until)?;
@@ -155,7 +156,7 @@ impl DiskCache {
         drop(taken);
         if all > self.enough() {
             // Whoever is at it already does it for all.
-            self.trim(Need::Room(0), Instant::now())?;
+            self.trim(Need::Room(0), now())?;
         }
         Ok(())
     }
@@ -176,7 +177,7 @@ impl DiskCache {
     fn recover(&self, error: &io::Error) {
         let _ = match error.kind() {
             // The disk is smaller than the bound, or others fill it.
-            io::ErrorKind::StorageFull => self.trim(Need::Disk, Instant::now()),
+            io::ErrorKind::StorageFull => self.trim(Need::Disk, now()),
             // Somebody deleted all of it.
             io::ErrorKind::NotFound => self.chunks.renew().and_then(|()| self.locks.renew()),
             _ => Ok(()),
@@ -201,7 +202,7 @@ impl DiskCache {
 
     /// A lock on `chunk`, of all processes; `None` where another holds it for too long.
     fn lock(&self, chunk: &str, until: Instant) -> Option<File> {
-        let until = until.min(Instant::now() + PATIENCE);
+        let until = until.min(now() + PATIENCE);
         lock(&self.locks, &chunk[..3], FlockOperation::NonBlockingLockExclusive, until).ok()?
     }
 

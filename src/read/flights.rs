@@ -4,9 +4,10 @@
 //! a failure is told to who waited and then forgotten.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::sync::{Condvar, Mutex, now};
 use crate::{ChunkIndex, Error, ErrorKind, Result};
 
 /// An opened chunk, or why there is none.
@@ -37,7 +38,7 @@ pub(super) struct Lead<'f> {
 
 impl Flights {
     pub(super) fn join(&self, index: ChunkIndex) -> Role<'_> {
-        let mut flights = self.0.lock().expect("no thread panics with it");
+        let mut flights = self.0.lock();
         if let Some(flight) = flights.get(&index) {
             return Role::Joined(Arc::clone(flight));
         }
@@ -48,7 +49,7 @@ impl Flights {
 
     /// Whether one is under way.
     pub(super) fn has(&self, index: ChunkIndex) -> bool {
-        self.0.lock().expect("no thread panics with it").contains_key(&index)
+        self.0.lock().contains_key(&index)
     }
 }
 
@@ -58,14 +59,14 @@ impl Lead<'_> {
             Ok(chunk) => Ok(Arc::clone(chunk)),
             Err(error) => Err((error.kind(), error.chain())),
         };
-        *self.flight.landed.lock().expect("no thread panics with it") = Some(outcome);
+        *self.flight.landed.lock() = Some(outcome);
     }
 }
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        self.flights.0.lock().expect("no thread panics with it").remove(&self.index);
-        let mut landed = self.flight.landed.lock().expect("no thread panics with it");
+        self.flights.0.lock().remove(&self.index);
+        let mut landed = self.flight.landed.lock();
         landed.get_or_insert_with(|| {
             Err((ErrorKind::Internal, format!("the fetch of chunk {} broke off", self.index.0)))
         });
@@ -76,10 +77,9 @@ impl Drop for Lead<'_> {
 impl Flight {
     /// What it comes to, if that is before `until`.
     pub(super) fn wait(&self, until: Instant) -> Option<Result<Arc<Vec<u8>>>> {
-        let landed = self.landed.lock().expect("no thread panics with it");
-        let left = until.saturating_duration_since(Instant::now());
-        let waited = self.landing.wait_timeout_while(landed, left, |landed| landed.is_none());
-        let (landed, _) = waited.expect("no thread panics with it");
+        let landed = self.landed.lock();
+        let left = until.saturating_duration_since(now());
+        let (landed, _) = self.landing.wait_timeout_while(landed, left, |landed| landed.is_none());
         landed.as_ref().map(|outcome| match outcome {
             Ok(chunk) => Ok(Arc::clone(chunk)),
             Err((kind, message)) => Err(Error::new(*kind, message.clone())),

@@ -4,9 +4,10 @@
 //! throws out what scans brought.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
 
+use crate::sync::RwLock;
 use crate::{CHUNK_SIZE, ChunkIndex};
 
 /// A device's number, and its chunk's.
@@ -59,7 +60,7 @@ impl Memory {
     /// Bytes of the chunks in it, and most that there may be.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
-        let kept = self.kept.read().expect("no thread panics with it").slots.len();
+        let kept = self.kept.read().slots.len();
         let bytes = |chunks: usize| (chunks as u64).saturating_mul(CHUNK_SIZE.into());
         (bytes(kept), bytes(self.limit))
     }
@@ -75,7 +76,7 @@ impl Memory {
     }
 
     pub(super) fn get(&self, device: u32, index: ChunkIndex) -> Option<Found> {
-        let kept = self.kept.read().expect("no thread panics with it");
+        let kept = self.kept.read();
         let slot = &kept.slots[*kept.places.get(&(device, index))?];
         // Written only where that changes something: many read at once.
         if !slot.read.load(Ordering::Relaxed) {
@@ -90,11 +91,11 @@ impl Memory {
 
     /// Whether it is there; that counts as no reading.
     pub(super) fn has(&self, device: u32, index: ChunkIndex) -> bool {
-        self.kept.read().expect("no thread panics with it").places.contains_key(&(device, index))
+        self.kept.read().places.contains_key(&(device, index))
     }
 
     pub(super) fn put(&self, device: u32, index: ChunkIndex, chunk: Arc<Vec<u8>>, ahead: bool) {
-        let mut kept = self.kept.write().expect("no thread panics with it");
+        let mut kept = self.kept.write();
         let key = (device, index);
         let slot = Slot { key, chunk, read: AtomicBool::new(false), ahead: AtomicBool::new(ahead) };
         if ahead {
@@ -156,8 +157,8 @@ mod tests {
             }
         }
         assert!(memory.get(b, ChunkIndex(1)).is_none());
-        assert_eq!(memory.kept.read().unwrap().slots.len(), 8);
-        assert_eq!(memory.kept.read().unwrap().places.len(), 8);
+        assert_eq!(memory.kept.read().slots.len(), 8);
+        assert_eq!(memory.kept.read().places.len(), 8);
     }
 
     #[test]
@@ -174,7 +175,7 @@ mod tests {
         assert!(!memory.has(device, ChunkIndex(0)));
         // Where there is nothing else, they go, too.
         (300..400).for_each(|index| put(index, true));
-        assert_eq!((memory.unread(), memory.kept.read().unwrap().slots.len()), (8, 8));
+        assert_eq!((memory.unread(), memory.kept.read().slots.len()), (8, 8));
     }
 
     #[test]

@@ -6,9 +6,8 @@
 //! twentieth of all, and made when a request takes longer than nineteen in twenty of those before it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::counts::Counts;
@@ -16,6 +15,7 @@ use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
 use crate::retry::repeat;
 use crate::store::{Failure, Get, ObjectName};
+use crate::sync::{Condvar, Mutex, MutexGuard, ReceiveError, Sender, channel, elapsed, now, spawn};
 use crate::{Error, ErrorKind, Result};
 
 /// How long one request may take.
@@ -56,7 +56,7 @@ impl Requests {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect("no thread panics with it")
+        self.queue.lock()
     }
 
     pub(super) fn submit(self: &Arc<Self>, job: Job) -> std::io::Result<()> {
@@ -64,9 +64,9 @@ impl Requests {
         queue.jobs.push_back(job);
         if queue.idle < queue.jobs.len() && queue.threads < self.bound {
             let requests = Arc::clone(self);
-            let started = std::thread::Builder::new().name("origin".to_owned()).spawn(move || requests.work());
+            let started = spawn("origin", move || requests.work());
             match started {
-                Ok(_) => queue.threads += 1,
+                Ok(()) => queue.threads += 1,
                 // Those that there are will come to it.
                 Err(_) if queue.threads > 0 => {}
                 Err(error) => {
@@ -90,10 +90,10 @@ impl Requests {
                 continue;
             }
             queue.idle += 1;
-            let waited = self.ready.wait_timeout(queue, IDLE).expect("no thread panics with it");
-            queue = waited.0;
+            let timed_out;
+            (queue, timed_out) = self.ready.wait_timeout(queue, IDLE);
             queue.idle -= 1;
-            if waited.1.timed_out() && queue.jobs.is_empty() {
+            if timed_out && queue.jobs.is_empty() {
                 queue.threads -= 1;
                 return;
             }
@@ -138,17 +138,16 @@ impl Origin {
     fn attempt(&self, name: &ObjectName, limit: u64, until: Instant) -> Answer {
         let (send, receive) = channel();
         let wanted = Arc::new(AtomicBool::new(true));
-        let begun = Instant::now();
+        let begun = now();
         let ends = until.min(begun + REQUEST);
         let mut second = begun + self.long();
         let mut under_way = 1;
         self.launch(name, limit, ends, &wanted, &send)?;
         let answer = loop {
-            let left = ends.min(second).saturating_duration_since(Instant::now());
-            match receive.recv_timeout(left) {
+            match receive.receive(ends.min(second)) {
                 Ok(answer) if under_way == 1 || matches!(answer, Ok(_) | Err(Failure::Final(_))) => break answer,
                 Ok(_) => under_way -= 1,
-                Err(RecvTimeoutError::Timeout) if Instant::now() < ends => {
+                Err(ReceiveError::Timeout) if now() < ends => {
                     second = ends;
                     if self.may_hedge() {
                         self.limits.counts.hedges.add(1);
@@ -157,7 +156,7 @@ impl Origin {
                     }
                 }
                 Err(_) => {
-                    let message = format!("object {name}: no answer in {:.1} s", begun.elapsed().as_secs_f64());
+                    let message = format!("object {name}: no answer in {:.1} s", elapsed(begun).as_secs_f64());
                     break Err(Failure::Again { error: Error::new(ErrorKind::Unavailable, message), after: None });
                 }
             }
@@ -185,15 +184,15 @@ impl Origin {
             let counts = &limits.counts;
             counts.requests.add(1);
             counts.in_flight.add(1);
-            let begun = Instant::now();
+            let begun = now();
             let answer = store.ask(&name, limit);
             counts.in_flight.end();
             match &answer {
-                Ok(_) => note(&recent, begun.elapsed()),
+                Ok(_) => note(&recent, elapsed(begun)),
                 Err(_) => counts.failures.add(1),
             }
             // Who asked may have gone.
-            let _ = send.send(answer);
+            send.send(answer);
         };
         self.limits.requests.submit(Box::new(job)).map_err(|error| {
             let error = Error::caused(ErrorKind::Unavailable, "a thread for a request to the store", error);
@@ -203,7 +202,7 @@ impl Origin {
 
     /// What takes longer than nineteen in twenty did.
     fn long(&self) -> Duration {
-        let recent = self.recent.lock().expect("no thread panics with it");
+        let recent = self.recent.lock();
         if recent.len() < ENOUGH {
             return LONG;
         }
@@ -219,7 +218,7 @@ impl Origin {
 }
 
 fn note(recent: &Mutex<VecDeque<Duration>>, took: Duration) {
-    let mut recent = recent.lock().expect("no thread panics with it");
+    let mut recent = recent.lock();
     if recent.len() >= RECENT {
         recent.pop_front();
     }
@@ -228,7 +227,7 @@ fn note(recent: &Mutex<VecDeque<Duration>>, took: Duration) {
 
 impl Tier for Origin {
     fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.saturating_duration_since(now());
         let patience = || {
             let answered = self.answered.load(Ordering::Relaxed);
             let patience = if answered { self.limits.patience } else { self.limits.at_first };

@@ -8,12 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
 use crate::private_file::{self, Access};
+use crate::sync::RwLock;
 use crate::whole_file::open_directory;
 
 /// A directory below the root of a disk cache.
@@ -40,13 +41,13 @@ impl PrivateDirectory {
     /// As [`PrivateDirectory::open`]; the deleted one stays open.
     pub(super) fn renew(&self) -> io::Result<()> {
         let opened = make(&self.root, self.name)?;
-        *self.opened.write().expect("no thread panics with it") = Arc::new(opened);
+        *self.opened.write() = Arc::new(opened);
         Ok(())
     }
 
     /// Its descriptor.
     pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.opened.read().expect("no thread panics with it"))
+        Arc::clone(&self.opened.read())
     }
 
     /// Opens the private file `name` in it.

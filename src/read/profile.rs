@@ -5,13 +5,14 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::device::{Arrival, Observer};
 use super::tier::Place;
 use crate::digest::Sha256;
 use crate::manifest::OpenManifest;
+use crate::sync::{Mutex, now};
 use crate::{ChunkIndex, Error, ErrorKind, Result};
 
 const HEAD: &str = "coldpress profile 1";
@@ -126,13 +127,13 @@ impl Recorder {
     /// The start begins now.
     #[must_use]
     pub fn start() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), uses: Mutex::default() })
+        Arc::new(Self { began: now(), uses: Mutex::default() })
     }
 
     /// What was read of the device of `manifest` so far.
     #[must_use]
     pub fn profile(&self, manifest: &OpenManifest) -> Profile {
-        let mut uses = self.uses.lock().expect("no thread panics with it").clone();
+        let mut uses = self.uses.lock().clone();
         uses.sort_by_key(|used| used.at);
         // What was thrown out and read again was used before.
         let mut seen = vec![false; manifest.sealed.device_chunks as usize];
@@ -154,7 +155,7 @@ impl Observer for Recorder {
         let Arrival { chunk: index, place, began, took, .. } = *arrival;
         let at = micros(began.saturating_duration_since(self.began));
         let used = Use { at, took: micros(took), place, index, name: Sha256::from_bytes([0; 32]) };
-        self.uses.lock().expect("no thread panics with it").push(used);
+        self.uses.lock().push(used);
     }
 }
 

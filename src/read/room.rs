@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::private_directory::PrivateDirectory;
 use crate::private_file::Access;
+use crate::sync::{now, sleep};
 
 /// The waits between looks at a lock: the first, and the longest; they double.
 const LOOK: Duration = Duration::from_micros(100);
@@ -62,7 +63,7 @@ pub(super) fn lock(
     loop {
         match flock(&file, operation) {
             Ok(()) => return Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(wait),
+            Err(rustix::io::Errno::WOULDBLOCK) if now() < until => sleep(wait),
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
@@ -103,7 +104,7 @@ impl Room {
     pub(super) fn measure(&self, until: Instant) -> io::Result<Option<Measuring<'_>>> {
         let exclusive = FlockOperation::NonBlockingLockExclusive;
         let Some(lock_file) = lock(&self.locks, MEASURING, exclusive, until)? else { return Ok(None) };
-        let patience = Instant::now() + PATIENCE;
+        let patience = now() + PATIENCE;
         let Some(_nobody_writes) = lock(&self.locks, WRITING, exclusive, patience)? else { return Ok(None) };
         let Some(file) = self.lock(patience)? else { return Ok(None) };
         Ok(Some(Measuring { room: self, begun: self.number(&file), _lock: lock_file }))
@@ -130,7 +131,7 @@ impl Measuring<'_> {
     /// # Errors
     /// Those of the lock files.
     pub(super) fn end(self, bytes: u64) -> io::Result<()> {
-        let Some(file) = self.room.lock(Instant::now() + PATIENCE)? else { return Ok(()) };
+        let Some(file) = self.room.lock(now() + PATIENCE)? else { return Ok(()) };
         let since = self.room.number(&file).zip(self.begun).map_or(0, |(now, begun)| now.saturating_sub(begun));
         self.room.set(&file, bytes + since)
     }

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::private_directory::PrivateDirectory;
 use crate::crypto::random_bytes;
 use crate::private_file::Access;
+use crate::sync::{now, sleep};
 
 /// The waits between two looks at all slots: the first, and the longest; they double.
 const FIRST: Duration = Duration::from_millis(2);
@@ -52,10 +53,10 @@ impl Slots {
                     Err(_) => return Some(Slot { _lock: None }),
                 }
             }
-            if Instant::now() + wait > until {
+            if now() + wait > until {
                 return None;
             }
-            std::thread::sleep(wait);
+            sleep(wait);
             wait = (wait * 2).min(LONGEST);
         }
     }

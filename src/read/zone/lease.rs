@@ -11,6 +11,7 @@ use super::server::Lost;
 use crate::crypto::random_bytes;
 use crate::crypto::shard_seal::ZoneId;
 use crate::digest::to_hex;
+use crate::sync::now;
 
 /// Deletes the key where it still has the holder's token.
 const RELEASE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
@@ -59,6 +60,6 @@ impl Lease {
     /// Gives it back, if it has not ended; nobody waits for the answer. What does not arrive ends by itself.
     pub(super) fn release(self, zone: &Shared, patience: Duration) {
         let words: [&[u8]; 5] = [b"EVAL", RELEASE.as_bytes(), b"1", self.key.as_bytes(), self.token.as_bytes()];
-        zone.servers[self.server].tell(&words, Instant::now() + patience);
+        zone.servers[self.server].tell(&words, now() + patience);
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::resp::{Decoder, Reply, encode};
+use crate::sync::{Mutex, now};
 use crate::{Error, ErrorKind as Kind, Result};
 
 /// Where servers listen unless said otherwise.
@@ -66,7 +67,7 @@ impl Address {
     pub(super) fn find(&self) -> io::Result<()> {
         if let Way::Tcp { host, port, .. } = &self.way {
             let found = (host.as_str(), *port).to_socket_addrs()?.collect();
-            *self.found.lock().expect("no thread panics with it") = found;
+            *self.found.lock() = found;
         }
         Ok(())
     }
@@ -77,7 +78,7 @@ impl Address {
     }
 
     fn found(&self) -> Vec<SocketAddr> {
-        self.found.lock().expect("no thread panics with it").clone()
+        self.found.lock().clone()
     }
 }
 
@@ -350,7 +351,7 @@ fn connect(found: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::other("its name is not known");
     for (address, others) in found.iter().zip((1..=found.len()).rev()) {
         // One that does not answer leaves time for the others.
-        let left = until.saturating_duration_since(Instant::now()) / u32::try_from(others).unwrap_or(u32::MAX);
+        let left = until.saturating_duration_since(now()) / u32::try_from(others).unwrap_or(u32::MAX);
         if left.is_zero() {
             break;
         }
@@ -372,7 +373,7 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, until: Instant) -> io::Result<()> 
 /// Waits until one of `fds` is ready, or `until`; which it was.
 pub(super) fn wait_for_any(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.saturating_duration_since(now());
         match poll(fds, Some(&timespec(left))) {
             Ok(ready) if ready > 0 => return Ok(true),
             Ok(_) => return Ok(false),

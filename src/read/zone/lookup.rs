@@ -20,6 +20,7 @@ use crate::crypto::random_bytes;
 use crate::crypto::shard_seal::{ShardSeal, ZoneId};
 use crate::digest::Sha256;
 use crate::read::tier::Wanted;
+use crate::sync::{Mutex, MutexGuard, elapsed, now};
 
 /// A chunk whose shards are wanted.
 #[derive(Clone)]
@@ -129,7 +130,7 @@ impl<'l> Look<'l> {
     }
 
     fn run(mut self) -> Seen {
-        let begun = Instant::now();
+        let begun = now();
         let needed = self.zone.coder.code().data();
         self.begin(needed + 1);
         // Company for what takes long, if that may be; and whatever may be, the rest when half of the time is over.
@@ -140,15 +141,15 @@ impl<'l> Look<'l> {
             if self.asked.is_empty() && self.coming.is_empty() {
                 break;
             }
-            let now = Instant::now();
-            let rest = if self.left.len() > 0 && now < last { last } else { self.until };
+            let before = now();
+            let rest = if self.left.len() > 0 && before < last { last } else { self.until };
             let next = second.map_or(rest, |second| second.min(rest));
-            let next = if self.coming.is_empty() { next } else { next.min(now + COMING) };
+            let next = if self.coming.is_empty() { next } else { next.min(before + COMING) };
             let mut fds: Vec<PollFd<'_>> =
                 self.asked.iter().map(|asked| PollFd::from_borrowed_fd(asked.link.fd(), PollFlags::IN)).collect();
             let ready = wait_for_any(&mut fds, next).unwrap_or(false);
             let ready: Vec<bool> = fds.iter().map(|fd| ready && !fd.revents().is_empty()).collect();
-            let now = Instant::now();
+            let now = now();
             if ready.contains(&true) {
                 self.hear(&ready);
             } else if now >= self.until {
@@ -166,7 +167,7 @@ impl<'l> Look<'l> {
             }
         }
         if self.seen.shards.len() >= needed {
-            self.zone.pace.note(begun.elapsed());
+            self.zone.pace.note(elapsed(begun));
         }
         for Asked { place, link, since } in self.asked.drain(..) {
             self.zone.servers[self.sought.places[place].server].leave(link, since);
@@ -180,7 +181,7 @@ impl<'l> Look<'l> {
 
     /// Asks the first `count`, and those of the others that are to be looked at again.
     fn begin(&mut self, count: usize) {
-        let now = Instant::now();
+        let now = now();
         let usual = self.zone.usual();
         let mut order: Vec<usize> = (0..self.sought.places.len()).collect();
         shuffle(&mut order);
@@ -238,7 +239,7 @@ impl<'l> Look<'l> {
     fn ask_by(&mut self, mut link: Link, place: usize) {
         let server = self.server(place);
         server.counts.asked.add(1);
-        let since = Instant::now();
+        let since = now();
         let key = self.sought.key(place);
         match link.ask(&[b"GET", key.as_bytes()], self.zone.coder.stored(self.sought.length), self.until) {
             Ok(()) => self.asked.push(Asked { place, link, since }),
@@ -262,7 +263,7 @@ impl<'l> Look<'l> {
                 Ok(Some(reply)) => match read(self.zone, self.sought, server, reply) {
                     Answer::Refused(why) => self.lost(asked.place, &why),
                     answer => {
-                        server.done(asked.link, Some(asked.since.elapsed()));
+                        server.done(asked.link, Some(elapsed(asked.since)));
                         self.note(asked.place, answer);
                     }
                 },
@@ -327,8 +328,7 @@ pub(super) fn look_at_the_rest(zone: &Shared, sought: &Sought, known: &mut [Know
         }
         let server = &zone.servers[sought.places[place].server];
         let key = sought.key(place);
-        let reply =
-            server.command(&[b"GET", key.as_bytes()], zone.coder.stored(sought.length), Instant::now() + patience);
+        let reply = server.command(&[b"GET", key.as_bytes()], zone.coder.stored(sought.length), now() + patience);
         known[place] = match reply.map(|reply| read(zone, sought, server, reply)) {
             Ok(Answer::True(shard)) if !known.contains(&Known::Holds(shard.index())) => Known::Holds(shard.index()),
             Ok(Answer::Refused(_)) | Err(Lost) => Known::Lost,
@@ -369,12 +369,12 @@ fn shuffle(order: &mut [usize]) {
 }
 
 /// How long looks take, and how many may be given company.
-pub(super) struct Pace(std::sync::Mutex<Recent>);
+pub(super) struct Pace(Mutex<Recent>);
 
 impl Default for Pace {
     fn default() -> Self {
         let budget = BURST * SHARE;
-        Self(std::sync::Mutex::new(Recent { took: std::collections::VecDeque::new(), budget, long: None }))
+        Self(Mutex::new(Recent { took: std::collections::VecDeque::new(), budget, long: None }))
     }
 }
 
@@ -405,8 +405,8 @@ enum Need {
 }
 
 impl Pace {
-    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
-        self.0.lock().expect("no thread panics with it")
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.0.lock()
     }
 
     fn long(&self) -> Duration {

@@ -17,8 +17,8 @@ pub mod stripe;
 pub mod trace;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use self::lease::{Asked, Lease};
@@ -36,6 +36,7 @@ use super::tier::{Place, Tier, Wanted};
 use crate::crypto::shard_seal::{ShardSeal, ZoneId};
 use crate::crypto::{ChunkKey, random_bytes};
 use crate::store::ObjectName;
+use crate::sync::{Mutex, MutexGuard, elapsed, now, sleep};
 use crate::{Error, ErrorKind, Result};
 
 /// Chunks that wait to be written or repaired; what is more than that is not written.
@@ -136,9 +137,9 @@ impl Zone {
         for server in &shared.servers {
             server.prepare();
         }
-        let begun = Instant::now();
-        while begun.elapsed() < WARM && shared.servers.iter().any(|server| server.is_coming()) {
-            std::thread::sleep(Duration::from_micros(200));
+        let begun = now();
+        while elapsed(begun) < WARM && shared.servers.iter().any(|server| server.is_coming()) {
+            sleep(Duration::from_micros(200));
         }
         Ok(Arc::new(Self(shared)))
     }
@@ -151,7 +152,7 @@ impl Zone {
 
     /// The servers' names, what was counted of each, and whether it is fit to be asked.
     pub fn servers(&self) -> impl Iterator<Item = (&str, &OfServer, bool)> {
-        let (usual, now) = (self.0.usual(), Instant::now());
+        let (usual, now) = (self.0.usual(), now());
         self.0
             .servers
             .iter()
@@ -163,26 +164,26 @@ impl Zone {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "hosts count the starts of the same second")]
     pub fn wait_for_turn(&self, rate: u32) -> Duration {
-        let begun = Instant::now();
-        while begun.elapsed() < TURN {
+        let begun = now();
+        while elapsed(begun) < TURN {
             let second =
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
             match self.0.start_in(second) {
-                Some(count) if count > i64::from(rate) => std::thread::sleep(between(TURN_LOOK, TURN_LOOK * 2)),
-                _ => return begun.elapsed(),
+                Some(count) if count > i64::from(rate) => sleep(between(TURN_LOOK, TURN_LOOK * 2)),
+                _ => return elapsed(begun),
             }
         }
         // So that those who waited in vain do not all begin at once.
-        std::thread::sleep(between(Duration::ZERO, TURN));
-        begun.elapsed()
+        sleep(between(Duration::ZERO, TURN));
+        elapsed(begun)
     }
 
     /// Waits for what is still being written, for a while; a process does so before it ends. What is not written by then is fetched by the next who
     /// wants it.
     pub fn finish(&self) {
-        let begun = Instant::now();
-        while begun.elapsed() < LAST && self.0.behind.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(Duration::from_millis(1));
+        let begun = now();
+        while elapsed(begun) < LAST && self.0.behind.load(Ordering::Acquire) > 0 {
+            sleep(Duration::from_millis(1));
         }
     }
 }
@@ -227,7 +228,7 @@ impl ZoneTier {
     }
 
     fn deadline(&self, until: Instant) -> Instant {
-        until.min(Instant::now() + self.zone.0.settings.deadline)
+        until.min(now() + self.zone.0.settings.deadline)
     }
 
     /// Fetches from the next tier what the zone has not: as the one host that does, or when the one that did is done or too late. `missing` says
@@ -235,7 +236,7 @@ impl ZoneTier {
     fn fetch(&self, wanted: &Wanted<'_>, sought: &Sought, until: Instant, missing: bool) -> Result<(Vec<u8>, Place)> {
         let zone = &self.zone.0;
         let settings = zone.settings;
-        let patience = until.min(Instant::now() + settings.lease);
+        let patience = until.min(now() + settings.lease);
         let mut waited = false;
         let (lease, alone) = loop {
             match self.ask_for_lease(sought, until) {
@@ -252,8 +253,8 @@ impl ZoneTier {
                     waited = true;
                     if !self.wait_for_end(sought, patience) {
                         zone.counts.waited_in_vain.add(1);
-                        let left = until.saturating_duration_since(Instant::now()) / 2;
-                        std::thread::sleep(between(Duration::ZERO, JITTER).min(left));
+                        let left = until.saturating_duration_since(now()) / 2;
+                        sleep(between(Duration::ZERO, JITTER).min(left));
                         break (None, false);
                     }
                     if let Ok(sealed) = self.look(sought, self.deadline(until)) {
@@ -293,8 +294,8 @@ impl ZoneTier {
     /// Waits until the lease of another has ended, or `until`; whether it has. Asks for no more than that, since many may wait.
     fn wait_for_end(&self, sought: &Sought, until: Instant) -> bool {
         let (zone, mut wait) = (&self.zone.0, LOOK);
-        while Instant::now() + wait < until {
-            std::thread::sleep(between(wait / 2, wait));
+        while now() + wait < until {
+            sleep(between(wait / 2, wait));
             wait = (wait * 3 / 2).min(LONGEST_LOOK);
             let deadline = self.lease_deadline(until);
             if !lease::is_held(zone, sought.seal.id(), sought.places[0].server, deadline) {
@@ -306,7 +307,7 @@ impl ZoneTier {
 
     /// Who has no answer by then goes without a lease, and that is dearer than to wait a little longer.
     fn lease_deadline(&self, until: Instant) -> Instant {
-        until.min(Instant::now() + self.zone.0.settings.deadline * 4)
+        until.min(now() + self.zone.0.settings.deadline * 4)
     }
 }
 
@@ -322,7 +323,7 @@ impl Tier for ZoneTier {
             Ok(sealed) => return Ok((sealed, Place::Zone)),
             Err(seen) => seen,
         };
-        if !seen.missing && Instant::now() >= deadline {
+        if !seen.missing && now() >= deadline {
             zone.counts.late.add(1);
         }
         self.fetch(wanted, &sought, until, seen.missing)
@@ -356,7 +357,7 @@ impl Shared {
         let key = format!("coldpress:starts:{second}");
         let of_starts = ShardSeal::of(&ChunkKey::from_bytes([0; 32])).id();
         let server = &self.servers[*placement::ranked(&self.seeds(), of_starts).first()?];
-        let call = |words: &[&[u8]]| server.command(words, 0, Instant::now() + WRITE);
+        let call = |words: &[&[u8]]| server.command(words, 0, now() + WRITE);
         match call(&[b"INCR", key.as_bytes()]) {
             Ok(Reply::Number(count)) => {
                 let _ = call(&[b"EXPIRE", key.as_bytes(), b"10"]);
@@ -396,7 +397,7 @@ impl Shared {
     fn has(&self, sought: &Sought) -> bool {
         let is_there = |(at, place): &(usize, &placement::Place)| {
             let key = sought.key(*at);
-            let told = self.servers[place.server].command(&[b"EXISTS", key.as_bytes()], 0, Instant::now() + WRITE);
+            let told = self.servers[place.server].command(&[b"EXISTS", key.as_bytes()], 0, now() + WRITE);
             told == Ok(Reply::Number(1))
         };
         let needed = self.coder.code().data();
@@ -405,7 +406,7 @@ impl Shared {
 
     /// Writes the shards that are missing, once it is known which those are.
     fn repair(self: &Arc<Self>, sought: Sought, sealed: Vec<u8>, mut known: Vec<Known>) {
-        let now = Instant::now();
+        let now = now();
         let lacks = |at: &usize| known[*at] == Known::Lacks && self.servers[sought.places[*at].server].takes(now);
         if !(0..known.len()).any(|at| lacks(&at)) {
             return;
@@ -446,8 +447,8 @@ impl Shared {
         let mut written = false;
         for (place, shard) in shards {
             let server = &self.servers[sought.places[place].server];
-            if server.takes(Instant::now()) {
-                written |= server.put(&sought.key(place), &shard, counter, Instant::now() + WRITE).is_ok();
+            if server.takes(now()) {
+                written |= server.put(&sought.key(place), &shard, counter, now() + WRITE).is_ok();
             }
         }
         written
@@ -466,7 +467,7 @@ impl Shared {
         self.write_behind(move |room| {
             for (at, place) in sought.places.iter().enumerate().filter(|_| room) {
                 let key = sought.key(at);
-                let _ = zone.servers[place.server].command(&[b"DEL", key.as_bytes()], 0, Instant::now() + WRITE);
+                let _ = zone.servers[place.server].command(&[b"DEL", key.as_bytes()], 0, now() + WRITE);
             }
         });
     }
@@ -480,7 +481,7 @@ impl Shared {
     }
 
     fn distrusted(&self) -> MutexGuard<'_, VecDeque<ZoneId>> {
-        self.distrusted.lock().expect("no thread panics with it")
+        self.distrusted.lock()
     }
 }
 

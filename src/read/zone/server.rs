@@ -6,7 +6,7 @@
 //!
 //! Connections come about on threads of their own, as long as that takes; a reader waits for one as long as it may, and who comes next finds it.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -15,6 +15,7 @@ use super::link::{Address, Link, refusal};
 use super::placement::Seed;
 use super::resp::Reply;
 use crate::read::counts::{Count, Histogram};
+use crate::sync::{Condvar, Mutex, MutexGuard, now, sleep, spawn};
 
 /// Most connections.
 const MOST: usize = 48;
@@ -128,7 +129,7 @@ impl Server {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no thread panics with it")
+        self.state.lock()
     }
 
     /// What its answers take.
@@ -191,7 +192,7 @@ impl Server {
     /// Has a connection come, if there is none, without waiting for it; false where none will.
     pub(super) fn prepare(self: &Arc<Self>) -> bool {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = now();
         self.look_at_owing(&mut state, now);
         Self::close_old(&mut state, now);
         !state.idle.is_empty() || self.have_come(&mut state, now, AT_ONCE)
@@ -205,7 +206,7 @@ impl Server {
     /// A connection that nothing is owed on, if one is at hand.
     pub(super) fn take_at_hand(&self) -> Option<Link> {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = now();
         self.look_at_owing(&mut state, now);
         Self::close_old(&mut state, now);
         state.idle.pop().map(|(link, _)| link)
@@ -218,7 +219,7 @@ impl Server {
         }
         let mut state = self.state();
         loop {
-            let now = Instant::now();
+            let now = now();
             if let Some((link, _)) = state.idle.pop() {
                 return Ok(link);
             }
@@ -227,7 +228,7 @@ impl Server {
                 return Err(Lost);
             }
             state.waiting += 1;
-            state = self.settled.wait_timeout(state, until - now).expect("no thread panics with it").0;
+            state = self.settled.wait_timeout(state, until - now).0;
             state.waiting -= 1;
         }
     }
@@ -241,7 +242,7 @@ impl Server {
         let wanted = if state.rests_until.is_some() { 1 } else { wanted };
         if state.coming < wanted && state.count < MOST {
             let server = Arc::clone(self);
-            if std::thread::Builder::new().name("zone".to_owned()).spawn(move || server.connect()).is_ok() {
+            if spawn("zone", move || server.connect()).is_ok() {
                 state.count += 1;
                 state.coming += 1;
             }
@@ -254,11 +255,11 @@ impl Server {
         // What a name stands for may have changed where it was tried in vain.
         let is_known = self.state().failures == 0 && self.address.is_found();
         let found = if is_known { Ok(()) } else { self.address.find() };
-        let connected = found.and_then(|()| Link::connect(&self.address, self.tls.as_ref(), Instant::now() + GIVEN_UP));
+        let connected = found.and_then(|()| Link::connect(&self.address, self.tls.as_ref(), now() + GIVEN_UP));
         let mut state = self.state();
         state.coming -= 1;
         match connected {
-            Ok(link) => state.idle.push((link, Instant::now())),
+            Ok(link) => state.idle.push((link, now())),
             Err(error) => self.fail(&mut state, &error.to_string()),
         }
         drop(state);
@@ -282,7 +283,7 @@ impl Server {
             self.counts.took.note(took);
             Self::learn(&mut state, took);
         }
-        state.idle.push((link, Instant::now()));
+        state.idle.push((link, now()));
         drop(state);
         self.settled.notify_one();
     }
@@ -318,7 +319,7 @@ impl Server {
         state.count = state.count.saturating_sub(1);
         let wait = FIRST_WAIT * 2u32.pow(state.failures.min(10));
         state.failures += 1;
-        state.rests_until = Some(Instant::now() + wait.min(LONGEST_WAIT));
+        state.rests_until = Some(now() + wait.min(LONGEST_WAIT));
         state.average = None;
         state.why = Some(why.to_owned());
         // Those of a server that was started anew are broken, too.
@@ -328,7 +329,7 @@ impl Server {
 
     /// What a small command comes to by `until`.
     pub(super) fn command(self: &Arc<Self>, words: &[&[u8]], limit: usize, until: Instant) -> Result<Reply, Lost> {
-        if self.standing(None, Instant::now()) == Standing::Down {
+        if self.standing(None, now()) == Standing::Down {
             return Err(Lost);
         }
         self.call(words, limit, until)
@@ -336,7 +337,7 @@ impl Server {
 
     /// The same of a server of whatever standing.
     pub(super) fn call(self: &Arc<Self>, words: &[&[u8]], limit: usize, until: Instant) -> Result<Reply, Lost> {
-        let begun = Instant::now();
+        let begun = now();
         let mut link = self.take(until)?;
         let answer = link.ask(words, limit, until).and_then(|()| link.wait_for_reply(until));
         match answer {
@@ -364,12 +365,12 @@ impl Server {
             match self.take(until) {
                 Ok(link) => break link,
                 // It may be up again in time.
-                Err(Lost) if Instant::now() + AGAIN < until => std::thread::sleep(AGAIN),
+                Err(Lost) if now() + AGAIN < until => sleep(AGAIN),
                 Err(Lost) => return,
             }
         };
         match link.ask(words, 0, until) {
-            Ok(()) => self.leave(link, Instant::now()),
+            Ok(()) => self.leave(link, now()),
             Err(error) => self.broken(&error.to_string()),
         }
     }
@@ -380,7 +381,7 @@ impl Server {
             Reply::Status => {}
             Reply::Refused(why) => {
                 let mut state = self.state();
-                state.full_until = Some(Instant::now() + FULL);
+                state.full_until = Some(now() + FULL);
                 state.why = Some(refusal(&why));
                 return Err(Lost);
             }

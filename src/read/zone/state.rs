@@ -1,7 +1,7 @@
 //! What the cache servers say of themselves, when they are asked.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use super::link::refusal;
 use super::resp::Reply;
 use super::server::Server;
 use super::{FILLED, REPAIRED, Zone};
+use crate::sync::now;
 
 /// How long a server may take to say it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ impl Zone {
 }
 
 fn state(server: &Arc<Server>) -> Option<ServerState> {
-    let until = Instant::now() + PATIENCE;
+    let until = now() + PATIENCE;
     let info = match server.call(&[b"INFO"], INFO, until).ok()? {
         Reply::Bytes(info) => info,
         Reply::Refused(why) => {
