@@ -102,9 +102,10 @@ miss-costs: build test-tools ## A chunk from an S3 store on loopback through NBD
 	tools/miss-costs.sh target/release
 
 .PHONY: soak
-soak: build test-tools ## Random reads of every alignment and size through four doors at once against the file, for MINUTES (default 5; needs COLDPRESS_CORPUS and root)
+soak: build test-tools ## Random reads of every alignment and size through four doors at once against the file, for MINUTES (default 5; needs COLDPRESS_CORPUS and root); then the simulation of the read path for as long
 	$(CARGO) build --release --locked --examples
 	tools/soak.sh target/release
+	COLDPRESS_SIMULATE=$${MINUTES:-5} $(CARGO) test --locked --features age --lib simulation::a_million -- --nocapture
 
 .PHONY: cold-start
 cold-start: build test-tools ## Starts from a store that takes 30 ms more for each chunk, with and without a profile, beside raw images (needs COLDPRESS_CORPUS and root; 5 minutes)

@@ -17,6 +17,8 @@ mod private_directory;
 pub mod profile;
 mod room;
 pub mod scrub;
+#[cfg(test)]
+mod simulation;
 pub mod slots;
 pub mod tier;
 pub mod verify;
