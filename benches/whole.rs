@@ -117,6 +117,7 @@ fn plain_chunks(image: &Image, made: &Path) -> Result<OpenManifest, AnyError> {
         threads: std::thread::available_parallelism()?.get(),
         temp: std::env::temp_dir(),
         max_size: None,
+        max_entries: None,
         root,
         application: String::new(),
         store_hint: String::new(),
@@ -249,7 +250,8 @@ fn main() -> Result<(), AnyError> {
         let layout = corpus.join(name);
         File::open(layout.join("index.json")).map_err(|error| format!("{}: {error}", layout.display()))?;
         let reference = ImageRef::OciLayout { directory: layout.clone(), tag: None };
-        let limits = Limits { temp: &std::env::temp_dir(), max_size: u64::MAX, max_file: u64::MAX };
+        let limits =
+            Limits { temp: &std::env::temp_dir(), max_size: u64::MAX, max_file: u64::MAX, max_entries: u64::MAX };
         let image = source::open(&reference, None, &source::Access::default(), limits)?;
         for codec in [Codec::None, Codec::DEFAULT] {
             let parts = floor(&image, codec, &work)?;

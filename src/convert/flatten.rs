@@ -5,6 +5,7 @@
 //! metadata are held; no path of the image ever touches the host.
 
 mod encoded;
+mod usage;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ use crate::fs::ext4::layout::{directory_blocks, unstorable};
 use crate::fs::path::{Display, components, raw_components};
 use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, Metadata, Tree, Xattrs};
 use crate::{Error, ErrorKind};
+
+pub use usage::Usage;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -138,6 +141,7 @@ pub struct LayerTree {
     /// Children that later entries of the layer replaced, oldest first: hard links between the two saw them.
     replaced: BTreeMap<(NodeId, Box<[u8]>), Vec<Entered>>,
     step: Step,
+    usage: Usage,
 }
 
 impl Default for LayerTree {
@@ -147,6 +151,7 @@ impl Default for LayerTree {
             links: Vec::new(),
             replaced: BTreeMap::new(),
             step: Step::default(),
+            usage: Usage::default(),
         }
     }
 }
@@ -162,6 +167,7 @@ impl LayerTree {
         let Entry { path, metadata, kind } = entry;
         let next = self.step.0.checked_add(1).filter(|_| self.nodes.len() < MAX_ENTRIES);
         self.step.0 = next.ok_or_else(|| refuse(&path, "more than 2^31 entries in a layer"))?;
+        self.usage.entries += 1;
         let parts = components(&path);
         let Some((&name, above)) = parts.split_last() else {
             return self.apply_root(&path, metadata, &kind);
@@ -182,6 +188,9 @@ impl LayerTree {
         }
         let parent = self.directory_at(&path, above)?;
         if let Some(hidden) = whiteout(&path, name, &kind)? {
+            if let Hidden::Name(name) = &hidden {
+                self.usage.add_name(name);
+            }
             let (step, directory) = (self.step, self.directory_mut(parent));
             match hidden {
                 Hidden::All => _ = directory.opaque.get_or_insert(step),
@@ -203,6 +212,12 @@ impl LayerTree {
         };
         self.enter(parent, name, child);
         Ok(())
+    }
+
+    /// Returns what the layer takes so far, in memory and on a device.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// What the layer has at `path`, with no symlink on the way; `None` for a directory, and for a link that leads below.
@@ -239,7 +254,7 @@ impl LayerTree {
         if *kind != EntryKind::Directory {
             return Err(refuse(path, "the root can only be a directory"));
         }
-        self.directory_mut(Self::ROOT).metadata = Some(storable_directory(path, metadata)?);
+        self.describe(Self::ROOT, storable_directory(path, metadata)?);
         Ok(())
     }
 
@@ -253,11 +268,22 @@ impl LayerTree {
     ) -> Result<(), FlattenError> {
         let metadata = storable_directory(path, metadata)?;
         let id = match self.child(parent, name) {
-            Some(Child::Node(id)) if self.is_directory(id) => id,
+            Some(Child::Node(id)) if self.is_directory(id) => {
+                if self.directory(id).metadata.is_none() {
+                    self.usage.describe_implied();
+                }
+                id
+            }
             _ => self.add_directory(parent, name),
         };
-        self.directory_mut(id).metadata = Some(metadata);
+        self.describe(id, metadata);
         Ok(())
+    }
+
+    /// Sets what an entry of the layer says of a directory.
+    fn describe(&mut self, id: NodeId, metadata: Metadata) {
+        self.usage.add_directory_metadata(&metadata);
+        self.directory_mut(id).metadata = Some(metadata);
     }
 
     fn hard_link(&mut self, path: &[u8], target: Vec<u8>) -> Result<Child, FlattenError> {
@@ -269,6 +295,7 @@ impl LayerTree {
         if let Some(child) = self.own(&parts) {
             return Ok(child);
         }
+        self.usage.add_link(path, &target);
         self.links.push(Link { path: path.to_vec(), target, at: self.step });
         Ok(Child::Link(index(self.links.len() - 1)))
     }
@@ -311,7 +338,10 @@ impl LayerTree {
                 continue;
             }
             match self.child(at, name) {
-                None => stack.push(self.add_directory(at, name)),
+                None => {
+                    self.usage.imply_directory();
+                    stack.push(self.add_directory(at, name));
+                }
                 Some(Child::Node(id)) => match self.node(id) {
                     Node::Directory(_) => stack.push(id),
                     Node::Other(_, Kind::Symlink(target)) => {
@@ -356,7 +386,9 @@ impl LayerTree {
 
     fn enter(&mut self, parent: NodeId, name: &[u8], child: Child) {
         let entered = Entered::new(child, self.step);
+        self.usage.add_name(name);
         if let Some(old) = self.directory_mut(parent).children.insert(name.into(), entered) {
+            self.usage.add_name(name);
             self.replaced.entry((parent, name.into())).or_default().push(old);
         }
     }
@@ -372,6 +404,7 @@ impl LayerTree {
     }
 
     fn add(&mut self, node: Node) -> Child {
+        self.usage.add_node(&node);
         self.nodes.push(node);
         Child::Node(NodeId(index(self.nodes.len() - 1)))
     }

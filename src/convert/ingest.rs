@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::flatten::{self, LayerTree};
+use super::budget::Budget;
+use super::flatten::{self, LayerTree, Usage};
 use super::known_layers::{KnownLayer, KnownLayers, Measures};
 use super::seal::Sealing;
 use super::segment::{SegmentWriter, Stop};
@@ -45,6 +46,8 @@ pub struct IngestedLayer {
     pub tar_bytes: u64,
     /// What became of its files' bytes.
     pub bytes: TarBytes,
+    /// What of the limits it was charged.
+    pub usage: Usage,
 }
 
 /// What became of a layer's files' bytes.
@@ -81,6 +84,7 @@ pub struct Ingest<'a> {
     progress: &'a dyn Progress,
     /// Uncompressed bytes of the layers that were read.
     size: AtomicU64,
+    budget: Budget,
 }
 
 struct ReadLayer {
@@ -98,7 +102,8 @@ impl<'a> Ingest<'a> {
         known: Option<KnownLayers<'a>>,
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { image, limits, sealing, known, progress, size: AtomicU64::new(0) }
+        let budget = Budget::new(limits.max_entries, limits.max_size);
+        Self { image, limits, sealing, known, progress, size: AtomicU64::new(0), budget }
     }
 
     /// Reads and flattens all layers, `at_once` of them side by side.
@@ -141,13 +146,15 @@ impl<'a> Ingest<'a> {
     fn recall(&self, index: usize) -> Option<ReadLayer> {
         let diff_id = self.image.layers[index].diff_id?;
         let KnownLayer { tree, measures } = self.known?.layer(diff_id)?;
-        let Measures { tar_bytes, largest_file, sparse_bytes } = measures;
+        let Measures { tar_bytes, largest_file, sparse_bytes, usage } = measures;
         let left = self.limits.max_size.checked_sub(self.size.load(Ordering::Relaxed))?;
         if tar_bytes > left || largest_file > self.limits.max_file || sparse_bytes > self.limits.max_size {
             return None;
         }
+        self.budget.charge(usage).ok()?;
         self.size.fetch_add(tar_bytes, Ordering::Relaxed);
-        Some(ReadLayer { tree: Arc::new(tree), what: IngestedLayer { diff_id, tar_bytes, bytes: TarBytes::Known } })
+        let what = IngestedLayer { diff_id, tar_bytes, bytes: TarBytes::Known, usage };
+        Some(ReadLayer { tree: Arc::new(tree), what })
     }
 
     /// From the top down those that are not `known`.
@@ -211,6 +218,7 @@ impl<'a> Ingest<'a> {
     /// As [`Ingest::all`].
     pub fn again(&self, index: usize, before: &IngestedLayer) -> Result<IngestedLayer> {
         self.size.fetch_sub(before.tar_bytes, Ordering::Relaxed);
+        self.budget.release(before.usage);
         Ok(self.read(index, None)?.what)
     }
 }
@@ -237,10 +245,10 @@ impl Reading<'_> {
 
     /// In one pass; `None` where that cannot be.
     fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
-        let limits = self.ingest.limits;
+        let (limits, budget) = (self.ingest.limits, &self.ingest.budget);
         let mut reader = self.source.read(self.left())?;
         let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
-        let (tree, measures) = match walk(&mut copy, limits, Some(&mut segment)) {
+        let (tree, measures) = match walk(&mut copy, limits, budget, Some(&mut segment)) {
             Ok(walked) => walked,
             Err(Walk::Unordered) => return Ok(None),
             Err(Walk::Failed(error)) => return Err(error),
@@ -250,7 +258,7 @@ impl Reading<'_> {
     }
 
     fn keep(&mut self) -> Result<ReadLayer> {
-        let limits = self.ingest.limits;
+        let (limits, budget) = (self.ingest.limits, &self.ingest.budget);
         let mut reader = self.source.read(self.left())?;
         let temp = self.ingest.limits.temp;
         let to = if self.ingest.sealing.is_none() || self.source.is_plain()? {
@@ -261,7 +269,7 @@ impl Reading<'_> {
         let file = to.as_ref().map(File::try_clone).transpose().map_err(|error| Error::file(temp, error))?;
         let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
         let mut copy = Copy { from: &mut reader, to, failed: None, reading: self };
-        let walked = walk(&mut copy, limits, None);
+        let walked = walk(&mut copy, limits, budget, None);
         // A full disk is not the stream's fault.
         copy.finish().map_err(|error| Error::file(temp, error))?;
         let (tree, measures) = match walked {
@@ -291,7 +299,8 @@ impl Reading<'_> {
             known.remember_layer(diff_id, &tree, Measures { tar_bytes, ..measures });
         }
         self.tell(self.source.blob.length().unwrap_or_default());
-        Ok(ReadLayer { tree: Arc::new(tree), what: IngestedLayer { diff_id, tar_bytes, bytes } })
+        let what = IngestedLayer { diff_id, tar_bytes, bytes, usage: measures.usage };
+        Ok(ReadLayer { tree: Arc::new(tree), what })
     }
 
     fn tell(&mut self, read: u64) {
@@ -329,9 +338,11 @@ impl From<Stop> for Walk {
 fn walk(
     stream: &mut impl Read,
     limits: Limits<'_>,
+    budget: &Budget,
     mut segment: Option<&mut SegmentWriter<'_>>,
 ) -> Result<(LayerTree, Measures), Walk> {
     let (mut tar, mut tree, mut sizes) = (TarReader::new(stream), LayerTree::default(), Sizes::default());
+    let mut charge = budget.begin();
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         if let EntryKind::File(content) = &entry.kind {
             check_size(&entry.path, content, limits, &mut sizes)?;
@@ -339,6 +350,7 @@ fn walk(
         let with_data = segment.is_some() && matches!(entry.kind, EntryKind::File(_) | EntryKind::Symlink(_));
         let path = with_data.then(|| entry.path.clone());
         tree.apply(entry).map_err(Error::from)?;
+        charge.grow_to(tree.usage())?;
         if let (Some(path), Some(segment)) = (path, &mut segment)
             && let Some(kind) = tree.kind_at(&path)
         {
@@ -346,7 +358,8 @@ fn walk(
         }
     }
     let Sizes { bytes, largest, .. } = sizes;
-    Ok((tree, Measures { largest_file: largest, sparse_bytes: bytes, ..Measures::default() }))
+    let usage = charge.keep();
+    Ok((tree, Measures { largest_file: largest, sparse_bytes: bytes, usage, ..Measures::default() }))
 }
 
 /// What the files of a layer take; in a sparse one a run of one byte costs a record here, and a block of the device.
@@ -439,7 +452,8 @@ mod tests {
             let run = Run { offset: 0, length: 1, source: 512 };
             Content { size, data: Data::Sparse(vec![run; runs].into()) }
         };
-        let limits = |bytes| Limits { temp: std::path::Path::new("."), max_size: bytes, max_file: bytes };
+        let limits =
+            |bytes| Limits { temp: std::path::Path::new("."), max_size: bytes, max_file: bytes, max_entries: bytes };
         let check = |files: &[Content], limits| {
             let mut sizes = Sizes::default();
             files.iter().try_for_each(|content| check_size(b"f", content, limits, &mut sizes))

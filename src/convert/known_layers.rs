@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use super::flatten::LayerTree;
+use super::flatten::{LayerTree, Usage};
 use super::seal::SealedChunk;
 use crate::cache::{Cache, EntryName};
 use crate::crypto::{ChunkKey, Codec};
@@ -13,7 +13,7 @@ use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::layout::EPOCH;
 
 /// What was learned by another version of the program is not believed: it may read tars otherwise, or refuse more.
-const MADE_BY: &[u8] = concat!(env!("CARGO_PKG_VERSION"), " 1").as_bytes();
+const MADE_BY: &[u8] = concat!(env!("CARGO_PKG_VERSION"), " 2").as_bytes();
 
 /// Bytes of a chunk's record.
 const RECORD: usize = 4 + 32 + 32 + 4 + 32;
@@ -43,6 +43,8 @@ pub struct Measures {
     pub largest_file: u64,
     /// Bytes that its sparse files take on the device.
     pub sparse_bytes: u64,
+    /// What its entries take.
+    pub usage: Usage,
 }
 
 impl<'a> KnownLayers<'a> {
@@ -71,7 +73,9 @@ impl<'a> KnownLayers<'a> {
                 from.read_exact(&mut bytes)?;
                 Ok(u64::from_le_bytes(bytes))
             };
-            let measures = Measures { tar_bytes: number()?, largest_file: number()?, sparse_bytes: number()? };
+            let (tar_bytes, largest_file, sparse_bytes) = (number()?, number()?, number()?);
+            let usage = Usage { entries: number()?, memory_bytes: number()?, device_bytes: number()? };
+            let measures = Measures { tar_bytes, largest_file, sparse_bytes, usage };
             // The numbers are many and small.
             let mut from = io::BufReader::with_capacity(1 << 16, &mut from);
             Ok(KnownLayer { tree: LayerTree::decode(&mut from)?, measures })
@@ -85,8 +89,9 @@ impl<'a> KnownLayers<'a> {
             return;
         }
         self.cache.write(&name, |to| {
-            let Measures { tar_bytes, largest_file, sparse_bytes } = measures;
-            for number in [tar_bytes, largest_file, sparse_bytes] {
+            let Measures { tar_bytes, largest_file, sparse_bytes, usage } = measures;
+            let Usage { entries, memory_bytes, device_bytes } = usage;
+            for number in [tar_bytes, largest_file, sparse_bytes, entries, memory_bytes, device_bytes] {
                 to.write_all(&number.to_le_bytes())?;
             }
             let mut to = io::BufWriter::with_capacity(1 << 16, to);

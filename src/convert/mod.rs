@@ -4,6 +4,7 @@
 //!
 //! Holds a salt and the putting half of a store; it cannot name the getting half.
 
+mod budget;
 pub mod flatten;
 pub mod ingest;
 pub mod known_layers;
@@ -37,6 +38,8 @@ use segment::digest_of;
 
 /// Most uncompressed bytes of an image where nothing else is said.
 const DEFAULT_MAX_SIZE: u64 = 64 << 30;
+/// Most entries of an image where nothing else is said: fifty times a large application of Node.js, in less than a gigabyte of memory.
+const DEFAULT_MAX_ENTRIES: u64 = 4 << 20;
 
 /// What a conversion can be told.
 #[derive(Debug, Clone)]
@@ -49,9 +52,11 @@ pub struct Options {
     pub threads: usize,
     /// Where inflated layers are kept, in files without a name.
     pub temp: PathBuf,
-    /// Most uncompressed bytes of the layers together; `None` for 64 GiB. Where it is given, no file may be larger either, holes
+    /// Most uncompressed bytes of the layers together, and most bytes that they take on the device; `None` for 64 GiB. Where it is given, no file may be larger either, holes
     /// included.
     pub max_size: Option<u64>,
+    /// Most entries of the layers together, with the directories that no entry describes; `None` for 4,194,304.
+    pub max_entries: Option<u64>,
     /// Where chunks are collected together.
     pub root: RootId,
     /// A stable name for key policies; may be empty.
@@ -71,6 +76,7 @@ impl Options {
             max_size: self.max_size.unwrap_or(DEFAULT_MAX_SIZE),
             // Holes cost nothing here, and images have them: a lastlog of over 1 TiB is nothing unusual.
             max_file: self.max_size.unwrap_or(u64::MAX),
+            max_entries: self.max_entries.unwrap_or(DEFAULT_MAX_ENTRIES),
         }
     }
 }

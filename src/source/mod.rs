@@ -61,6 +61,8 @@ pub struct Limits<'a> {
     pub max_size: u64,
     /// Most bytes of a file, holes included.
     pub max_file: u64,
+    /// Most entries of an image's layers together, with the directories that no entry describes.
+    pub max_entries: u64,
 }
 
 /// How places that are not files are reached.

@@ -4,6 +4,8 @@
 //! that says which layer, entry or file is wrong and how. It leaves no manifest and nothing temporary, and tells nothing of
 //! a key. What container runtimes accept is converted, and e2fsck finds nothing wrong with it.
 
+mod amplifiers;
+
 use std::fmt::Write as _;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};

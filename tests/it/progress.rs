@@ -45,6 +45,7 @@ fn told(image: &Image, packing: Packing) -> [(u64, Vec<u64>); 2] {
         threads: 1,
         temp: bench.path("."),
         max_size: None,
+        max_entries: None,
         root: "main".parse().unwrap(),
         application: String::new(),
         store_hint: String::new(),

@@ -155,9 +155,8 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub free: Size,
 
-    /// Refuse layers of together more bytes than this uncompressed, and any larger file [default: 64GiB, any file]
-    #[arg(long, value_name = "SIZE")]
-    pub max_size: Option<Size>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     /// The root under which chunks lie in the store: what is collected together
     #[arg(long, value_name = "NAME", default_value = "main")]
@@ -195,6 +194,24 @@ pub struct ConvertArgs {
     pub threads: ThreadArgs,
 }
 
+/// What an image may take before it is refused.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct LimitArgs {
+    /// Refuse an image whose layers have more bytes than this uncompressed or on the device, and any larger file [default: 64GiB, any file]
+    ///
+    /// On the device count inodes, directories, extended attributes and data, each layer by itself. Holes of sparse files count where this
+    /// option is given: then no file may be larger.
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Size>,
+
+    /// Refuse an image whose layers have more entries than this, with the directories that no entry describes [default: 4194304]
+    ///
+    /// It bounds memory: an entry takes about 150 bytes. Names, link targets and extended attributes may take 64 MiB and 16 bytes for each
+    /// entry that is allowed.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 31))]
+    pub max_entries: Option<u64>,
+}
+
 fn parse_push(text: &str) -> Result<RegistryRef, String> {
     let name = text.strip_prefix("docker://").ok_or_else(|| "not of the form docker://REPOSITORY[:TAG]".to_owned())?;
     name.parse().map_err(|error: ParseRegistryRefError| error.to_string())
@@ -220,9 +237,8 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub salt: SaltArgs,
 
-    /// With --source: refuse layers of together more bytes than this uncompressed, and any larger file [default: 64GiB, any file]
-    #[arg(long, value_name = "SIZE")]
-    pub max_size: Option<Size>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     #[command(flatten)]
     pub threads: ThreadArgs,

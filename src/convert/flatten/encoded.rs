@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use super::{Child, Entered, LayerDirectory, LayerTree, Link, MAX_ENTRIES, Node, NodeId, Step, index};
+use super::{Child, Entered, LayerDirectory, LayerTree, Link, MAX_ENTRIES, Node, NodeId, Step, Usage, index};
 use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::unstorable;
 use crate::fs::tree::{Content, Data, Device, Kind, Metadata, Run, Timestamp, Xattrs};
@@ -54,7 +54,7 @@ impl LayerTree {
         out.u32(self.step.0)
     }
 
-    /// Reads what [`LayerTree::encode`] wrote.
+    /// Reads what [`LayerTree::encode`] wrote; its [`LayerTree::usage`] is not in it.
     ///
     /// # Errors
     /// `InvalidData` where it is none; those of `from`.
@@ -78,7 +78,7 @@ impl LayerTree {
             }
             replaced.insert((node, name), before);
         }
-        let tree = Self { nodes, links, replaced, step: Step(from.u32()?) };
+        let tree = Self { nodes, links, replaced, step: Step(from.u32()?), usage: Usage::default() };
         if tree.is_sound() { Ok(tree) } else { Err(invalid()) }
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Dirent<'a> {
 #[error("more entries than an ext4 directory of two index levels holds")]
 pub(super) struct TooManyEntries;
 
-fn entry_size(name: &[u8]) -> usize {
+pub(super) fn entry_size(name: &[u8]) -> usize {
     (8 + name.len()).next_multiple_of(4)
 }
 

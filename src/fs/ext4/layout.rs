@@ -10,7 +10,7 @@ use super::spec::{
     BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK_BLOCKS, DESCRIPTORS_PER_BLOCK, FAST_SYMLINK, INODES_PER_BLOCK,
     INODES_PER_CHUNK, InodeNumber, MAX_INODES_PER_GROUP, MAX_LINKS, MAX_SYMLINK, ROOT_INODE, TABLE_START, TIME_RANGE,
 };
-use super::{dirblock, extent, xattr};
+use super::{dirblock, extent, usage, xattr};
 use crate::fs::path::Display;
 use crate::fs::tree::{Content, Directory, InodeId, Kind, LayerIndex, Metadata, Tree};
 use crate::{ChunkIndex, Error, ErrorKind};
@@ -541,16 +541,11 @@ impl DirectoryPlan {
 fn attribute_blocks(tree: &Tree) -> Result<Vec<(InodeId, u32)>, LayoutError> {
     let mut out = Vec::new();
     for (id, inode) in tree.iter() {
-        let placed = xattr::place(&inode.metadata.xattrs).map_err(|error| LayoutError::Inode {
+        let blocks = usage::attribute_blocks(&inode.metadata, &inode.kind).map_err(|error| LayoutError::Inode {
             layer: tree.layer_of(id),
             path: path_of(tree, id),
             reason: error.to_string(),
         })?;
-        let extents = match &inode.kind {
-            Kind::File(content) => extent::blocks_needed(block_runs(content).into_iter().map(|(_, count)| count)),
-            _ => 0,
-        };
-        let blocks = u32::from(placed.needs_block()) + extents;
         if blocks > 0 {
             out.push((id, blocks));
         }

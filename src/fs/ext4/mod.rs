@@ -12,6 +12,7 @@ mod inode;
 pub mod layout;
 pub mod read;
 mod spec;
+pub mod usage;
 pub mod write;
 mod xattr;
 

@@ -19,13 +19,12 @@ use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
 use super::report::Report;
-use crate::args::{Cli, ConvertArgs, ThreadArgs};
+use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
 use crate::output;
 use crate::sealing::known_puts;
 use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::files::write_whole;
 use crate::shared::manifests::ManifestRef;
-use crate::shared::size::Size;
 use crate::size::show;
 use crate::sources::{access, check_logins, read_manifest_for, registries};
 
@@ -80,7 +79,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         free: args.free.0,
         threads: args.threads.threads(),
         temp: args.threads.temp(),
-        max_size: args.max_size.map(|size| size.0),
+        max_size: args.limits.max_size.map(|size| size.0),
+        max_entries: args.limits.max_entries,
         root: args.root.clone(),
         application: args.application.clone(),
         store_hint: url.as_ref().map(hint).unwrap_or_default(),
@@ -185,7 +185,7 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let manifest = read_manifest_for(args.platform.as_ref(), named, &args.registry, None)?;
     let key = args.key.require()?;
     let salt = args.salt.salt(&*key, &args.key.kms)?;
-    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
+    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.limits)?;
     let message = "no store: give --store or set COLDPRESS_STORE";
     let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
     let progress = output::progress(cli);
@@ -215,7 +215,7 @@ pub fn options_of(
     clear: &Clear,
     salt: &Salt,
     threads: &ThreadArgs,
-    max_size: Option<Size>,
+    limits: LimitArgs,
 ) -> Result<(Options, Option<Platform>), Failure> {
     if salt.scope() != clear.scope {
         let message = format!("the manifest is of dedup scope {}, the salt given makes {}", clear.scope, salt.scope());
@@ -236,7 +236,8 @@ pub fn options_of(
         free: recipe.free,
         threads: threads.threads(),
         temp: threads.temp(),
-        max_size: max_size.map(|size| size.0),
+        max_size: limits.max_size.map(|size| size.0),
+        max_entries: limits.max_entries,
         root: clear.root.clone(),
         application: clear.application.clone(),
         store_hint: String::new(),

@@ -83,7 +83,7 @@ fn from_source(
     progress: &dyn Progress,
 ) -> Result<Finding, Failure> {
     let salt = args.salt.salt(key, &args.from.key.kms)?;
-    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.max_size)?;
+    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.limits)?;
     let image = source::open(reference, platform.as_ref(), &access(&args.from.manifest.registry)?, options.limits())?;
     let again = convert(&image, &salt, &options, Target::default(), progress)?;
     let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {

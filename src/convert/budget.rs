@@ -1,0 +1,153 @@
+//! The limits of a conversion on what all layers of an image take together: entries, memory for their metadata, and the device.
+//!
+//! Layers are read side by side, and each charges what it takes while its entries are applied, so that an image past a limit
+//! ends before it takes much. Charges of a reading that is given up are released.
+
+use std::sync::Mutex;
+
+use super::flatten::Usage;
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of metadata in memory that an image may have, however few entries `--max-entries` allows.
+const BASE_MEMORY: u64 = 64 << 20;
+/// Further bytes of metadata in memory for each entry that `--max-entries` allows.
+const MEMORY_PER_ENTRY: u64 = 16;
+
+/// What an image may take, and what was charged of it.
+#[derive(Debug)]
+pub(super) struct Budget {
+    max_entries: u64,
+    max_size: u64,
+    charged: Mutex<Usage>,
+}
+
+/// What one reading of a layer was charged; released when it is dropped, unless it is kept.
+pub(super) struct Charge<'a> {
+    budget: &'a Budget,
+    usage: Usage,
+}
+
+impl Budget {
+    /// Returns a budget of which nothing is charged.
+    #[must_use]
+    pub(super) fn new(max_entries: u64, max_size: u64) -> Self {
+        Self { max_entries, max_size, charged: Mutex::default() }
+    }
+
+    /// Starts a reading.
+    pub(super) fn begin(&self) -> Charge<'_> {
+        Charge { budget: self, usage: Usage::default() }
+    }
+
+    /// Charges `more`.
+    ///
+    /// # Errors
+    /// `Input` where that is past a limit, naming it; nothing is charged then.
+    pub(super) fn charge(&self, more: Usage) -> Result<()> {
+        let mut charged = self.charged.lock().expect("no thread panics with it");
+        let reached = charged.plus(more);
+        self.check(reached).map_err(|message| Error::new(ErrorKind::Input, message))?;
+        *charged = reached;
+        Ok(())
+    }
+
+    /// Releases what was charged before.
+    pub(super) fn release(&self, usage: Usage) {
+        let mut charged = self.charged.lock().expect("no thread panics with it");
+        *charged = charged.since(usage);
+    }
+
+    fn max_memory(&self) -> u64 {
+        self.max_entries.saturating_mul(MEMORY_PER_ENTRY).saturating_add(BASE_MEMORY)
+    }
+
+    fn check(&self, reached: Usage) -> Result<(), String> {
+        let Usage { entries, memory_bytes, device_bytes } = reached;
+        let (max_entries, max_size, max_memory) = (self.max_entries, self.max_size, self.max_memory());
+        if entries > max_entries {
+            return Err(format!(
+                "with it, the layers read so far have {entries} entries, more than the {max_entries} that --max-entries allows \
+                 (directories that no entry describes count too)"
+            ));
+        }
+        if memory_bytes > max_memory {
+            return Err(format!(
+                "with it, names, link targets, extended attributes and undescribed directories of the layers read so far \
+                 take {memory_bytes} bytes of memory, more than the {max_memory} that --max-entries {max_entries} allows"
+            ));
+        }
+        if device_bytes > max_size {
+            return Err(format!(
+                "with it, the layers read so far take {device_bytes} bytes of the device for inodes, directories, extended \
+                 attributes and data, more than the {max_size} that --max-size allows"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Charge<'_> {
+    /// Charges what the layer takes by now beyond what it took before.
+    ///
+    /// # Errors
+    /// As [`Budget::charge`].
+    pub(super) fn grow_to(&mut self, usage: Usage) -> Result<()> {
+        let more = usage.since(self.usage);
+        self.budget.charge(more)?;
+        self.usage = self.usage.plus(more);
+        Ok(())
+    }
+
+    /// Keeps what was charged, and returns it.
+    #[must_use]
+    pub(super) fn keep(mut self) -> Usage {
+        std::mem::take(&mut self.usage)
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.budget.release(self.usage);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(entries: u64, memory_bytes: u64, device_bytes: u64) -> Usage {
+        Usage { entries, memory_bytes, device_bytes }
+    }
+
+    #[test]
+    fn a_budget_is_used_up_to_each_limit_and_the_error_names_the_option() {
+        let memory = BASE_MEMORY + 10 * MEMORY_PER_ENTRY;
+        let refused = |usage| Budget::new(10, 5_000).charge(usage).err().map(|error| error.to_string());
+        assert_eq!(refused(usage(10, memory, 5_000)), None);
+        for (past, words) in [
+            (usage(11, 0, 0), ["11 entries", "the 10 that --max-entries allows"]),
+            (usage(0, memory + 1, 0), ["67109025 bytes of memory", "the 67109024 that --max-entries 10 allows"]),
+            (usage(0, 0, 5_001), ["5001 bytes of the device", "the 5000 that --max-size allows"]),
+        ] {
+            let message = refused(past).unwrap();
+            assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        }
+    }
+
+    #[test]
+    fn readings_that_are_given_up_release_what_they_were_charged() {
+        let budget = Budget::new(10, 5_000);
+        let mut kept = budget.begin();
+        kept.grow_to(usage(3, 0, 0)).unwrap();
+        kept.grow_to(usage(4, 0, 0)).unwrap();
+        let kept = kept.keep();
+        let mut given_up = budget.begin();
+        given_up.grow_to(usage(6, 0, 0)).unwrap();
+        assert!(given_up.grow_to(usage(7, 0, 0)).is_err());
+        drop(given_up);
+        budget.charge(usage(6, 0, 0)).unwrap();
+        assert!(budget.charge(usage(1, 0, 0)).is_err());
+        budget.release(kept);
+        budget.charge(usage(4, 0, 0)).unwrap();
+    }
+}

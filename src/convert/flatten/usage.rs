@@ -1,0 +1,104 @@
+//! What a layer takes in memory and on a device, counted while its entries are applied.
+//!
+//! The counts are upper bounds: what an entry takes stays counted where a later entry of the layer replaces it, because the
+//! tree keeps it. A conversion compares them with its limits ([`super::super::budget`]).
+
+use super::Node;
+use crate::fs::ext4::usage::{attribute_bytes, entry_bytes, inode_bytes};
+use crate::fs::tree::{Content, Data, Kind, Metadata, Run, Xattrs};
+
+/// Bytes of memory that a name takes apart from its text: its slot in a map.
+const NAME_BYTES: u64 = 16;
+/// Bytes of memory that an inode's map of extended attributes takes apart from their text.
+const XATTRS_BYTES: u64 = 256;
+/// What a directory that no entry describes counts as. It takes half of that; but a path of 4 KiB can imply 2,000 of them, and
+/// real layers have few.
+const IMPLIED_BYTES: u64 = 1024;
+
+/// What layers take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Entries of the tar, and directories that no entry describes.
+    pub entries: u64,
+    /// Bytes of memory for names, link targets, extended attributes, maps of sparse files and directories that no entry describes.
+    pub memory_bytes: u64,
+    /// Bytes of inodes and blocks on the device.
+    pub device_bytes: u64,
+}
+
+impl Usage {
+    /// Returns both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            device_bytes: self.device_bytes + other.device_bytes,
+        }
+    }
+
+    /// Returns what `self` has more than `earlier`. Memory can also become less, when an implied directory is described; then it is 0.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            entries: self.entries.saturating_sub(earlier.entries),
+            memory_bytes: self.memory_bytes.saturating_sub(earlier.memory_bytes),
+            device_bytes: self.device_bytes.saturating_sub(earlier.device_bytes),
+        }
+    }
+
+    pub(super) fn add_name(&mut self, name: &[u8]) {
+        self.memory_bytes += NAME_BYTES + name.len() as u64;
+        self.device_bytes += entry_bytes(name);
+    }
+
+    pub(super) fn add_link(&mut self, path: &[u8], target: &[u8]) {
+        self.memory_bytes += (size_of::<super::Link>() + path.len() + target.len()) as u64;
+    }
+
+    pub(super) fn add_node(&mut self, node: &Node) {
+        match node {
+            Node::Directory(_) => {
+                self.device_bytes += inode_bytes(&Metadata::implied_directory(), &Kind::Directory(Box::default()));
+            }
+            Node::Other(metadata, kind) => {
+                self.device_bytes += inode_bytes(metadata, kind);
+                self.memory_bytes += xattrs_in_memory(&metadata.xattrs) + kind_in_memory(kind);
+            }
+            Node::Placed(_) => {}
+        }
+    }
+
+    /// Counts what an entry says of a directory that is there.
+    pub(super) fn add_directory_metadata(&mut self, metadata: &Metadata) {
+        self.device_bytes += attribute_bytes(metadata);
+        self.memory_bytes += xattrs_in_memory(&metadata.xattrs);
+    }
+
+    /// Counts a directory that a path implies.
+    pub(super) fn imply_directory(&mut self) {
+        self.entries += 1;
+        self.memory_bytes += IMPLIED_BYTES;
+    }
+
+    /// Takes back what a directory counted as, whose own entry came behind those in it.
+    pub(super) fn describe_implied(&mut self) {
+        self.entries -= 1;
+        self.memory_bytes -= IMPLIED_BYTES;
+    }
+}
+
+fn xattrs_in_memory(xattrs: &Xattrs) -> u64 {
+    if xattrs.is_empty() {
+        return 0;
+    }
+    XATTRS_BYTES + xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum::<u64>()
+}
+
+fn kind_in_memory(kind: &Kind) -> u64 {
+    match kind {
+        Kind::Symlink(target) => target.len() as u64,
+        Kind::File(Content { data: Data::Sparse(runs), .. }) => (runs.len() * size_of::<Run>()) as u64,
+        _ => 0,
+    }
+}
