@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::printable::is_escaped;
+
 /// The components of `path` from the root: empty ones and `.` are dropped, `..` goes up and stops at the root.
 #[must_use]
 pub fn components(path: &[u8]) -> Vec<&[u8]> {
@@ -23,7 +25,7 @@ pub fn raw_components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".")
 }
 
-/// Shows a path to a person: UTF-8 as it is, other and control bytes escaped.
+/// Shows a path to a person: what is not UTF-8, what [`is_escaped`] names, and backslashes are escaped.
 #[derive(Clone, Copy)]
 pub struct Display<'a>(pub &'a [u8]);
 
@@ -31,7 +33,7 @@ impl fmt::Display for Display<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
-                if c.is_control() || c == '\\' {
+                if is_escaped(c) || c == '\\' {
                     write!(f, "{}", c.escape_default())?;
                 } else {
                     fmt::Write::write_char(f, c)?;
@@ -66,6 +68,7 @@ mod tests {
 
     #[test]
     fn odd_bytes_are_shown_escaped() {
+        assert_eq!(Display("a\u{202e}b\u{200b}".as_bytes()).to_string(), "a\\u{202e}b\\u{200b}");
         assert_eq!(Display(b"caf\xe9/\xc3\xbc\n\\").to_string(), "caf\\xe9/ü\\n\\\\");
     }
 }

@@ -1,6 +1,7 @@
 //! Little-endian integers and length-prefixed bytes, both ways. A length is checked against what is left before it is used.
 
 use crate::digest::Sha256;
+use crate::printable::is_escaped;
 
 /// Appends fields.
 #[derive(Debug, Default)]
@@ -95,7 +96,7 @@ impl<'a> Decoder<'a> {
         let length = self.u16()?.into();
         let text = std::str::from_utf8(self.raw(length)?).map_err(|_| DecodeError("has a text that is not UTF-8"))?;
         // Texts are shown to people, some before anything is authenticated.
-        if text.chars().any(char::is_control) {
+        if text.chars().any(is_escaped) {
             Err(DecodeError("has a text with control characters"))
         } else {
             Ok(text.to_owned())

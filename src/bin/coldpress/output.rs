@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use coldpress::printable::{self, Printable};
 use coldpress::progress::{Progress, Silent, Stage};
 use coldpress::{Error, ErrorKind};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -21,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Prints `text`, or with `--json` the value.
 pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Error> {
-    let out = if cli.json { format!("{json:#}\n") } else { text.to_owned() };
+    let out = if cli.json { printable::json(&format!("{json:#}\n")) } else { printable::lines(text) };
     if cli.quiet && !cli.json {
         return Ok(());
     }
@@ -31,7 +32,7 @@ pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Err
 /// The same for what is long: only what is printed is made, and JSON goes out row by row.
 pub fn long_result(cli: &Cli, text: impl FnOnce() -> String, json: &impl Serialize) -> Result<(), Error> {
     if !cli.json {
-        return if cli.quiet { Ok(()) } else { print(&text()) };
+        return if cli.quiet { Ok(()) } else { print(&printable::lines(&text())) };
     }
     let fail = |error| Error::io("standard output", error);
     let mut out = BufWriter::new(std::io::stdout().lock());
@@ -91,7 +92,7 @@ impl Progress for Bars {
         if self.bars.lock().expect("no thread panics with it").is_empty() {
             warning(message);
         } else {
-            let _ = self.all.println(format!("coldpress: warning: {message}"));
+            let _ = self.all.println(format!("coldpress: warning: {}", Printable(message)));
         }
     }
 }
@@ -163,7 +164,7 @@ impl Running {
 }
 
 fn warning(message: &str) {
-    let _ = writeln!(std::io::stderr(), "coldpress: warning: {message}");
+    let _ = writeln!(std::io::stderr(), "coldpress: warning: {}", Printable(message));
 }
 
 /// Adds `text` to the file `path`, which others may add to.

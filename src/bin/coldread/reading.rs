@@ -284,7 +284,7 @@ impl Observer for Slow {
         if arrival.wanted && arrival.took > self.0 {
             let Arrival { chunk, place, took, .. } = arrival;
             let seconds = took.as_secs_f64();
-            let _ = writeln!(std::io::stderr(), "coldread: slow: chunk {} took {seconds:.3} s from {place}", chunk.0);
+            say(&format!("slow: chunk {} took {seconds:.3} s from {place}", chunk.0));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::error::Error as _;
 use std::io::Write;
 use std::process::ExitCode;
 
+use coldpress::printable::Printable;
 use coldpress::{Error, ErrorKind};
 
 /// The exit code of what is not the same.
@@ -78,9 +79,7 @@ pub fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
         }
     };
     // Names in it come from outside; a terminal shall not act on them.
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    let message: String = message.chars().map(shown).collect();
-    let mut out = format!("{name}: error: {message}\n");
+    let mut out = format!("{name}: error: {}\n", Printable(&message));
     if let Some(hint) = hint {
         out.push_str(&format!("  hint: {hint}\n"));
     }

@@ -12,6 +12,7 @@ use coldpress::crypto::{KeyWrap, Salt};
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::layout::EPOCH;
 use coldpress::manifest::{BlockManifest, Clear};
+use coldpress::printable::is_escaped;
 use coldpress::registry::artifact::About;
 use coldpress::source::Platform;
 use coldpress::store::{Known, KnownPuts, ObjectName, Planned, PutIfAbsent, StoreUrl};
@@ -46,8 +47,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     if args.application.len() > MAX_APPLICATION {
         return Err(Failure::Usage(format!("--application: longer than {MAX_APPLICATION} bytes")));
     }
-    if args.application.chars().any(char::is_control) {
-        return Err(Failure::Usage("--application: has control characters".to_owned()));
+    if args.application.chars().any(is_escaped) {
+        return Err(Failure::Usage("--application: has control or invisible characters".to_owned()));
     }
     for path in [&args.output, &args.summary, &args.outputs].into_iter().flatten() {
         output::check_directory_of(path)?;
@@ -253,7 +254,7 @@ fn hint(url: &StoreUrl) -> String {
         StoreUrl::Bucket(url) => Some(url.to_string()),
     };
     // A path that a manifest cannot say is no hint.
-    let sayable = |hint: &String| hint.len() <= usize::from(u16::MAX) && !hint.chars().any(char::is_control);
+    let sayable = |hint: &String| hint.len() <= usize::from(u16::MAX) && !hint.chars().any(is_escaped);
     hint.filter(sayable).unwrap_or_default()
 }
 

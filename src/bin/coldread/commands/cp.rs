@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use coldpress::fs::path::{Display, components};
 use coldpress::{Error, ErrorKind, Result};
 
 use super::cat::each_part;
-use super::{bytes, open, tell_fetched};
+use super::{bytes, open, say, tell_fetched};
 use crate::args::{Cli, CpArgs};
 use crate::shared::failure::CommandResult;
 
@@ -65,11 +64,7 @@ fn copy(fs: &Ext4<'_>, node: &Node, target: &Path, shown: impl std::fmt::Display
                     .map_err(|error| Error::file(&target, error))?;
             }
             _ => {
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "coldread: left out, neither file nor directory: {} ({shown})",
-                    target.display()
-                );
+                say(&format!("left out, neither file nor directory: {} ({shown})", target.display()));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use coldpress::printable::Printable;
 use coldpress::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -33,9 +34,9 @@ pub fn catch_signals(send: Sender<Event>) -> Result<()> {
     Ok(())
 }
 
-/// A line on standard error.
+/// Prints a line on standard error. Names in it come from outside; a terminal shall not act on them.
 pub fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "coldread: {message}");
+    let _ = writeln!(std::io::stderr(), "coldread: {}", Printable(message));
 }
 
 /// Tells the service manager that started us, if one did (sd_notify(3)).

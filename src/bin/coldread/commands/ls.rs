@@ -1,5 +1,7 @@
 //! `coldread ls`.
 
+use std::io::IsTerminal;
+
 use coldpress::fs::ext4::read::{Ext4, FileType, Node};
 use coldpress::fs::path::Display;
 use coldpress::{Error, Result};
@@ -13,9 +15,10 @@ pub fn run(cli: &Cli, args: &LsArgs) -> CommandResult {
     let device = open(&args.source)?;
     let fs = Ext4::open(&device)?;
     let titles = args.paths.len() > 1 || args.recursive;
+    let terminal = std::io::stdout().is_terminal();
     let listed = args.paths.iter().try_for_each(|path| {
         let node = fs.lookup(bytes(path), true)?;
-        let listing = Listing { fs: &fs, args, titles };
+        let listing = Listing { fs: &fs, args, titles, terminal };
         listing.show(bytes(path), &node).map_err(|error: Error| error.within(path.display()))
     });
     tell_fetched(cli, &device);
@@ -26,6 +29,8 @@ struct Listing<'a> {
     fs: &'a Ext4<'a>,
     args: &'a LsArgs,
     titles: bool,
+    /// Whether names go to a terminal.
+    terminal: bool,
 }
 
 impl Listing<'_> {
@@ -43,7 +48,7 @@ impl Listing<'_> {
             for (name, ino) in self.fs.read_dir(&node)? {
                 let full = [path.trim_ascii_end().strip_suffix(b"/").unwrap_or(&path), b"/", &name].concat();
                 if !self.args.long && !self.args.recursive && !self.args.json {
-                    write_out(&[&name[..], b"\n"].concat())?;
+                    self.name(&name)?;
                     continue;
                 }
                 let entry = self.fs.node(ino)?;
@@ -60,12 +65,20 @@ impl Listing<'_> {
         Ok(())
     }
 
+    /// Prints a name as it is for programs, escaped for a terminal.
+    fn name(&self, name: &[u8]) -> Result<()> {
+        if self.terminal {
+            return write_out(format!("{}\n", Display(name)).as_bytes());
+        }
+        write_out(&[name, b"\n"].concat())
+    }
+
     fn line(&self, path: &[u8], name: &[u8], node: &Node) -> Result<()> {
         if self.args.json {
             return write_out(format!("{}\n", node_json(self.fs, path, node)?).as_bytes());
         }
         if !self.args.long {
-            return write_out(&[name, b"\n"].concat());
+            return self.name(name);
         }
         let stat = &node.stat;
         let size = match stat.file_type {

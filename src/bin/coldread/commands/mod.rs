@@ -67,7 +67,7 @@ fn open(source: &Source) -> Result<ChunkDevice, Failure> {
 fn tell_fetched(cli: &Cli, device: &ChunkDevice) {
     if cli.verbose {
         let (fetched, chunks) = (device.fetched(), device.manifest().sealed.chunks.len());
-        let _ = writeln!(std::io::stderr(), "coldread: fetched {fetched} of {chunks} chunks");
+        say(&format!("fetched {fetched} of {chunks} chunks"));
     }
 }
 
@@ -75,7 +75,7 @@ fn tell_fetched(cli: &Cli, device: &ChunkDevice) {
 fn tell_write_failed(error: &Error) {
     static WAS_FULL: AtomicBool = AtomicBool::new(false);
     if error.kind() != ErrorKind::Full || !WAS_FULL.swap(true, Ordering::Relaxed) {
-        let _ = writeln!(std::io::stderr(), "coldread: a write failed: {}", error.chain());
+        say(&format!("a write failed: {}", error.chain()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! `coldread status`: what a running reader has done, as a table.
 
 use coldpress::Error;
+use coldpress::printable::Printable;
 use coldpress::read::tier::Place;
 use coldpress::serve::status::{Held, Status, TierStatus, ZoneServerStatus, ZoneStatus};
 
@@ -121,7 +122,7 @@ pub fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
 
 /// What comes from outside, for a terminal.
 fn shown(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    Printable(text).to_string()
 }
 
 pub fn share(part: u64, whole: u64) -> String {
