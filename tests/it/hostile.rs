@@ -5,6 +5,7 @@
 //! a key. What container runtimes accept is converted, and e2fsck finds nothing wrong with it.
 
 mod amplifiers;
+mod cycles;
 
 use std::fmt::Write as _;
 use std::io::{Read, Seek, Write};

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod read;
 mod spec;
 pub mod usage;
+pub mod walk;
 pub mod write;
 mod xattr;
 

@@ -370,7 +370,9 @@ impl<'d> Ext4<'d> {
             .all(|pair| u64::from(pair[0].logical) + u64::from(pair[0].length) <= pair[1].logical.into());
         let inside =
             |extent: &extent::Extent| extent.start.0.checked_add(extent.length).is_some_and(|end| end <= self.blocks);
-        if apart && extents.iter().all(inside) { Ok(extents) } else { Err(damaged()) }
+        // Blocks of their own are no more than the device has: else one block could be a file, or a directory, many times over.
+        let distinct = extents.iter().map(|extent| u64::from(extent.length)).sum::<u64>() <= u64::from(self.blocks);
+        if apart && distinct && extents.iter().all(inside) { Ok(extents) } else { Err(damaged()) }
     }
 }
 

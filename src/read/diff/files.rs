@@ -6,9 +6,10 @@ use super::Change;
 use crate::fs::BlockDevice;
 use crate::fs::ext4::InodeNumber;
 use crate::fs::ext4::read::{Ext4, FileType, Node};
+use crate::fs::ext4::walk::DirectoryWalk;
 use crate::manifest::ChunkRef;
 use crate::read::ChunkDevice;
-use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
+use crate::{CHUNK_SIZE, ChunkIndex, Error, Result};
 
 const CHUNK: u64 = CHUNK_SIZE as u64;
 
@@ -47,8 +48,7 @@ struct Side<'d> {
     name: &'static str,
     device: &'d ChunkDevice,
     fs: Ext4<'d>,
-    /// Directories that were listed: none is listed twice, so that a walk ends.
-    listed: BTreeSet<InodeNumber>,
+    walk: DirectoryWalk,
 }
 
 type Entries = BTreeMap<Vec<u8>, InodeNumber>;
@@ -56,7 +56,7 @@ type Entries = BTreeMap<Vec<u8>, InodeNumber>;
 impl<'d> Side<'d> {
     fn open(name: &'static str, device: &'d ChunkDevice) -> Result<Self> {
         let fs = Ext4::open(device).map_err(|error| error.within(name))?;
-        Ok(Self { name, device, fs, listed: BTreeSet::new() })
+        Ok(Self { name, device, fs, walk: DirectoryWalk::default() })
     }
 
     fn root(&self) -> Result<InodeNumber> {
@@ -73,15 +73,11 @@ impl<'d> Side<'d> {
     }
 
     /// Of a directory; none where it is another file, or nothing.
-    fn entries(&mut self, found: Option<&Found>) -> Result<Entries> {
+    fn entries(&mut self, path: &[u8], found: Option<&Found>) -> Result<Entries> {
         let Some(found) = found.filter(|found| found.node.stat.file_type == FileType::Directory) else {
             return Ok(Entries::new());
         };
-        let ino = found.node.stat.ino;
-        if !self.listed.insert(ino) {
-            let message = format!("file system: directory {} has two names", ino.0);
-            return Err(Error::new(ErrorKind::Corrupt, message).within(self.name));
-        }
+        self.walk.enter(path, &found.node).map_err(|error| error.within(self.name))?;
         Ok(self.fs.read_dir(&found.node).map_err(|error| error.within(self.name))?.into_iter().collect())
     }
 
@@ -108,7 +104,7 @@ pub(super) fn walk(a: &ChunkDevice, b: &ChunkDevice, visit: &mut dyn FnMut(Pair<
     let mut todo = vec![(Vec::new(), Some(a.root()?), Some(b.root()?))];
     while let Some((path, in_a, in_b)) = todo.pop() {
         let (in_a, in_b) = (in_a.map(|ino| a.find(ino)).transpose()?, in_b.map(|ino| b.find(ino)).transpose()?);
-        let (below_a, below_b) = (a.entries(in_a.as_ref())?, b.entries(in_b.as_ref())?);
+        let (below_a, below_b) = (a.entries(&path, in_a.as_ref())?, b.entries(&path, in_b.as_ref())?);
         let changes = match (&in_a, &in_b) {
             (Some(one), Some(two)) => changes(&a, one, &b, two, &mut contents)?,
             (None, _) => vec![Change::Added],

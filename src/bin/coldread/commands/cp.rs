@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use coldpress::fs::ext4::read::{Ext4, FileType, Node};
+use coldpress::fs::ext4::walk::DirectoryWalk;
 use coldpress::fs::path::{Display, components};
 use coldpress::{Error, ErrorKind, Result};
 
@@ -44,10 +45,11 @@ fn target(args: &CpArgs) -> PathBuf {
 /// Copies `node` and all below it; a directory gets its mode and time when it is complete.
 fn copy(fs: &Ext4<'_>, node: &Node, target: &Path, shown: impl std::fmt::Display) -> Result<()> {
     let mut todo = vec![(node.clone(), target.to_owned())];
-    let mut directories = Vec::new();
+    let (mut directories, mut walk) = (Vec::new(), DirectoryWalk::default());
     while let Some((node, target)) = todo.pop() {
         match node.stat.file_type {
             FileType::Directory => {
+                walk.enter(bytes(target.as_os_str()), &node)?;
                 DirBuilder::new().mode(0o700).create(&target).map_err(|error| Error::file(&target, error))?;
                 for (name, ino) in fs.read_dir(&node)? {
                     if name.contains(&b'/') || name == b"." || name == b".." {

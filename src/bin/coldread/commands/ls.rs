@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use coldpress::fs::ext4::read::{Ext4, FileType, Node};
+use coldpress::fs::ext4::walk::DirectoryWalk;
 use coldpress::fs::path::Display;
 use coldpress::{Error, Result};
 
@@ -39,8 +40,9 @@ impl Listing<'_> {
         if node.stat.file_type != FileType::Directory {
             return self.line(path, path, node);
         }
-        let mut todo = vec![(path.to_vec(), node.clone())];
+        let (mut todo, mut walk) = (vec![(path.to_vec(), node.clone())], DirectoryWalk::default());
         while let Some((path, node)) = todo.pop() {
+            walk.enter(&path, &node)?;
             if self.titles && !self.args.json {
                 write_out(format!("{}:\n", Display(&path)).as_bytes())?;
             }
