@@ -46,7 +46,7 @@ fn main() {
     let device: Arc<dyn BlockDevice> = Arc::new(Raw(file, size));
     if door == "fuse" {
         File::create(place).unwrap();
-        let _door = Door::open(device, place.as_ref(), 16, Arc::new(Quiet)).unwrap();
+        let _door = Door::open(device, place.as_ref(), "raw-door", 16, Arc::new(Quiet)).unwrap();
         println!("ready");
         loop {
             std::thread::park();

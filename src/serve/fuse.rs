@@ -4,7 +4,6 @@
 //! docs/design.md, "Reading").
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use fuser::{
     InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen,
     ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno as SystemError;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -38,21 +38,32 @@ pub struct Door {
     session: BackgroundSession,
     file: PathBuf,
     /// Of the mounted file, to tell it from what stands at the same place after it.
-    device_number: u64,
+    device_number: (u32, u32),
     open: Arc<AtomicUsize>,
 }
 
 impl Door {
-    /// Mounts `device` over the regular file `file`, served by `threads` threads.
+    /// Mounts `device` over the regular file `file`, served by `threads` threads. Mount tables show it as `source`.
     ///
     /// # Errors
     /// Those of mounting.
-    pub fn open(device: Arc<dyn BlockDevice>, file: &Path, threads: usize, watch: Arc<dyn Watch>) -> Result<Self> {
+    pub fn open(
+        device: Arc<dyn BlockDevice>,
+        file: &Path,
+        source: &str,
+        threads: usize,
+        watch: Arc<dyn Watch>,
+    ) -> Result<Self> {
         let fail = |error| Error::io(format!("FUSE at {}", file.display()), error);
         // Made absolute, so that it is the same file when it ends.
         let file = file.canonicalize().map_err(fail)?;
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("coldread".to_owned()), MountOption::DefaultPermissions];
+        config.mount_options = vec![
+            MountOption::FSName(source.to_owned()),
+            MountOption::DefaultPermissions,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+        ];
         if device.writable().is_none() {
             config.mount_options.push(MountOption::RO);
         }
@@ -60,7 +71,7 @@ impl Door {
         let open = Arc::new(AtomicUsize::new(0));
         let session = fuser::spawn_mount(OneFile { device, watch, open: Arc::clone(&open) }, &file, &config);
         let session = session.map_err(fail)?;
-        let device_number = file.metadata().map_err(fail)?.dev();
+        let device_number = device_number(&file).map_err(fail)?;
         Ok(Self { session, file, device_number, open })
     }
 
@@ -78,7 +89,7 @@ impl Door {
         let Self { session, file, device_number, .. } = self;
         let begun = Instant::now();
         // Where it was unmounted by another, what stands there now is not ours.
-        let ours = !session.guard.is_finished() && file.metadata().is_ok_and(|found| found.dev() == device_number);
+        let ours = !session.guard.is_finished() && self::device_number(&file).is_ok_and(|found| found == device_number);
         let detached = if ours { detach(&file) } else { Ok(()) };
         while detached.is_ok() && !session.guard.is_finished() && begun.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(5));
@@ -93,6 +104,15 @@ impl Door {
         }
         Ok(())
     }
+}
+
+/// Returns the number of the file system at `file`, without a question to the FUSE server.
+///
+/// A process that waits for an answer of its own threads while it is killed can never end: the kernel waits for the answer, and
+/// aborts the FUSE connection only when the process is gone.
+fn device_number(file: &Path) -> io::Result<(u32, u32)> {
+    let found = statx(CWD, file, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    Ok((found.stx_dev_major, found.stx_dev_minor))
 }
 
 /// Takes the topmost mount from `file`; who has it open keeps it.

@@ -55,6 +55,8 @@ fn every_page_of_help_is_as_it_was_read_last() {
         "mount",
         "bundle",
         "serve",
+        "ps",
+        "umount",
         "profile",
         "status",
         "top",

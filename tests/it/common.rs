@@ -352,6 +352,7 @@ impl Bench {
             .env_remove("COLDPRESS_STORE")
             // No cache but where a test names one.
             .env_remove("COLDPRESS_CACHE")
+            .env("COLDREAD_RUN_DIR", self.path("run"))
             .env_remove("XDG_CACHE_HOME")
             .env_remove("HOME")
             .output()

@@ -194,6 +194,7 @@ impl ReadMount {
         let mut process = Command::new(env!("CARGO_BIN_EXE_coldread"))
             .args(["mount", manifest, directory.to_str().unwrap()])
             .current_dir(bench.dir.path())
+            .env("COLDREAD_RUN_DIR", bench.path("run"))
             .spawn()
             .unwrap();
         let started = Instant::now();

@@ -92,7 +92,7 @@ impl FailingDisk {
             failed_writes: AtomicU64::new(0),
         });
         let watch = Arc::clone(&health) as Arc<dyn Watch>;
-        let door = Door::open(Arc::new(Disk(Arc::clone(&health))), &file, 4, watch).unwrap();
+        let door = Door::open(Arc::new(Disk(Arc::clone(&health))), &file, "failing-disk", 4, watch).unwrap();
         let run = |command: &mut Command| String::from_utf8(stdout(&command.output().unwrap())).unwrap();
         let device = run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file));
         let device = device.trim_end().to_owned();

@@ -1,6 +1,6 @@
 //! `coldread mount`: the real kernel reads an image through FUSE and a loop device, and nothing is left behind.
 //!
-//! Every process has its own directory for temporary files, so that what it leaves can be told from what others use.
+//! Every test has a run directory of its own, so that what it leaves can be told from what others use.
 //! Whatever a test waits for has a deadline, and dropping a mount takes it down however far it came.
 
 use std::fs::File;
@@ -32,7 +32,9 @@ pub struct Mount {
     lines: Receiver<String>,
     said: Vec<String>,
     pub point: PathBuf,
-    temp: PathBuf,
+    /// Its run directory.
+    run: PathBuf,
+    forgotten: bool,
 }
 
 impl Mount {
@@ -52,14 +54,13 @@ impl Mount {
 
     /// By a command that mounts at `mnt` and runs in the directory of `bench`.
     pub fn by(bench: &Bench, command: &mut Command) -> Self {
-        let (point, temp) = (bench.path("mnt"), bench.path("temp"));
+        let (point, run) = (bench.path("mnt"), bench.path("run"));
         std::fs::create_dir_all(&point).unwrap();
-        std::fs::create_dir_all(&temp).unwrap();
-        let mut child = command.env("TMPDIR", &temp).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.env("COLDREAD_RUN_DIR", &run).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        Self { child, lines, said: Vec::new(), point, temp }
+        Self { child, lines, said: Vec::new(), point, run, forgotten: false }
     }
 
     /// Waits for a line that contains `text`.
@@ -111,16 +112,24 @@ impl Mount {
         number.unwrap_or_else(|| panic!("{fetched}"))
     }
 
+    /// Leaves everything as it is: what a process that was killed left is the test's to look at.
+    pub fn forget(mut self) {
+        self.forgotten = true;
+    }
+
     fn leaves_nothing(&self) {
         assert_eq!(mounts_below(self.point.parent().unwrap()), Vec::<PathBuf>::new());
-        assert_eq!(loop_devices(&self.temp), Vec::<String>::new());
-        assert_eq!(std::fs::read_dir(&self.temp).unwrap().count(), 0, "something is left in the temporary directory");
+        assert_eq!(loop_devices(&self.run), Vec::<String>::new());
+        assert_eq!(entries(&self.run), Vec::<PathBuf>::new(), "something is left in the run directory");
         assert_eq!(std::fs::read_dir(&self.point).unwrap().count(), 0);
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        if self.forgotten {
+            return;
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.signal(Signal::INT);
             if self.exit_status(Duration::from_secs(5)).is_none() {
@@ -132,7 +141,7 @@ impl Drop for Mount {
         for mount in mounts_below(self.point.parent().unwrap()).iter().rev() {
             let _ = Command::new("umount").arg("--lazy").arg(mount).status();
         }
-        for device in loop_devices(&self.temp) {
+        for device in loop_devices(&self.run) {
             let _ = Command::new("losetup").args(["--detach", &device]).status();
         }
     }
@@ -145,8 +154,14 @@ pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     points.filter(|point| point.starts_with(directory)).collect()
 }
 
+/// The entries of a run directory: what is left of processes that were killed, or what runs.
+pub fn entries(run: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(run) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+}
+
 /// Loop devices of files below `directory`.
-fn loop_devices(directory: &Path) -> Vec<String> {
+pub fn loop_devices(directory: &Path) -> Vec<String> {
     let output =
         Command::new("losetup").args(["--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE"]).output();
     let text = String::from_utf8(stdout(&output.expect("losetup (Debian's mount) is installed"))).unwrap();
@@ -167,7 +182,8 @@ fn two_layers() -> Image {
 }
 
 fn end_with(signal: Signal) {
-    let mut mount = Mount::new(&converted(&two_layers()));
+    let bench = converted(&two_layers());
+    let mut mount = Mount::new(&bench);
     assert_eq!(std::fs::read(mount.path("etc/link")).unwrap(), b"made\n");
     mount.signal(signal);
     mount.ends_well(PROMPT);

@@ -1,6 +1,7 @@
 //! Conversions that are killed, that meet a full disk, whose store is removed: repeated, each gives what an undisturbed one
-//! gives, and nothing is left over. Moments are random; `COLDPRESS_KILLS` says how many are tried.
+//! gives, and nothing is left over. Mounts that are killed: the next one cleans up after them. Moments are random; `COLDPRESS_KILLS` says how many are tried.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::kernel::{entries, loop_devices, mounts_below};
 
 /// How many moments each test tries where nothing else is said.
 const MOMENTS: u64 = 40;
@@ -231,4 +233,97 @@ fn an_interrupt_ends_within_200_milliseconds_and_says_so() {
     took.sort_unstable();
     // Other work on this machine can delay some of them.
     assert!(took[4] < Duration::from_millis(200) && took[9] < Duration::from_secs(5), "{took:?}");
+}
+
+/// `coldread mount` of a bench's image at `mnt`, with a run directory of its own, started again and again.
+struct Mounting {
+    bench: Bench,
+    /// What a mount takes until it stands.
+    took: Duration,
+}
+
+impl Mounting {
+    fn new() -> Self {
+        let bench = Bench::new();
+        bench.convert(&image(), "app", &[]);
+        std::fs::create_dir(bench.path("mnt")).unwrap();
+        let mut mounting = Self { bench, took: Duration::ZERO };
+        let begun = Instant::now();
+        let mut child = mounting.start(&[]);
+        mounting.wait_until_mounted(&mut child, "at first");
+        mounting.took = begun.elapsed();
+        mounting.end(child, "at first");
+        mounting
+    }
+
+    fn start(&self, options: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+        command.args(["mount", "app.cpm", "mnt", "--store", "store"]).args(options).current_dir(self.bench.dir.path());
+        command
+            .env("COLDREAD_RUN_DIR", self.bench.path("run"))
+            .env_remove("COLDPRESS_KEY")
+            .env_remove("COLDREAD_CACHE");
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits until the process says that the mount stands.
+    fn wait_until_mounted(&self, child: &mut Child, what: &str) {
+        let stderr = child.stderr.as_mut().unwrap();
+        let mut said = String::new();
+        for line in BufReader::new(stderr).lines() {
+            let line = line.unwrap();
+            if line.contains("is mounted at") {
+                return;
+            }
+            said.push_str(&line);
+        }
+        panic!("{what}: it ended: {said}; {:?}", mounts_below(self.bench.dir.path()));
+    }
+
+    /// Exactly one of each is there, and the image is read.
+    fn check(&self, what: &str) {
+        let (point, run) = (self.bench.path("mnt"), self.bench.path("run"));
+        assert_eq!(mounts_below(&point), std::slice::from_ref(&point), "{what}");
+        assert_eq!(mounts_below(&run).len(), 1, "{what}: {:?}", mounts_below(&run));
+        assert_eq!((loop_devices(&run).len(), entries(&run).len()), (1, 1), "{what}");
+        assert_eq!(std::fs::read(point.join("end")).unwrap(), b"end", "{what}");
+    }
+
+    /// `coldread umount`, after which nothing is left.
+    fn end(&self, mut child: Child, what: &str) {
+        let output = self.bench.coldread(&["umount", "mnt"]);
+        assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(child.wait().unwrap().success(), "{what}");
+        assert_eq!(mounts_below(self.bench.dir.path()), Vec::<PathBuf>::new(), "{what}");
+        let run = self.bench.path("run");
+        assert!(loop_devices(&run).is_empty() && entries(&run).is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn a_mount_killed_at_any_moment_is_cleaned_up_by_the_next_at_the_same_directory() {
+    let mounting = Mounting::new();
+    // By default a few, since each takes half a second.
+    let kills = if moments() == MOMENTS { 6 } else { moments() };
+    let mut left = 0;
+    for number in 0..kills {
+        let what = format!("kill {number}");
+        let options: &[&str] = if number % 3 == 2 { &["--writable"] } else { &[] };
+        let mut child = mounting.start(options);
+        let random = u64::from_le_bytes(noise(8, number * 104_729 + 7).try_into().unwrap()) % 1000;
+        std::thread::sleep(mounting.took * u32::try_from(random).unwrap() / 800);
+        // Every fourth has been mounted for certain, and is read from meanwhile.
+        if number % 4 == 3 {
+            mounting.wait_until_mounted(&mut child, &what);
+            let _ = std::fs::read(mounting.bench.path("mnt/data/007"));
+        }
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "{what}");
+        left += usize::from(!entries(&mounting.bench.path("run")).is_empty());
+        let mut child = mounting.start(options);
+        mounting.wait_until_mounted(&mut child, &what);
+        mounting.check(&what);
+        mounting.end(child, &what);
+    }
+    assert!(left > 0, "no kill left anything");
 }

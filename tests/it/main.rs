@@ -28,6 +28,7 @@ mod property;
 mod readers;
 mod reading;
 mod registry;
+mod run_state;
 mod sandbox;
 mod servers;
 mod sharing;

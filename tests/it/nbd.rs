@@ -48,6 +48,7 @@ impl Serving {
             .args(["--store", "store"])
             .current_dir(bench.dir.path())
             .env("NOTIFY_SOCKET", bench.path("notify"))
+            .env("COLDREAD_RUN_DIR", bench.path("run"))
             .env_remove("COLDPRESS_KEY")
             .stderr(Stdio::piped())
             .spawn()
@@ -297,6 +298,7 @@ fn read_all(bench: &Bench, cache_max: &str) {
     command
         .args(["serve", "one.cpm", "--store", "store", "--nbd", "unix:b.sock"])
         .args(manager)
+        .env("COLDREAD_RUN_DIR", bench.path("run"))
         .current_dir(bench.dir.path());
     let mut process = command.stderr(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();

@@ -24,8 +24,9 @@ fn image(files: u64) -> Image {
 
 /// An image, its exported device, and its store seen through a slow one.
 struct Slowed {
-    bench: Bench,
+    /// Dropped before `bench`: a directory with a mount in it cannot be removed.
     store: SlowStore,
+    bench: Bench,
 }
 
 impl Slowed {
@@ -33,7 +34,7 @@ impl Slowed {
         let bench = Bench::new();
         bench.block_image(&image(files), "app", &[]);
         let store = SlowStore::mount(&bench.path("store"), &bench.path("slow"), delay);
-        Self { bench, store }
+        Self { store, bench }
     }
 
     /// Where the image's files begin.
@@ -62,6 +63,7 @@ impl Mounting {
             .args(["mount", "app.cpm", name, "--store", "slow"])
             .args(options)
             .current_dir(bench.dir.path())
+            .env("COLDREAD_RUN_DIR", bench.path("run"))
             .env_remove("COLDPRESS_KEY")
             .env_remove("COLDREAD_CACHE")
             .stderr(said)
@@ -110,6 +112,7 @@ impl Served {
             .args(["serve", "app.cpm", "--store", "slow", "--nbd", &format!("unix:{socket}")])
             .args(options)
             .current_dir(bench.dir.path())
+            .env("COLDREAD_RUN_DIR", bench.path("run"))
             .env_remove("COLDPRESS_KEY")
             .env_remove("COLDREAD_CACHE")
             .stderr(said)
@@ -208,6 +211,7 @@ fn no_read_waits_past_its_deadline() {
     let mut serving = Command::new(env!("CARGO_BIN_EXE_coldread"))
         .args(["serve", "app.cpm", "--store", "slow", "--nbd", "unix:a.sock", "--on-origin-loss", "eio"])
         .current_dir(bench.dir.path())
+        .env("COLDREAD_RUN_DIR", bench.path("run"))
         .env_remove("COLDPRESS_KEY")
         .stderr(Stdio::null())
         .spawn()
@@ -240,6 +244,7 @@ fn two_hundred_processes_that_start_cold_ask_for_each_chunk_once_and_within_the_
         Command::new(env!("CARGO_BIN_EXE_coldread"))
             .args(["serve", "app.cpm", "--store", "slow", "--nbd", &socket, "--cache", "cache", "--requests", "8"])
             .current_dir(slowed.bench.dir.path())
+            .env("COLDREAD_RUN_DIR", slowed.bench.path("run"))
             .env_remove("COLDPRESS_KEY")
             .stderr(Stdio::null())
             .spawn()
@@ -536,6 +541,7 @@ fn what_was_cached_before_a_kill_is_used_after_it() {
         let mut process = Command::new(env!("CARGO_BIN_EXE_coldread"))
             .args(options)
             .current_dir(bench.dir.path())
+            .env("COLDREAD_RUN_DIR", bench.path("run"))
             .env_remove("COLDPRESS_KEY")
             .stderr(Stdio::null())
             .spawn()

@@ -476,7 +476,7 @@ fn every_command_takes_the_image_s_name_for_its_block_manifest() {
     let begun = |program: &str, args: &[&str]| {
         let mut command = Command::new(program);
         command.current_dir(bench.dir.path()).env_remove("HOME").env_remove("COLDPRESS_STORE").args(args);
-        command.args(["--store", "store", "--plain-http"]);
+        command.args(["--store", "store", "--plain-http"]).env("COLDREAD_RUN_DIR", bench.path("run"));
         command
     };
     let press = |args: &[&str]| begun(env!("CARGO_BIN_EXE_coldpress"), args).output().unwrap();

@@ -67,6 +67,7 @@ impl Moto {
         }
         let home = self.bench.path("home");
         std::fs::create_dir_all(&home).unwrap();
+        command.env("COLDREAD_RUN_DIR", self.bench.path("run"));
         command.env("HOME", &home).env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_REGION", "us-east-1");
         for name in ["XDG_CACHE_HOME", "COLDPRESS_KEY", "COLDPRESS_STORE", "AWS_PROFILE", "AWS_SESSION_TOKEN"] {
             command.env_remove(name);

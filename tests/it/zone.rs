@@ -558,6 +558,7 @@ fn fifty_readers_that_start_at_once_ask_the_store_for_each_chunk_at_most_twice()
                     &format!("unix:{socket}"),
                 ])
                 .current_dir(bench.dir.path())
+                .env("COLDREAD_RUN_DIR", bench.path("run"))
                 .env_remove("COLDPRESS_KEY")
                 .spawn()
                 .unwrap()

@@ -48,6 +48,8 @@ pub enum Command {
     Mount(MountArgs),
     Bundle(BundleArgs),
     Serve(ServeArgs),
+    Ps(PsArgs),
+    Umount(UmountArgs),
     Profile(ProfileArgs),
     Status(StatusArgs),
     Top(TopArgs),
@@ -156,6 +158,16 @@ pub struct MountArgs {
 
     #[command(flatten)]
     pub writable: WritableArgs,
+
+    /// Let set-user-id and set-group-id bits and file capabilities of the image take effect on this host
+    ///
+    /// Every user who can reach DIR can then run the image's programs with the rights of their owners, root included.
+    #[arg(long)]
+    pub suid: bool,
+
+    /// Let device nodes of the image be opened on this host
+    #[arg(long)]
+    pub dev: bool,
 
     /// Threads that answer reads; as many misses can be under way at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -293,6 +305,33 @@ impl WritableArgs {
             Some(directory) => Arc::new(CowDevice::in_directory(device, self.cow_max.0, directory)?),
         })
     }
+}
+
+/// List the running `mount`, `bundle`, `serve` and `profile record` processes of this user, and those that were killed
+///
+/// Reads the run directory: $COLDREAD_RUN_DIR, else /run/coldread for root, else $XDG_RUNTIME_DIR/coldread, else
+/// ~/.local/state/coldread. STATE is `starting`, `running`, `unmounted` (the image is still in use elsewhere) or `dead` (killed:
+/// `coldread umount`, or the next start, removes what it left).
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Unmount an image and wait until its `mount` or `bundle` process has ended
+///
+/// If that process was killed, removes what it left: the mount, the loop device, the FUSE mount. Only mounts that `coldread ps`
+/// lists are unmounted. A mount that is in use stays, and the processes that use it are named.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where the image is mounted, or the bundle's directory
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// How long to wait for the process to end
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub wait: Wait,
 }
 
 /// Record what a start reads

@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod reading;
+mod run_state;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod sockets;

@@ -1,5 +1,6 @@
 //! Sockets on which a reader is asked, and from which it is: of the file system, for this user alone, or on loopback.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileTypeExt;
@@ -17,6 +18,15 @@ use rustix::process::umask;
 pub enum Address {
     Unix(PathBuf),
     Tcp(SocketAddr),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
 }
 
 impl FromStr for Address {

@@ -2,7 +2,9 @@
 //!
 //! All that the image says is checked before anything is made; `config.json` is written whole, when the mount stands.
 
+use std::fs::DirBuilder;
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,17 +12,19 @@ use coldpress::bundle::{Image, Missing, Options, encode, find_user, host_files, 
 use coldpress::fs::ext4::read::Ext4;
 use coldpress::read::ChunkDevice;
 use coldpress::whole_file::{WholeFile, open_directory};
-use coldpress::{Error, Result};
+use coldpress::{Error, ErrorKind, Result};
+use rustix::process::geteuid;
 
 use super::events::say;
-use super::mount::{Place, Then, require_root, stay};
+use super::mount::{Allowed, Place, Starting, Then, require_mounting};
 use super::tell_fetched;
 use crate::args::{BundleArgs, Cli};
+use crate::run_state::{ImageRecord, Plan, RunDirectory};
 use crate::shared::failure::CommandResult;
 
 pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     if !args.no_mount {
-        require_root()?;
+        require_mounting()?;
     }
     let reading = args.reading.open(args.record.is_some())?;
     let device = Arc::new(reading.open(&args.source)?);
@@ -28,6 +32,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     let (config, missing) = describe(&device, args)?;
     let mut made = Made::default();
     let directory = made.directory(&args.directory)?;
+    check_private(&directory)?;
     let rootfs = made.directory(&directory.join("rootfs"))?;
     if args.no_mount {
         write(&directory, &config)?;
@@ -43,9 +48,24 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
         tell_fetched(cli, &device);
         return Ok(());
     }
-    let offered = Arc::clone(&device) as _;
-    let place = Place { offered, directory: &rootfs, threads: args.threads, missing: &missing };
-    let ended = stay(&place, || {
+    let plan = Plan {
+        command: "bundle",
+        images: vec![ImageRecord::of(&args.source, &device)],
+        directory: Some(rootfs.clone()),
+        bundle: Some(directory.clone()),
+        ..Plan::default()
+    };
+    let starting = Starting::new(&RunDirectory::open()?, &plan)?;
+    let place = Place {
+        offered: Arc::clone(&device) as _,
+        directory: &rootfs,
+        shown: &rootfs,
+        threads: args.threads,
+        missing: &missing,
+        // The bundle's own config.json forbids new privileges, and its /dev is the runtime's.
+        allowed: Allowed::default(),
+    };
+    let ended = starting.stay(&place, || {
         write(&directory, &config)?;
         made.keep();
         let root = device.manifest().clear.root_digest;
@@ -88,6 +108,29 @@ fn write(directory: &Path, config: &str) -> Result<()> {
     written.map_err(|error| Error::file(&directory.join("config.json"), error))
 }
 
+/// Refuses a bundle that other users can change, since a runtime starts what it says; reports one that they can read.
+fn check_private(directory: &Path) -> Result<()> {
+    let metadata = directory.metadata().map_err(|error| Error::file(directory, error))?;
+    let (mode, shown) = (metadata.mode() & 0o7777, directory.display());
+    if metadata.uid() != geteuid().as_raw() {
+        let message = format!("{shown}: belongs to user {}, who can change what the runtime starts", metadata.uid());
+        return Err(Error::new(ErrorKind::Denied, message));
+    }
+    if mode & 0o022 != 0 {
+        let message = format!(
+            "{shown}: its mode is {mode:03o}: others can change it, and what the runtime starts; `chmod 700 {shown}`"
+        );
+        return Err(Error::new(ErrorKind::Denied, message));
+    }
+    if mode & 0o055 != 0 {
+        say(&format!(
+            "{shown}: its mode is {mode:03o}: other users of this host can read the image's files; `chmod 700 {shown}` keeps \
+             them out"
+        ));
+    }
+    Ok(())
+}
+
 /// Directories made here, which go when this is dropped, unless they are kept.
 #[derive(Default)]
 struct Made(Vec<PathBuf>);
@@ -96,7 +139,8 @@ impl Made {
     /// `path`, made where it is not, as an absolute one.
     fn directory(&mut self, path: &Path) -> Result<PathBuf> {
         let fail = |error| Error::file(path, error);
-        match std::fs::create_dir(path) {
+        // The image's files are for this user alone until somebody decides otherwise.
+        match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => self.0.push(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
             Err(error) => return Err(fail(error)),

@@ -30,10 +30,18 @@ pub struct FuseFile {
 
 impl FuseFile {
     /// Offers `device` at `path`, which is made where it is not.
-    pub fn open(device: Arc<dyn BlockDevice>, path: &Path, threads: u16, send: Sender<Event>) -> Result<Self> {
+    ///
+    /// Mount tables show it as `source`.
+    pub fn open(
+        device: Arc<dyn BlockDevice>,
+        path: &Path,
+        source: &str,
+        threads: u16,
+        send: Sender<Event>,
+    ) -> Result<Self> {
         let place = Place::take(path)?;
         let watch = Told { send, path: path.to_owned() };
-        let door = Door::open(device, path, threads.into(), Arc::new(watch))?;
+        let door = Door::open(device, path, source, threads.into(), Arc::new(watch))?;
         Ok(Self { door, place })
     }
 

@@ -8,11 +8,13 @@ mod fuse_file;
 mod ls;
 mod mount;
 mod profile;
+mod ps;
 mod report;
 mod serve;
 mod stat;
 mod status;
 mod top;
+mod umount;
 mod zone;
 
 pub use self::events::say;
@@ -44,6 +46,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Mount(args) => mount::run(cli, args),
         Command::Bundle(args) => bundle::run(cli, args),
         Command::Serve(args) => serve::run(cli, args),
+        Command::Ps(args) => ps::run(args),
+        Command::Umount(args) => umount::run(args),
         Command::Profile(args) => return profile::run(cli, args),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),

@@ -4,9 +4,9 @@
 //! (by `umount` or by Ctrl-C), the loop device lets go of the file, the FUSE mount ends. Only what was mounted here is ever
 //! unmounted here.
 
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -21,20 +21,38 @@ use coldpress::{Error, ErrorKind, Result};
 use super::events::{DRAIN, Event, catch_signals, notify, say};
 use super::tell_fetched;
 use crate::args::{Cli, MountArgs};
+use crate::run_state::{ImageRecord, Plan, Registration, RunDirectory};
 use crate::shared::failure::{CommandResult, Failure};
 
+/// Its number among the capabilities, capabilities(7).
+const CAP_SYS_ADMIN: u32 = 21;
+
 pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
-    if !args.directory.is_dir() {
-        return Err(Error::new(ErrorKind::NotFound, format!("{}: no such directory", args.directory.display())).into());
-    }
-    require_root()?;
+    check_directory(&args.directory)?;
+    require_mounting()?;
+    let run_directory = RunDirectory::open()?;
     let reading = args.reading.open(args.record.is_some())?;
     let device = Arc::new(reading.open(&args.source)?);
     let root = device.manifest().clear.root_digest;
     let _metrics = reading.metrics_of(&args.source, &device)?;
     let offered = args.writable.over(Arc::clone(&device) as _)?;
-    let place = Place { offered, directory: &args.directory, threads: args.threads, missing: &Missing::default() };
-    let ended = stay(&place, || {
+    let directory = args.directory.canonicalize().map_err(|error| Error::file(&args.directory, error))?;
+    let plan = Plan {
+        command: "mount",
+        images: vec![ImageRecord::of(&args.source, &device)],
+        directory: Some(directory.clone()),
+        ..Plan::default()
+    };
+    let starting = Starting::new(&run_directory, &plan)?;
+    let place = Place {
+        offered,
+        directory: &directory,
+        shown: &args.directory,
+        threads: args.threads,
+        missing: &Missing::default(),
+        allowed: Allowed { suid: args.suid, dev: args.dev },
+    };
+    let ended = starting.stay(&place, || {
         Ok(Then::Stay(format!("{root} is mounted at {}; unmount it or press Ctrl-C", args.directory.display())))
     });
     tell_fetched(cli, &device);
@@ -42,13 +60,48 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
     ended
 }
 
+/// Refuses a path that is no directory; a dead mount there, which answers with another error, is cleaned up later.
+fn check_directory(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_dir() => {
+            Err(Error::new(ErrorKind::Input, format!("{}: not a directory", path.display())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::new(ErrorKind::NotFound, format!("{}: no such directory", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a mount lets programs do with the image's special files. Nothing, unless it was asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// Set-user-id and set-group-id bits and file capabilities take effect.
+    pub suid: bool,
+    /// Device nodes can be opened.
+    pub dev: bool,
+}
+
+impl Allowed {
+    /// Returns the options of mount(8), after `first`.
+    fn options(self, first: &str) -> String {
+        let suid = if self.suid { "" } else { ",nosuid" };
+        let dev = if self.dev { "" } else { ",nodev" };
+        format!("{first}{suid}{dev}")
+    }
+}
+
 /// What is mounted, where, and how.
 pub struct Place<'a> {
     pub offered: Arc<dyn BlockDevice>,
+    /// Where to mount it, resolved.
     pub directory: &'a Path,
+    /// The same as the user wrote it.
+    pub shown: &'a Path,
     pub threads: u16,
     /// What the mount has besides what the image has.
     pub missing: &'a Missing,
+    pub allowed: Allowed,
 }
 
 /// What becomes of a mount that is ready.
@@ -59,37 +112,65 @@ pub enum Then {
     End,
 }
 
-/// Mounts the image, does what is to be done when it is `ready`, and stays; where that fails, it is unmounted at once.
-pub fn stay(place: &Place<'_>, ready: impl FnOnce() -> Result<Then, Failure>) -> CommandResult {
-    let (send, events) = channel();
-    // Before anything is mounted, so that an early Ctrl-C leaves nothing behind.
-    catch_signals(send.clone())?;
-    let holder = tempfile::Builder::new()
-        .prefix("coldread-")
-        .tempdir()
-        .map_err(|error| Error::io("a directory for FUSE", error))?;
-    let file = holder.path().join("image");
-    std::fs::write(&file, []).map_err(|error| Error::file(&file, error))?;
-    let door = Door::open(Arc::clone(&place.offered), &file, place.threads.into(), Arc::new(Events(send)))?;
-    let mounted = mount(holder.path(), &file, place);
-    let ended = mounted.map(|device_number| {
-        let mounted = Mounted { directory: place.directory, device_number, door: &door };
-        let told = ready().and_then(|then| match then {
-            Then::Stay(message) => {
-                say(&message);
-                notify("READY=1").map(|()| true)
+/// A command that is about to mount: signals are caught, and its entry is in the run directory.
+pub struct Starting {
+    send: Sender<Event>,
+    events: Receiver<Event>,
+    registration: Registration,
+}
+
+impl Starting {
+    /// Cleans up after the dead, and writes the entry of this process.
+    ///
+    /// # Errors
+    /// Those of [`RunDirectory::register`].
+    pub fn new(run_directory: &RunDirectory, plan: &Plan) -> Result<Self> {
+        let (send, events) = channel();
+        // Before anything is made, so that an early Ctrl-C leaves nothing behind.
+        catch_signals(send.clone())?;
+        let registration = run_directory.register(plan)?;
+        Ok(Self { send, events, registration })
+    }
+
+    /// Creates a directory to mount at in the entry's own directory.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn directory(&self) -> Result<PathBuf> {
+        let path = self.registration.path().join("mnt");
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| Error::file(&path, error))?;
+        Ok(path)
+    }
+
+    /// Mounts the image, does what is to be done when it is `ready`, and stays; where that fails, it is unmounted at once.
+    pub fn stay(self, place: &Place<'_>, ready: impl FnOnce() -> Result<Then, Failure>) -> CommandResult {
+        let Self { send, events, registration } = self;
+        let file = registration.path().join("image");
+        std::fs::write(&file, []).map_err(|error| Error::file(&file, error))?;
+        let source = format!("coldread:{}", place.directory.display());
+        let door =
+            Door::open(Arc::clone(&place.offered), &file, &source, place.threads.into(), Arc::new(Events(send)))?;
+        let mounted = mount(&registration, &file, place);
+        let ended = mounted.map(|device_number| {
+            let mounted = Mounted { place, device_number, door: &door, registration: &registration };
+            let told = ready().and_then(|then| match then {
+                Then::Stay(message) => {
+                    say(&message);
+                    notify("READY=1").map(|()| true)
+                }
+                Then::End => Ok(false),
+            });
+            if !matches!(told, Ok(true)) {
+                mounted.unmount();
             }
-            Then::End => Ok(false),
+            mounted.wait(&events);
+            told.and_then(|_| notify("STOPPING=1"))
         });
-        if !matches!(told, Ok(true)) {
-            mounted.unmount();
-        }
-        mounted.wait(&events);
-        told.and_then(|_| notify("STOPPING=1"))
-    });
-    let closed = door.close(DRAIN);
-    ended??;
-    Ok(closed?)
+        let closed = door.close(DRAIN);
+        drop(registration);
+        ended??;
+        Ok(closed?)
+    }
 }
 
 struct Events(Sender<Event>);
@@ -109,46 +190,53 @@ impl Watch for Events {
 }
 
 /// The file as a loop device, mounted, and the loop device bound to the mount's life; the mounted device's number.
-fn mount(holder: &Path, file: &Path, place: &Place<'_>) -> Result<u64> {
+fn mount(registration: &Registration, file: &Path, place: &Place<'_>) -> Result<u64> {
     // What is deleted gives its room back.
     let (read_only, options): (&[&str], _) =
         if place.offered.writable().is_some() { (&[], "rw,discard") } else { (&["--read-only"], "ro") };
-    let device = tool(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).args(read_only).arg(file))?;
+    let options = place.allowed.options(options);
+    let mut losetup = Command::new("losetup");
+    losetup.args(["--find", "--show", "--direct-io=on"]).args(read_only).arg(file);
+    let device = registration.tool(&mut losetup).map_err(explain_losetup)?;
     let device = PathBuf::from(device.trim_end());
     // Naming the type spares mount a search of 261 blocks all over the device.
     let ext4 = |directory: &Path| {
-        tool(Command::new("mount").args(["-t", "ext4", "-o", options]).arg(&device).arg(directory)).map(drop)
+        let mut command = Command::new("mount");
+        registration.tool(command.args(["-t", "ext4", "-o", &options]).arg(&device).arg(directory)).map(drop)
     };
     let mounted = match place.missing.is_empty() {
         true => ext4(place.directory),
-        false => mount_with(holder, place, &ext4),
+        false => mount_with(registration, place, &ext4),
     };
+    let mounted = mounted.and_then(|()| registration.set_mounted());
     // While it is mounted this only marks the device to go with its last user.
-    let detached = tool(Command::new("losetup").arg("--detach").arg(&device));
+    let detached = registration.tool(Command::new("losetup").arg("--detach").arg(&device));
     mounted.and(detached)?;
     let found = place.directory.metadata();
     found.map(|metadata| metadata.dev()).map_err(|error| Error::file(place.directory, error))
 }
 
 /// The same with what the image has not below it, by overlayfs; both layers go with the overlay.
-fn mount_with(holder: &Path, place: &Place<'_>, ext4: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
+fn mount_with(registration: &Registration, place: &Place<'_>, ext4: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
     let fail = |error| Error::io("what the image has not", error);
-    // Relative to the holder, since overlayfs takes no colon in a layer's path.
-    let (root, below) = (holder.join("root"), holder.join("below"));
+    // Relative to the entry, since overlayfs takes no colon in a layer's path.
+    let entry = registration.path();
+    let (root, below) = (entry.join("root"), entry.join("below"));
     [&root, &below].into_iter().try_for_each(std::fs::create_dir).map_err(fail)?;
-    let directory = place.directory.canonicalize().map_err(fail)?;
     ext4(&root)?;
-    let mounted =
-        tool(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "coldread"]).arg(&below)).and_then(|_| {
-            let overlaid = fill(&below, place.missing).map_err(fail).and_then(|()| {
-                let mut overlay = Command::new("mount");
-                overlay.args(["-t", "overlay", "-o", "ro,lowerdir=root:below", "coldread"]).arg(&directory);
-                tool(overlay.current_dir(holder))
-            });
-            tool(Command::new("umount").arg("--lazy").arg(&below))?;
-            overlaid
+    let mut tmpfs = Command::new("mount");
+    tmpfs.args(["-t", "tmpfs", "-o", "mode=755,nosuid,nodev,noexec", "coldread"]).arg(&below);
+    let mounted = registration.tool(&mut tmpfs).and_then(|_| {
+        let overlaid = fill(&below, place.missing).map_err(fail).and_then(|()| {
+            let options = place.allowed.options("ro,lowerdir=root:below");
+            let mut overlay = Command::new("mount");
+            overlay.args(["-t", "overlay", "-o", &options, &registration.source()]).arg(place.directory);
+            registration.tool(overlay.current_dir(entry))
         });
-    tool(Command::new("umount").arg("--lazy").arg(&root))?;
+        registration.tool(Command::new("umount").arg("--lazy").arg(&below))?;
+        overlaid
+    });
+    registration.tool(Command::new("umount").arg("--lazy").arg(&root))?;
     mounted.map(drop)
 }
 
@@ -162,9 +250,10 @@ fn fill(below: &Path, missing: &Missing) -> io::Result<()> {
 
 /// What this process mounted.
 struct Mounted<'a> {
-    directory: &'a Path,
+    place: &'a Place<'a>,
     device_number: u64,
     door: &'a Door,
+    registration: &'a Registration,
 }
 
 impl Mounted<'_> {
@@ -182,7 +271,7 @@ impl Mounted<'_> {
     }
 
     fn unmount(&self) {
-        let shown = self.directory.display();
+        let shown = self.place.shown.display();
         if !self.is_on_top() {
             say(&format!(
                 "{shown}: another file system is there now, or none; the image is still in use elsewhere (a mount over it, a bind \
@@ -190,38 +279,59 @@ impl Mounted<'_> {
             ));
             return;
         }
-        if let Err(error) = tool(Command::new("umount").arg(self.directory)) {
+        if let Err(error) = self.registration.tool(Command::new("umount").arg(self.place.directory)) {
             say(&format!("still mounted: {}; end what uses it and press Ctrl-C again", error.chain()));
         }
     }
 
     /// Whether what the directory shows is what was mounted here, and not the directory itself or another mount over it.
     fn is_on_top(&self) -> bool {
-        self.directory.metadata().is_ok_and(|metadata| metadata.dev() == self.device_number)
+        self.place.directory.metadata().is_ok_and(|metadata| metadata.dev() == self.device_number)
     }
 }
 
-/// Runs a tool of util-linux; what it prints.
-fn tool(command: &mut Command) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    // Of a process group of its own, so that Ctrl-C in a terminal does not end it half-way.
-    let output =
-        command.process_group(0).output().map_err(|error| Error::io(format!("{name} (of util-linux)"), error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = match String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ") {
-        said if said.is_empty() => output.status.to_string(),
-        said => said,
-    };
-    Err(Error::new(ErrorKind::Unavailable, format!("{name}: {said}")))
-}
-
-/// Refuses before anything is made.
-pub fn require_root() -> CommandResult {
+/// Refuses before anything is made, and names what this host or container lacks.
+pub fn require_mounting() -> CommandResult {
     if !rustix::process::geteuid().is_root() {
         let message = "mounting needs root, for the loop device and the mount; `ls`, `cat`, `stat` and `cp` need none";
         return Err(Failure::Usage(message.to_owned()));
     }
+    let lacks = |message: String| Err(Error::new(ErrorKind::Unsupported, message).into());
+    if !has_sys_admin() {
+        return lacks("mounting needs CAP_SYS_ADMIN; start the container with `--cap-add SYS_ADMIN`".to_owned());
+    }
+    for (node, module) in [("/dev/fuse", "fuse"), ("/dev/loop-control", "loop")] {
+        if !Path::new(node).exists() {
+            return lacks(format!(
+                "{node} is missing; load its module (`modprobe {module}`), or start the container with `--device {node}`"
+            ));
+        }
+    }
     Ok(())
+}
+
+/// Returns whether this process has CAP_SYS_ADMIN; `true` where the kernel does not say.
+fn has_sys_admin() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    effective.is_none_or(|mask| mask & (1 << CAP_SYS_ADMIN) != 0)
+}
+
+/// Returns why losetup(8) failed, with the missing device node if that is the reason.
+fn explain_losetup(error: Error) -> Error {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let names =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("loop"));
+    let missing = names.map(|name| Path::new("/dev").join(name)).find(|node| !node.exists());
+    match missing {
+        None => error,
+        Some(node) => {
+            let node = node.display();
+            let message = format!(
+                "no loop device: {node} is missing; start the container with `--device {node}`, or with the host's /dev"
+            );
+            Error::caused(ErrorKind::Unsupported, message, error)
+        }
+    }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use coldpress::Error;
 use coldpress::bundle::Missing;
 
-use super::mount::{Place, Then, require_root, stay};
+use super::mount::{Allowed, Place, Starting, Then, require_mounting};
 use super::tell_fetched;
 use crate::args::{Cli, ProfileArgs, ProfileCommand, RecordArgs};
+use crate::run_state::{ImageRecord, Plan, RunDirectory};
 use crate::shared::failure::Failure;
 
 pub fn run(cli: &Cli, args: &ProfileArgs) -> Result<ExitCode, Failure> {
@@ -18,23 +19,25 @@ pub fn run(cli: &Cli, args: &ProfileArgs) -> Result<ExitCode, Failure> {
 }
 
 fn record(cli: &Cli, args: &RecordArgs) -> Result<ExitCode, Failure> {
-    require_root()?;
+    require_mounting()?;
     let reading = args.reading.open(true)?;
     let device = Arc::new(reading.open(&args.source)?);
-    let directory = tempfile::Builder::new()
-        .prefix("coldread-")
-        .tempdir()
-        .map_err(|error| Error::io("a directory to mount at", error))?;
-    let shown = directory.path().to_string_lossy().into_owned();
+    let plan =
+        Plan { command: "profile record", images: vec![ImageRecord::of(&args.source, &device)], ..Plan::default() };
+    let starting = Starting::new(&RunDirectory::open()?, &plan)?;
+    let directory = starting.directory()?;
+    let shown = directory.to_string_lossy().into_owned();
     let words: Vec<String> = args.command.iter().map(|word| word.replace("{}", &shown)).collect();
     let place = Place {
         offered: Arc::clone(&device) as _,
-        directory: directory.path(),
+        directory: &directory,
+        shown: &directory,
         threads: args.threads,
         missing: &Missing::default(),
+        allowed: Allowed::default(),
     };
     let mut status = None;
-    stay(&place, || {
+    starting.stay(&place, || {
         let (program, arguments) = words.split_first().expect("there is a command");
         let ended = Command::new(program).args(arguments).status();
         status = Some(ended.map_err(|error| Error::io(program, error))?);

@@ -4,6 +4,7 @@ mod vhost_user;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::events::{DRAIN, Event, catch_signals, notify, say};
 use super::fuse_file::FuseFile;
 use crate::args::{Cli, NamedImage, ServeArgs};
 use crate::reading::Reading;
+use crate::run_state::{ImageRecord, Plan, Registration, RunDirectory};
 use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::manifests::ManifestArgs;
 use crate::sockets::{self, Address, Socket, Stream};
@@ -42,6 +44,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     // Before anything is offered, so that an early signal leaves nothing behind.
     let (send, events) = channel();
     catch_signals(send.clone())?;
+    let registration = register(args, &devices)?;
     let server = Arc::new(Server { exports, threads: args.threads.into(), clients: Mutex::default() });
     let mut sockets = args.nbd.iter().map(|address| listen(address, &server)).collect::<Result<Vec<_>>>()?;
     for asked in &args.vhost_user_blk {
@@ -51,7 +54,8 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     let mut files = Vec::new();
     for asked in &args.fuse {
         let (at, path) = asked.resolve(&args.images)?;
-        files.push(FuseFile::open(Arc::clone(&offers[at]), path, args.threads, send.clone())?);
+        let source = registration.as_ref().map_or_else(|| "coldread".to_owned(), Registration::source);
+        files.push(FuseFile::open(Arc::clone(&offers[at]), path, &source, args.threads, send.clone())?);
     }
     let named = args.images.iter().map(|image| image.name.clone()).zip(devices.iter().cloned());
     let _metrics = reading.metrics(named.collect())?;
@@ -72,6 +76,52 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
         reading.write_record(device, args.record.as_deref())?;
     }
     Ok(())
+}
+
+/// Writes this process's entry in the run directory. Without one it is served all the same, and `coldread ps` does not list it.
+fn register(args: &ServeArgs, devices: &[Arc<ChunkDevice>]) -> Result<Option<Registration>, Failure> {
+    let at_path = |(_, path): (usize, &Path)| resolve(path);
+    let named = args.images.iter().zip(devices);
+    let sockets =
+        args.vhost_user_blk.iter().map(|asked| Ok(asked.resolve(&args.images).map(at_path)??.display().to_string()));
+    let sockets = sockets.collect::<Result<Vec<_>, Failure>>()?;
+    let plan = Plan {
+        command: "serve",
+        images: named.map(|(image, device)| ImageRecord::named(&image.name, device)).collect(),
+        files: args
+            .fuse
+            .iter()
+            .map(|asked| Ok(asked.resolve(&args.images).map(at_path)??))
+            .collect::<Result<_, Failure>>()?,
+        exports: args
+            .nbd
+            .iter()
+            .map(|address| format!("nbd {address}"))
+            .chain(sockets.into_iter().map(|path| format!("vhost-user-blk {path}")))
+            .collect(),
+        ..Plan::default()
+    };
+    match RunDirectory::open().and_then(|directory| Ok(directory.register(&plan)?)) {
+        Ok(registration) => Ok(Some(registration)),
+        Err(Failure::Usage(message)) => {
+            say(&format!("not listed by `coldread ps`: {message}"));
+            Ok(None)
+        }
+        Err(Failure::Error(error)) => {
+            say(&format!("not listed by `coldread ps`: {}", error.chain()));
+            Ok(None)
+        }
+    }
+}
+
+/// Resolves the path of a file that need not exist yet.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let fail = |error| Error::file(path, error);
+    let absolute = std::path::absolute(path).map_err(fail)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize().map_err(fail)?.join(name)),
+        _ => Ok(absolute),
+    }
 }
 
 /// Until a signal comes, or the last of the `doors` is gone.
