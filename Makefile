@@ -76,7 +76,7 @@ bundle-corpus: build test-tools ## A real image as a runtime bundle, started by 
 	tools/bundle-corpus.sh
 
 .PHONY: kills
-kills: test-tools ## Conversions killed at 200 random moments, 50 full disks, 50 removed stores (needs root; 2 minutes)
+kills: test-tools ## Conversions and mounts killed at 200 random moments each, 50 full disks, 50 removed stores (needs root; 4 minutes)
 	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::)'
 
 .PHONY: mutants

@@ -41,7 +41,7 @@ for place in "" "--cow $work"; do
     # What the one before said is no sign that this one is there.
     rm -f log
     # shellcheck disable=SC2086
-    "$programs/coldread" mount image.cpm mnt --key file:key --writable --cow-max 2GiB $place 2>log &
+    "$programs/coldread" mount image.cpm mnt --key file:key --suid --dev --writable --cow-max 2GiB $place 2>log &
     reader=$!
     until mountpoint -q mnt && grep -qs 'is mounted' log; do kill -0 $reader || { cat log >&2; exit 1; }; sleep 0.1; done
     chmod 755 . mnt

@@ -15,9 +15,16 @@ use crate::kernel::{entries, loop_devices, mounts_below};
 /// How many moments each test tries where nothing else is said.
 const MOMENTS: u64 = 40;
 
+/// How many mounts are killed where nothing else is said: each takes a quarter of a second.
+const MOUNTS: u64 = 8;
+
 #[expect(clippy::disallowed_methods, reason = "a test asks how long it may run")]
+fn moments_or(default: u64) -> u64 {
+    std::env::var("COLDPRESS_KILLS").map_or(default, |count| count.parse().unwrap())
+}
+
 fn moments() -> u64 {
-    std::env::var("COLDPRESS_KILLS").map_or(MOMENTS, |count| count.parse().unwrap())
+    moments_or(MOMENTS)
 }
 
 /// Three layers; one is out of order and so kept in the temporary directory.
@@ -235,6 +242,16 @@ fn an_interrupt_ends_within_200_milliseconds_and_says_so() {
     assert!(took[4] < Duration::from_millis(200) && took[9] < Duration::from_secs(5), "{took:?}");
 }
 
+/// A process, killed when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// `coldread mount` of a bench's image at `mnt`, with a run directory of its own, started again and again.
 struct Mounting {
     bench: Bench,
@@ -256,24 +273,24 @@ impl Mounting {
         mounting
     }
 
-    fn start(&self, options: &[&str]) -> Child {
+    fn start(&self, options: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
         command.args(["mount", "app.cpm", "mnt", "--store", "store"]).args(options).current_dir(self.bench.dir.path());
         command
             .env("COLDREAD_RUN_DIR", self.bench.path("run"))
             .env_remove("COLDPRESS_KEY")
             .env_remove("COLDREAD_CACHE");
-        command.stderr(Stdio::piped()).spawn().unwrap()
+        Running(command.stderr(Stdio::piped()).spawn().unwrap())
     }
 
     /// Waits until the process says that the mount stands.
-    fn wait_until_mounted(&self, child: &mut Child, what: &str) {
-        let stderr = child.stderr.as_mut().unwrap();
+    fn wait_until_mounted(&self, child: &mut Running, what: &str) -> String {
+        let stderr = child.0.stderr.as_mut().unwrap();
         let mut said = String::new();
         for line in BufReader::new(stderr).lines() {
             let line = line.unwrap();
             if line.contains("is mounted at") {
-                return;
+                return said;
             }
             said.push_str(&line);
         }
@@ -290,23 +307,30 @@ impl Mounting {
     }
 
     /// `coldread umount`, after which nothing is left.
-    fn end(&self, mut child: Child, what: &str) {
+    fn end(&self, mut child: Running, what: &str) {
         let output = self.bench.coldread(&["umount", "mnt"]);
         assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(child.wait().unwrap().success(), "{what}");
+        assert!(child.0.wait().unwrap().success(), "{what}");
         assert_eq!(mounts_below(self.bench.dir.path()), Vec::<PathBuf>::new(), "{what}");
         let run = self.bench.path("run");
         assert!(loop_devices(&run).is_empty() && entries(&run).is_empty(), "{what}");
     }
 }
 
+impl Drop for Mounting {
+    fn drop(&mut self) {
+        // Of a test that failed.
+        for mount in mounts_below(self.bench.dir.path()).iter().rev() {
+            let _ = Command::new("umount").arg("--lazy").arg(mount).status();
+        }
+    }
+}
+
 #[test]
 fn a_mount_killed_at_any_moment_is_cleaned_up_by_the_next_at_the_same_directory() {
     let mounting = Mounting::new();
-    // By default a few, since each takes half a second.
-    let kills = if moments() == MOMENTS { 6 } else { moments() };
     let mut left = 0;
-    for number in 0..kills {
+    for number in 0..moments_or(MOUNTS) {
         let what = format!("kill {number}");
         let options: &[&str] = if number % 3 == 2 { &["--writable"] } else { &[] };
         let mut child = mounting.start(options);
@@ -317,12 +341,12 @@ fn a_mount_killed_at_any_moment_is_cleaned_up_by_the_next_at_the_same_directory(
             mounting.wait_until_mounted(&mut child, &what);
             let _ = std::fs::read(mounting.bench.path("mnt/data/007"));
         }
-        child.kill().unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(9), "{what}");
+        child.0.kill().unwrap();
+        assert_eq!(child.0.wait().unwrap().signal(), Some(9), "{what}");
         left += usize::from(!entries(&mounting.bench.path("run")).is_empty());
         let mut child = mounting.start(options);
-        mounting.wait_until_mounted(&mut child, &what);
-        mounting.check(&what);
+        let said = mounting.wait_until_mounted(&mut child, &what);
+        mounting.check(&format!("{what}: {said}"));
         mounting.end(child, &what);
     }
     assert!(left > 0, "no kill left anything");

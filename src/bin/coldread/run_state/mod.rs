@@ -105,19 +105,23 @@ impl RunDirectory {
         Ok(paths.into_iter().map(Entry::read).collect())
     }
 
-    /// Cleans up after every process that is dead; what cannot be cleaned up is reported, and stays.
+    /// Cleans up after every process that is dead, and returns the entries that are left: of the living, and of the dead
+    /// after whom it cannot clean up, which it reports.
     ///
     /// # Errors
     /// Those of reading the directory.
-    pub fn sweep(&self, lock: &Lock) -> Result<()> {
-        for entry in self.entries(lock)?.iter().filter(|entry| entry.is_dead) {
-            match entry.clean() {
+    fn sweep(&self, lock: &Lock) -> Result<Vec<Entry>> {
+        let mut entries = self.entries(lock)?;
+        entries.retain(|entry| {
+            let cleaned = if entry.is_dead { entry.clean() } else { return true };
+            match &cleaned {
                 Ok(done) if done.is_empty() => {}
                 Ok(done) => say(&format!("cleaned up after {}: {}", entry.title(), done.join(", "))),
                 Err(error) => say(&format!("cannot clean up after {}: {}", entry.title(), error.chain())),
             }
-        }
-        Ok(())
+            cleaned.is_err()
+        });
+        Ok(entries)
     }
 
     /// Cleans up after the dead, refuses a directory that another `coldread` has mounted, and writes this process's entry.
@@ -128,8 +132,9 @@ impl RunDirectory {
         let begun = Instant::now();
         loop {
             let lock = self.lock()?;
-            self.sweep(&lock)?;
-            match self.occupant(&lock, plan)? {
+            // Looked at once: one that ends between two looks would be neither cleaned up nor waited for.
+            let left = self.sweep(&lock)?;
+            match self.occupant(&left, plan)? {
                 None => return self.enter(plan, &lock),
                 Some(occupant) if !occupant.settled && begun.elapsed() < SETTLE_PATIENCE => {}
                 Some(occupant) => {
@@ -143,11 +148,11 @@ impl RunDirectory {
         }
     }
 
-    /// Returns which other `coldread` is at the directory of `plan`, if one is.
-    fn occupant(&self, lock: &Lock, plan: &Plan) -> Result<Option<Occupant>> {
+    /// Returns which of the `entries` is at the directory of `plan`, or which other `coldread`, if one is.
+    fn occupant(&self, entries: &[Entry], plan: &Plan) -> Result<Option<Occupant>> {
         let Some(directory) = &plan.directory else { return Ok(None) };
         let shown = directory.display();
-        for entry in self.entries(lock)? {
+        for entry in entries {
             let Some(record) = entry.record.as_ref().filter(|record| record.directory() == Some(directory)) else {
                 continue;
             };
