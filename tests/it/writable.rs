@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::common::{Bench, Image, Layer, Mounted, TEST_KEY, e2fsck, listing, noise, stdout};
-use crate::kernel::Mount;
+use crate::kernel::{Mount, entries};
 use crate::nbd::{Serving, connect, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -297,7 +297,7 @@ fn what_is_deleted_gives_its_room_back_and_a_full_mount_is_read_on() {
 fn the_file_below_a_mount_keeps_its_size() {
     let bench = converted();
     let mut mount = mount(&bench, &["--writable"]);
-    let directory = fs::read_dir(bench.path("temp")).unwrap().next().unwrap().unwrap().path();
+    let directory = entries(&bench.path("run")).remove(0);
     let file = File::options().read(true).write(true).open(directory.join("image")).unwrap();
     let (size, mode) = (file.metadata().unwrap().len(), file.metadata().unwrap().mode());
     assert_eq!((size, mode & 0o7777), (fs::metadata(bench.path("app.img")).unwrap().len(), 0o600));
