@@ -34,11 +34,17 @@ test-long: build test-tools ## The suite that every store passes, and conversion
 	tools/test-long.sh
 
 .PHONY: check
-check: ## Format, lints, documentation, licences and advisories
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets --features age -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
-	if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check licenses bans sources; else echo "cargo-deny is missing: cargo install cargo-deny"; exit 1; fi
+check: ## Format, lints, documentation, licences, duplicate crates and sources of crates; says what it checks
+	@echo "check 1 of 4: the format of all Rust files (cargo fmt)"
+	@$(CARGO) fmt --all --check
+	@echo "check 2 of 4: lints of programs, library, tests and benches, with the feature age (cargo clippy)"
+	@$(CARGO) clippy --locked --all-targets --features age -- -D warnings
+	@echo "check 3 of 4: documentation and its links (cargo doc)"
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	@echo "check 4 of 4: licences, bans and sources of all crates, but not advisories (cargo deny)"
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install cargo-deny"; exit 1; }
+	@$(CARGO) deny --locked check licenses bans sources
+	@echo "check: all four hold"
 
 .PHONY: sharing
 sharing: build ## What seven related images put into one store (needs COLDPRESS_CORPUS)
