@@ -1,7 +1,7 @@
 //! coldpress: a container image becomes one sealed, chunked, lazily readable ext4 disk.
 //!
 //! The modules stand in the order in which the data passes them; each may use only what stands before it:
-//! `digest error printable progress sync` < `fs crypto` < `bundle cache` < `source store manifest` < `convert | read` < `serve`.
+//! `digest error printable progress sync threads` < `fs crypto` < `bundle cache` < `source store manifest` < `convert | read` < `serve`.
 //! `convert` and `read` never import each other: they meet in the byte formats (docs/manifest-format.md,
 //! docs/sealed-chunk.md, docs/ext4-layout.md). docs/design.md has the reasons.
 
@@ -27,6 +27,7 @@ pub mod serve;
 pub mod source;
 pub mod store;
 mod sync;
+mod threads;
 pub mod whole_file;
 
 pub use error::{Error, ErrorKind, Result};

@@ -24,6 +24,7 @@ use crate::fs::path::Display;
 use crate::fs::tree::{Content, Data, LayerIndex, Tree};
 use crate::progress::{Progress, Stage};
 use crate::source::{Blob, Image, LayerReader, LayerSource, Limits};
+use crate::threads::side_by_side;
 use crate::{Error, ErrorKind, Result};
 
 /// Most runs of all sparse files of a layer.
@@ -182,14 +183,9 @@ impl<'a> Ingest<'a> {
                 done.lock().expect("no thread panics with it")[index] = Some(layer);
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..at_once.clamp(1, count.max(1)) {
-                scope.spawn(work);
-            }
-            // This thread reads too: what it frees of a layer when that is merged, it can use again at once (glibc keeps freed memory by
-            // thread: 33 bytes a file).
-            work();
-        });
+        // This thread reads too: what it frees of a layer when that is merged, it can use again at once (glibc keeps freed memory by
+        // thread: 33 bytes a file).
+        side_by_side(at_once.clamp(1, count.max(1)), work);
         let mut done = done.into_inner().expect("no thread panicked with it");
         let is_cause = |layer: &Result<ReadLayer>| layer.as_ref().is_err_and(|error| !Blob::was_given_up(error));
         if let Some(failed) = done.iter_mut().find_map(|slot| slot.take_if(|layer| is_cause(layer))) {

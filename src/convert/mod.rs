@@ -148,7 +148,7 @@ pub fn convert(
     let sealer = Sealer { salt, codec: options.codec, store, max_new_bytes: options.max_new_bytes };
     let known = target.cache.map(|cache| KnownLayers::new(cache, options.codec));
     let device = std::thread::scope(|scope| {
-        let sealing = Sealing::start(scope, sealer, options.threads);
+        let sealing = Sealing::start(scope, sealer, options.threads)?;
         let made = make(image, options, &sealing, known, progress);
         // What stopped the sealing is why nothing could be handed over.
         match (sealing.finish(), made) {

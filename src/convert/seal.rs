@@ -6,10 +6,11 @@
 //! UUID in it is made of all chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use crate::crypto::convergent::{self, ChunkKey, MAX_SEALED};
 use crate::crypto::packed::{Packer, trimmed_length};
@@ -143,14 +144,33 @@ pub struct Sealing<'scope> {
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
 }
 
+/// Keeps a thread that started; how many of its kind did, or why the first did not.
+fn keep<'scope>(
+    running: &mut Vec<ScopedJoinHandle<'scope, ()>>,
+    started: io::Result<ScopedJoinHandle<'scope, ()>>,
+    before: io::Result<u32>,
+) -> io::Result<u32> {
+    match (started, before) {
+        (Ok(thread), before) => {
+            running.push(thread);
+            Ok(before.unwrap_or(0) + 1)
+        }
+        (Err(_), Ok(some)) if some > 0 => Ok(some),
+        (Err(error), _) => Err(error),
+    }
+}
+
 /// What a thread takes its work from.
 type Jobs<T> = Arc<Mutex<Receiver<T>>>;
 /// A sealed chunk on its way.
 type Parcel = (Sha256, Vec<u8>);
 
 impl<'scope> Sealing<'scope> {
-    /// Starts `threads` of them.
-    pub fn start<'env>(scope: &'scope Scope<'scope, 'env>, sealer: Sealer<'env>, threads: usize) -> Self {
+    /// Starts `threads` of them, or as many as the system gives.
+    ///
+    /// # Errors
+    /// `Unavailable` where it gives none.
+    pub fn start<'env>(scope: &'scope Scope<'scope, 'env>, sealer: Sealer<'env>, threads: usize) -> Result<Self> {
         let (jobs, receive) = sync_channel(AHEAD);
         let (receive, shared) = (Arc::new(Mutex::new(receive)), Arc::<Shared>::default());
         let puts_in_flight = sealer.store.map_or(1, |(store, _)| store.in_flight());
@@ -162,25 +182,35 @@ impl<'scope> Sealing<'scope> {
             }
         };
         let mut running = Vec::new();
+        let start = |name: &str| Builder::new().name(name.to_owned());
+        let mut packing = Ok(0);
         for _ in 0..threads.max(1) {
             let (receive, shared, parcels) = (Arc::clone(&receive), Arc::clone(&shared), parcels.clone());
-            running.push(scope.spawn(move || {
+            let started = start("seal").spawn_scoped(scope, move || {
                 let packer = Packer::new(sealer.codec);
                 let mut worker = Worker { sealer, shared: &shared, packer, parcels };
                 shared.work(&receive, |(place, chunk)| worker.seal(place, chunk));
-            }));
+            });
+            packing = keep(&mut running, started, packing);
         }
+        let mut putting = Ok(0);
         for put in put.iter().flat_map(|put| std::iter::repeat_n(put, puts_in_flight)) {
             let (put, shared) = (Arc::clone(put), Arc::clone(&shared));
-            running.push(scope.spawn(move || {
+            let started = start("put").spawn_scoped(scope, move || {
                 shared.work(&put, |(name, bytes): Parcel| {
                     shared.put(sealer, name, &bytes)?;
                     shared.give_back(bytes);
                     Ok(())
                 });
-            }));
+            });
+            putting = keep(&mut running, started, putting);
         }
-        Self { sealer, jobs, threads: running, shared }
+        for (what, started) in [("seal", packing), ("upload", putting)] {
+            started.map_err(|error| {
+                Error::caused(ErrorKind::Unavailable, format!("no thread can be started to {what} chunks"), error)
+            })?;
+        }
+        Ok(Self { sealer, jobs, threads: running, shared })
     }
 
     /// A buffer of a chunk's length, from those that were sealed, and with what was in them.

@@ -142,6 +142,10 @@ impl Shared {
         while state.threads < wanted && !state.ended {
             let shared = Arc::clone(self);
             if spawn("ahead", move || shared.work()).is_err() {
+                // Nobody would take them, and they would become more with each read: readers fetch by themselves.
+                if state.threads == 0 {
+                    state.near.clear();
+                }
                 return;
             }
             state.threads += 1;

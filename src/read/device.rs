@@ -22,6 +22,7 @@ use crate::progress::{Progress, Stage};
 use crate::retry::{PATIENCE, PATIENCE_AT_FIRST};
 use crate::store::{Get, ObjectName};
 use crate::sync::{elapsed, now};
+use crate::threads::side_by_side;
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const CHUNK: usize = CHUNK_SIZE as usize;
@@ -74,20 +75,16 @@ pub fn fetch_all(manifest: &OpenManifest, store: &dyn Get, threads: usize, progr
     let chunks = &manifest.sealed.chunks;
     progress.begin(Stage::Fetch, chunks.len() as u64 * u64::from(CHUNK_SIZE));
     let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(store.in_flight()) {
-            scope.spawn(|| {
-                let mut chunk = vec![0; CHUNK];
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(wanted) = chunks.get(at) else { return };
-                    let fetched = fetch(manifest, store, wanted, &mut chunk);
-                    if visit(at, fetched.map(|()| &chunk[..])).is_break() {
-                        next.store(chunks.len(), Ordering::Relaxed);
-                    }
-                    progress.advance(Stage::Fetch, CHUNK_SIZE.into());
-                }
-            });
+    side_by_side(threads.max(store.in_flight()), || {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(wanted) = chunks.get(at) else { return };
+            let fetched = fetch(manifest, store, wanted, &mut chunk);
+            if visit(at, fetched.map(|()| &chunk[..])).is_break() {
+                next.store(chunks.len(), Ordering::Relaxed);
+            }
+            progress.advance(Stage::Fetch, CHUNK_SIZE.into());
         }
     });
     progress.end(Stage::Fetch);

@@ -59,6 +59,20 @@ impl Requests {
         self.queue.lock()
     }
 
+    /// Starts a thread that stays for as long as somebody else has these requests: so that there is one where later, at a limit on
+    /// threads, none can be started.
+    fn keep_one(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        let requests = Arc::clone(self);
+        if queue.threads == 0 && spawn("origin", move || requests.work()).is_ok() {
+            queue.threads += 1;
+        }
+    }
+
+    /// Hands `job` to a thread.
+    ///
+    /// # Errors
+    /// Those of starting a thread where there is none.
     pub(super) fn submit(self: &Arc<Self>, job: Job) -> std::io::Result<()> {
         let mut queue = self.queue();
         queue.jobs.push_back(job);
@@ -80,7 +94,8 @@ impl Requests {
         Ok(())
     }
 
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
+        let mut leaving = Leaving { requests: self, counted: true };
         let mut queue = self.queue();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
@@ -93,10 +108,27 @@ impl Requests {
             let timed_out;
             (queue, timed_out) = self.ready.wait_timeout(queue, IDLE);
             queue.idle -= 1;
-            if timed_out && queue.jobs.is_empty() {
+            // The last one stays while there may be more to do.
+            let may_leave = queue.threads > 1 || Arc::strong_count(self) == 1;
+            if timed_out && queue.jobs.is_empty() && may_leave {
                 queue.threads -= 1;
+                leaving.counted = false;
                 return;
             }
+        }
+    }
+}
+
+/// Counts a thread out that a request's panic ended, so that another can be started in its place.
+struct Leaving<'a> {
+    requests: &'a Requests,
+    counted: bool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.counted {
+            self.requests.queue().threads -= 1;
         }
     }
 }
@@ -131,6 +163,7 @@ impl Origin {
     /// `store`, asked within `limits`.
     #[must_use]
     pub fn new(store: Box<dyn Get>, limits: Limits) -> Self {
+        limits.requests.keep_one();
         Self { store: store.into(), limits, answered: AtomicBool::new(false), recent: Arc::default() }
     }
 

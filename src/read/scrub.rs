@@ -10,6 +10,7 @@ use crate::crypto::convergent::MAX_SEALED;
 use crate::digest::Sha256;
 use crate::progress::{Progress, Stage};
 use crate::store::{Get, ObjectName, RootId};
+use crate::threads::side_by_side;
 use crate::{CHUNK_SIZE, ErrorKind, Result};
 
 /// Objects between two notes of how far it came.
@@ -131,29 +132,25 @@ fn look_at_all(
     (started, before): (Instant, u64),
 ) -> Result<Vec<State>> {
     let (next, results, read) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(before));
-    std::thread::scope(|scope| {
-        for _ in 0..plan.threads.max(store.in_flight()).min(objects.len()) {
-            scope.spawn(|| {
-                while let at = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some((root, name)) = objects.get(at)
-                {
-                    let state = look_at(store, &ObjectName::chunk(root, *name), *name);
-                    let bytes = if let Ok(State::Good(bytes)) = state { bytes } else { 0 };
-                    if state.is_err() {
-                        next.store(objects.len(), Ordering::Relaxed);
-                    }
-                    progress.advance(Stage::Fetch, CHUNK_SIZE.into());
-                    results.lock().expect("no thread panics with it").push((at, state));
-                    let total = {
-                        let mut read = read.lock().expect("no thread panics with it");
-                        *read += bytes;
-                        *read
-                    };
-                    if let Some(rate) = plan.rate {
-                        std::thread::sleep(time_for(total, rate).saturating_sub(started.elapsed()));
-                    }
-                }
-            });
+    side_by_side(plan.threads.max(store.in_flight()).min(objects.len()), || {
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && let Some((root, name)) = objects.get(at)
+        {
+            let state = look_at(store, &ObjectName::chunk(root, *name), *name);
+            let bytes = if let Ok(State::Good(bytes)) = state { bytes } else { 0 };
+            if state.is_err() {
+                next.store(objects.len(), Ordering::Relaxed);
+            }
+            progress.advance(Stage::Fetch, CHUNK_SIZE.into());
+            results.lock().expect("no thread panics with it").push((at, state));
+            let total = {
+                let mut read = read.lock().expect("no thread panics with it");
+                *read += bytes;
+                *read
+            };
+            if let Some(rate) = plan.rate {
+                std::thread::sleep(time_for(total, rate).saturating_sub(started.elapsed()));
+            }
         }
     });
     let mut results = results.into_inner().expect("no thread panics with it");

@@ -238,10 +238,10 @@ pub struct VerifyArgs {
     pub salt: SaltArgs,
 
     #[command(flatten)]
-    pub limits: LimitArgs,
-
-    #[command(flatten)]
     pub threads: ThreadArgs,
+
+    #[command(flatten, next_help_heading = "Limits of --source")]
+    pub limits: LimitArgs,
 }
 
 /// Show what a block manifest says

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 /// Ctrl-C ends at once: every file is whole or not there at any moment, so there is nothing to clean up.
 fn end_on_signals() {
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
-    std::thread::spawn(move || {
+    let work = move || {
         for signal in signals.forever() {
             let mut stderr = std::io::stderr();
             // Behind a progress bar, not over it.
@@ -36,5 +36,12 @@ fn end_on_signals() {
                 writeln!(stderr, "{start}coldpress: interrupted; nothing is half-written, run the same command again");
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
-    });
+    };
+    // Without a thread for it, a signal ends the program as it does by default, without the line.
+    if std::thread::Builder::new().spawn(work).is_err() {
+        let always = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        for signal in [SIGINT, SIGTERM] {
+            let _ = signal_hook::flag::register_conditional_default(signal, std::sync::Arc::clone(&always));
+        }
+    }
 }

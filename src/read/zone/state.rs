@@ -49,8 +49,14 @@ impl Zone {
     #[must_use]
     pub fn states(&self) -> Vec<ServerState> {
         let asked: Vec<_> = std::thread::scope(|scope| {
-            let asking: Vec<_> = self.0.servers.iter().map(|server| scope.spawn(|| state(server))).collect();
-            asking.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+            let start = |server| std::thread::Builder::new().spawn_scoped(scope, move || state(server));
+            let asking: Vec<_> = self.0.servers.iter().map(|server| (server, start(server))).collect();
+            let answer = |(server, thread): (_, std::io::Result<std::thread::ScopedJoinHandle<'_, _>>)| match thread {
+                Ok(thread) => thread.join().ok().flatten(),
+                // No thread can be started: one after the other.
+                Err(_) => state(server),
+            };
+            asking.into_iter().map(answer).collect()
         });
         let name = |server: &Arc<Server>| server.address.name().to_owned();
         let states = self.0.servers.iter().zip(asked);

@@ -30,8 +30,9 @@ pub enum Event {
 /// Sends an event for each signal that asks for the end, from now on.
 pub fn catch_signals(send: Sender<Event>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::io("signals", error))?;
-    std::thread::spawn(move || signals.forever().try_for_each(|_| send.send(Event::Signal).map_err(drop)));
-    Ok(())
+    let work = move || signals.forever().try_for_each(|_| send.send(Event::Signal).map_err(drop));
+    let started = std::thread::Builder::new().name("signals".to_owned()).spawn(work);
+    started.map(drop).map_err(|error| Error::io("a thread for signals", error))
 }
 
 /// Prints a line on standard error. Names in it come from outside; a terminal shall not act on them.
