@@ -4,14 +4,16 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for measurements")]
 
 use std::fs::File;
+use std::net::Shutdown;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use coldpress::fs::BlockDevice;
 use coldpress::serve::Watch;
+use coldpress::serve::buffers::Buffers;
 use coldpress::serve::fuse::Door;
-use coldpress::serve::nbd::{self, Exports};
+use coldpress::serve::nbd::{self, Exports, Service};
 use coldpress::{Error, Result};
 
 struct Raw(File, u64);
@@ -54,10 +56,15 @@ fn main() {
     }
     let mut exports = Exports::default();
     exports.add("raw", device);
+    let buffers = Arc::new(Buffers::new(64 << 20));
     let listener = UnixListener::bind(place).unwrap();
     println!("ready");
     for stream in listener.incoming().flatten() {
         let exports = exports.clone();
-        std::thread::spawn(move || nbd::serve(&stream, &stream, &exports, 16, &Quiet));
+        let buffers = Arc::clone(&buffers);
+        std::thread::spawn(move || {
+            let service = Service { exports: &exports, buffers: &buffers, threads: 16, watch: &Quiet };
+            nbd::serve(&stream, &stream, &|| drop(stream.shutdown(Shutdown::Both)), &service)
+        });
     }
 }

@@ -7,7 +7,8 @@ use coldpress::Error;
 use coldpress::fs::BlockDevice;
 use coldpress::read::CowDevice;
 use coldpress::serve::Watch;
-use coldpress::serve::nbd::{self, Exports};
+use coldpress::serve::buffers::Buffers;
+use coldpress::serve::nbd::{self, Exports, Service};
 use libfuzzer_sys::fuzz_target;
 
 const SIZE: u64 = 1 << 20;
@@ -43,7 +44,9 @@ fuzz_target!(|bytes: &[u8]| {
     exports.add("a", Arc::new(Half));
     exports.add("b", Arc::new(CowDevice::in_memory(Arc::new(Half), SIZE / 4)));
     let mut said = Vec::new();
-    let _ = nbd::serve(bytes, &mut said, &exports, 1, &Nobody);
+    let buffers = Buffers::new(0);
+    let service = Service { exports: &exports, buffers: &buffers, threads: 1, watch: &Nobody };
+    let _ = nbd::serve(bytes, &mut said, &|| {}, &service);
     // Reads of up to 1 MiB each answer what was asked, and no more.
     assert!(said.len() as u64 <= 4096 + (bytes.len() as u64 / 16 + 1) * (SIZE + 1024), "{} bytes", said.len());
 });

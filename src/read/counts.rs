@@ -92,6 +92,10 @@ pub struct Counts {
     pub ahead: Count,
     /// Reads that were answered with an error.
     pub failed_reads: Count,
+    /// Clients that are connected to exports.
+    pub clients: Count,
+    /// Clients that were refused because there were too many, or no thread for them.
+    pub refused_clients: Count,
 }
 
 impl Counts {

@@ -32,6 +32,8 @@ pub fn encode(status: &Status) -> String {
         ("coldread_origin_hedges_total", "counter", "Second requests for what took long.", origin.hedges),
         ("coldread_ahead_chunks_total", "counter", "Chunks fetched before they were asked for.", status.ahead_chunks),
         ("coldread_failed_reads_total", "counter", "Reads that were answered with an error.", status.failed_reads),
+        ("coldread_clients", "gauge", "Clients of NBD and vhost-user-blk that are connected.", status.clients),
+        ("coldread_refused_clients_total", "counter", "Clients that were refused.", status.refused_clients),
         ("coldread_memory_bytes", "gauge", "Opened chunks in memory.", status.memory.bytes),
         ("coldread_memory_max_bytes", "gauge", "Most bytes of opened chunks in memory.", status.memory.max_bytes),
     ] {

@@ -1,5 +1,6 @@
 //! Doors through which a device is offered to others, and what is told of it.
 
+pub mod buffers;
 pub mod fuse;
 pub mod http;
 pub mod metrics;

@@ -3,13 +3,17 @@
 //! Here is what goes before the first request; `transmission` has the rest. A device that can be written to is offered so. A client
 //! that breaks the protocol ends its own connection.
 
+mod patience;
 mod transmission;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use self::patience::Patient;
 use super::Watch;
+use super::buffers::Buffers;
 use crate::fs::BlockDevice;
 
 const SERVER_MAGIC: u64 = 0x4E42_444D_4147_4943; // NBDMAGIC
@@ -77,21 +81,39 @@ fn flags_of(device: &dyn BlockDevice) -> u16 {
     EXPORT_FLAGS | if device.writable().is_some() { WRITABLE_FLAGS } else { READ_ONLY }
 }
 
-/// Serves one client over `from` and `to`, with up to `threads` misses under way, until it leaves.
+/// What clients are served from.
+pub struct Service<'a> {
+    /// The devices.
+    pub exports: &'a Exports,
+    /// Memory of all clients together.
+    pub buffers: &'a Buffers,
+    /// Misses of a client that may be under way.
+    pub threads: usize,
+    /// Told of what fails.
+    pub watch: &'a dyn Watch,
+}
+
+/// Serves one client over `from` and `to`, until it leaves. The streams are to time out after a second or so without a byte; then it is
+/// seen whether the client takes too long. `hang_up` ends the connection in both directions.
 ///
 /// # Errors
-/// Those of the connection; `InvalidData` where the client breaks the protocol.
+/// Those of the connection; `InvalidData` where the client breaks the protocol; `TimedOut` where it takes too long to choose an export, or
+/// holds memory for too long that others wait for.
 pub fn serve(
     from: impl Read,
     to: impl Write + Send,
-    exports: &Exports,
-    threads: usize,
-    watch: &dyn Watch,
+    hang_up: &(dyn Fn() + Sync),
+    service: &Service<'_>,
 ) -> io::Result<()> {
-    let mut connection = Connection { from: BufReader::new(from), to };
-    let Some(device) = connection.handshake(exports)? else { return Ok(()) };
-    let Connection { from, to } = connection;
-    transmission::run(from, &Mutex::new(to), &**device, threads, watch)
+    let account = service.buffers.account();
+    let from = BufReader::new(Patient::new(from, &account));
+    let mut connection = Connection { from, to: Patient::new(to, &account) };
+    let Some(device) = connection.handshake(service.exports)? else { return Ok(()) };
+    let Connection { mut from, mut to } = connection;
+    from.get_mut().end();
+    to.end();
+    let Service { threads, watch, .. } = *service;
+    transmission::run(from, to, &**device, &transmission::Client { threads, watch, account: &account, hang_up })
 }
 
 fn broken(what: &str) -> io::Error {

@@ -25,6 +25,10 @@ pub struct Status {
     pub ahead_chunks: u64,
     /// Reads that were answered with an error.
     pub failed_reads: u64,
+    /// Clients that are connected to NBD exports and vhost-user-blk disks.
+    pub clients: u64,
+    /// Clients that were refused.
+    pub refused_clients: u64,
     /// Opened chunks.
     pub memory: Held,
     /// Sealed chunks on the host's disk, where such a cache is used.
@@ -294,6 +298,8 @@ impl Status {
             },
             ahead_chunks: counts.ahead.get(),
             failed_reads: counts.failed_reads.get(),
+            clients: counts.clients.get(),
+            refused_clients: counts.refused_clients.get(),
             memory,
             cache,
             zone,
@@ -323,6 +329,7 @@ impl Status {
             (&mut origin.hedges, then.hedges),
             (&mut since.ahead_chunks, before.ahead_chunks),
             (&mut since.failed_reads, before.failed_reads),
+            (&mut since.refused_clients, before.refused_clients),
         ] {
             *now = now.saturating_sub(before);
         }

@@ -273,6 +273,17 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub writable: WritableArgs,
 
+    /// Maximum number of clients of all NBD and vhost-user-blk sockets together; further ones are disconnected
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_clients: u16,
+
+    /// Maximum memory for requests and replies of all NBD clients together, at least 16MiB
+    ///
+    /// A client may use an eighth of it. While all of it is in use, a client that takes over 5 seconds to receive or send a piece of 2 MiB is
+    /// disconnected.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub client_memory: Size,
+
     /// Misses of a client that can be under way at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,

@@ -225,6 +225,11 @@ impl Reading<'_> {
         tier
     }
 
+    /// Returns what the process counts.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.host.counts)
+    }
+
     /// Tells of the `images`, if that is wanted, until what this gives is dropped.
     pub fn metrics(&self, images: Vec<(String, Arc<ChunkDevice>)>) -> Result<Option<Socket>, Error> {
         let Some(address) = &self.args.metrics else { return Ok(None) };

@@ -80,6 +80,14 @@ impl Stream {
         })
     }
 
+    /// Ends the connection in both directions.
+    pub fn hang_up(&self) {
+        let _ = match self {
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
     /// No more requests; answers still go.
     pub fn end(&self) {
         let _ = match self {
@@ -128,14 +136,16 @@ impl Drop for Socket {
 /// Hands who connects to `accept`, on one thread.
 pub fn listen(address: &Address, accept: impl Fn(Stream) + Send + 'static) -> Result<Socket> {
     match address {
-        Address::Unix(path) => {
-            listen_at(path, move |listener| listener.incoming().flatten().map(Stream::Unix).for_each(accept))
-        }
+        Address::Unix(path) => listen_at(path, move |listener| {
+            each(|| listener.accept().map(|(stream, _)| stream), |stream| accept(Stream::Unix(stream)));
+        }),
         Address::Tcp(address) => {
             let listener = TcpListener::bind(address).map_err(|error| Error::io(address, error))?;
             // Answers are whole messages already.
             let at_once = |stream: TcpStream| stream.set_nodelay(true).map(|()| Stream::Tcp(stream)).ok();
-            std::thread::spawn(move || listener.incoming().flatten().filter_map(at_once).for_each(accept));
+            let work =
+                move || each(|| listener.accept().map(|(stream, _)| stream), |stream| _ = at_once(stream).map(&accept));
+            spawn("listen", work).map_err(|error| Error::io(address, error))?;
             Ok(Socket(None))
         }
     }
@@ -144,8 +154,22 @@ pub fn listen(address: &Address, accept: impl Fn(Stream) + Send + 'static) -> Re
 /// Hands what is listened on at `path` to `accept`, on one thread, for those who take clients by themselves.
 pub fn listen_at(path: &Path, accept: impl FnOnce(UnixListener) + Send + 'static) -> Result<Socket> {
     let listener = bind(path).map_err(|error| Error::file(path, error))?;
-    std::thread::spawn(move || accept(listener));
+    spawn("listen", move || accept(listener)).map_err(|error| Error::file(path, error))?;
     Ok(Socket(Some(path.to_owned())))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
+/// Takes connections for ever. What is short, such as descriptors, may be there again in a moment.
+fn each<S>(take: impl Fn() -> io::Result<S>, use_it: impl Fn(S)) {
+    loop {
+        match take() {
+            Ok(stream) => use_it(stream),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
 }
 
 /// A socket that only this user opens; one that nobody listens on any more is put out of the way.

@@ -90,9 +90,14 @@ impl Session {
         session.daemon.start(&mut Listener::from(listener.try_clone()?)).map_err(|error| unable(&error))?;
         session.shared.connected(session.daemon.shutdown_handle());
         let receive = Arc::new(Mutex::new(receive));
-        for _ in 0..threads.max(1) {
+        for started in 0..threads.max(1) {
             let (shared, receive) = (Arc::clone(&session.shared), Arc::clone(&receive));
-            std::thread::Builder::new().name("fetch".to_owned()).spawn(move || fetch(&shared, &receive))?;
+            match std::thread::Builder::new().name("fetch".to_owned()).spawn(move || fetch(&shared, &receive)) {
+                Ok(_) => {}
+                // As at a limit on processes: those that there are do it.
+                Err(_) if started > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(session)
     }

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use coldpress::fs::BlockDevice;
 use coldpress::read::ChunkDevice;
+use coldpress::read::counts::Counts;
 use coldpress::serve::Watch;
-use coldpress::serve::nbd::{self, Exports};
+use coldpress::serve::buffers::{Buffers, MIN_BYTES};
+use coldpress::serve::nbd::{self, Exports, Service};
 use coldpress::{Error, Result};
 
 use super::events::{DRAIN, Event, catch_signals, notify, say};
@@ -25,6 +27,9 @@ use crate::shared::manifests::ManifestArgs;
 use crate::sockets::{self, Address, Socket, Stream};
 
 pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
+    if args.client_memory.0 < MIN_BYTES {
+        return Err(Failure::Usage(format!("--client-memory: at least {}MiB", MIN_BYTES >> 20)));
+    }
     let mut exports = Exports::default();
     let reading = args.reading.open(args.record.is_some())?;
     args.reading.check_number(args.images.len(), args.record.is_some())?;
@@ -45,7 +50,14 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     let (send, events) = channel();
     catch_signals(send.clone())?;
     let registration = register(args, &devices)?;
-    let server = Arc::new(Server { exports, threads: args.threads.into(), clients: Mutex::default() });
+    let server = Arc::new(Server {
+        exports,
+        threads: args.threads.into(),
+        buffers: Buffers::new(args.client_memory.0),
+        clients: Mutex::default(),
+        max_clients: args.max_clients.into(),
+        counts: reading.counts(),
+    });
     let mut sockets = args.nbd.iter().map(|address| listen(address, &server)).collect::<Result<Vec<_>>>()?;
     for asked in &args.vhost_user_blk {
         let (at, path) = asked.resolve(&args.images)?;
@@ -68,9 +80,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     notify("STOPPING=1")?;
     // Nobody new; who is here hears the answers to what was asked.
     drop(sockets);
-    let closing: Vec<_> = files.into_iter().map(|file| std::thread::spawn(|| file.close())).collect();
-    server.drain();
-    closing.into_iter().for_each(|file| file.join().expect("it does not panic"));
+    close(files, &server);
     for device in &devices {
         super::tell_fetched(cli, device);
         reading.write_record(device, args.record.as_deref())?;
@@ -124,6 +134,23 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Closes the files side by side, while clients hear their last answers; one after the other where no threads can be started.
+fn close(files: Vec<FuseFile>, server: &Server) {
+    let files: Vec<_> = files.into_iter().map(|file| Mutex::new(Some(file))).collect();
+    let close = |file: &Mutex<Option<FuseFile>>| {
+        let file = file.lock().expect("no thread panics with it").take();
+        file.into_iter().for_each(FuseFile::close);
+    };
+    std::thread::scope(|scope| {
+        let later: Vec<_> = files
+            .iter()
+            .filter(|file| std::thread::Builder::new().spawn_scoped(scope, || close(file)).is_err())
+            .collect();
+        server.drain();
+        later.into_iter().for_each(close);
+    });
+}
+
 /// Until a signal comes, or the last of the `doors` is gone.
 fn wait(events: &Receiver<Event>, mut doors: usize) {
     // A sender lives as long as the thread that catches signals.
@@ -153,7 +180,10 @@ fn open(args: &ServeArgs, image: &NamedImage, reading: &Reading<'_>) -> Result<C
 struct Server {
     exports: Exports,
     threads: usize,
+    buffers: Buffers,
     clients: Mutex<Clients>,
+    max_clients: usize,
+    counts: Arc<Counts>,
 }
 
 /// Takes no more requests of a client; what it asked is still answered.
@@ -166,6 +196,7 @@ struct Clients {
     connected: BTreeMap<u64, End>,
     /// Who comes now is ended at once.
     ending: bool,
+    refusals: Refusals,
 }
 
 impl Clients {
@@ -180,10 +211,35 @@ impl Clients {
     }
 }
 
+/// How often refused clients are reported.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Clients that were refused and not reported yet.
+#[derive(Default)]
+struct Refusals {
+    unreported: u64,
+    reported: Option<Instant>,
+}
+
+impl Refusals {
+    /// Counts a refused client; the line to report, at most one in ten seconds.
+    fn count(&mut self, reason: &str) -> Option<String> {
+        self.unreported += 1;
+        if self.reported.is_some_and(|reported| reported.elapsed() < REPORT) {
+            return None;
+        }
+        self.reported = Some(Instant::now());
+        Some(match std::mem::take(&mut self.unreported) {
+            1 => format!("a client was refused: {reason}"),
+            count => format!("{count} clients were refused, the last one: {reason}"),
+        })
+    }
+}
+
 /// Who is cut off is no news to anyone; who was hung up on is.
 fn tell_ended(ended: io::Result<()>) {
     if let Err(error) = ended
-        && error.kind() == io::ErrorKind::InvalidData
+        && matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::TimedOut)
     {
         say(&format!("a client was hung up on: {error}"));
     }
@@ -218,27 +274,73 @@ impl Server {
     }
 
     fn leave(&self, number: u64) {
-        self.clients().connected.remove(&number);
+        if self.clients().connected.remove(&number).is_some() {
+            self.counts.clients.end();
+        }
+    }
+
+    /// Reports that a client is refused.
+    fn refuse(&self, clients: &mut Clients, reason: &str) {
+        self.counts.refused_clients.add(1);
+        if let Some(line) = clients.refusals.count(reason) {
+            say(&line);
+        }
+    }
+
+    /// Returns a client's number, or `None` where there are too many.
+    fn enrol(&self, clients: &mut Clients, end: End) -> Option<u64> {
+        if clients.connected.len() >= self.max_clients {
+            self.refuse(clients, &format!("--max-clients {} are connected", self.max_clients));
+            return None;
+        }
+        self.counts.clients.add(1);
+        Some(clients.enrol(end))
     }
 
     /// Serves one client to its end, on a thread of its own.
     fn accept(self: &Arc<Self>, stream: Stream) {
         let Ok(handle) = stream.try_clone() else { return };
         // Before it can ask for anything.
-        let number = self.clients().enrol(Box::new(move || handle.end()));
-        let server = Arc::clone(self);
+        let mut clients = self.clients();
+        let Some(number) = self.enrol(&mut clients, Box::new(move || handle.end())) else { return };
+        drop(clients);
+        let connected = Connected { server: Arc::clone(self), number, stream };
         let work = move || {
-            let ended = match &stream {
-                Stream::Unix(stream) => nbd::serve(stream, stream, &server.exports, server.threads, &Said),
-                Stream::Tcp(stream) => nbd::serve(stream, stream, &server.exports, server.threads, &Said),
-            };
-            tell_ended(ended);
-            server.leave(number);
+            let Connected { server, stream, .. } = &connected;
+            tell_ended(stream.set_timeout(TICK).and_then(|()| {
+                let service = Service {
+                    exports: &server.exports,
+                    buffers: &server.buffers,
+                    threads: server.threads,
+                    watch: &Said,
+                };
+                let hang_up = || stream.hang_up();
+                match stream {
+                    Stream::Unix(stream) => nbd::serve(stream, stream, &hang_up, &service),
+                    Stream::Tcp(stream) => nbd::serve(stream, stream, &hang_up, &service),
+                }
+            }));
         };
         if let Err(error) = std::thread::Builder::new().name("client".to_owned()).spawn(work) {
-            self.leave(number);
-            say(&format!("a client was turned away: {error}"));
+            self.refuse(&mut self.clients(), &format!("no thread for it: {error}"));
         }
+    }
+}
+
+/// How often it is seen whether a client that does nothing takes too long.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A client of NBD; it is hung up on when this is dropped, however its thread ends.
+struct Connected {
+    server: Arc<Server>,
+    number: u64,
+    stream: Stream,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.stream.hang_up();
+        self.server.leave(self.number);
     }
 }
 

@@ -60,6 +60,7 @@ pub fn counted(status: &Status, seconds: f64, per: &str) -> String {
          origin  {} in flight, {} requests{per}, {} failures{per}, {} hedges{per}\n\
          ahead   {} chunks{per} fetched before they were asked for\n\
          failed  {} reads{per}\n\
+         clients {} connected, {} refused{per}\n\
          kept    memory {}, {cache}\n{}",
         origin.in_flight,
         number(origin.requests),
@@ -67,6 +68,8 @@ pub fn counted(status: &Status, seconds: f64, per: &str) -> String {
         number(origin.hedges),
         number(status.ahead_chunks),
         number(status.failed_reads),
+        status.clients,
+        number(status.refused_clients),
         held(&status.memory),
         status.zone.as_ref().map_or(String::new(), |status| zone(status, seconds, per)),
     )

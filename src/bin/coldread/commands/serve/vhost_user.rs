@@ -9,7 +9,7 @@ use coldpress::Result;
 use coldpress::fs::BlockDevice;
 use coldpress::serve::vhost_blk::{self, Session};
 
-use super::{Said, Server, say, tell_ended};
+use super::{Said, Server, tell_ended};
 use crate::sockets::{self, Socket};
 
 /// Offers `device` on a socket at `path`.
@@ -25,12 +25,18 @@ fn accept(listener: &UnixListener, name: &str, device: &Arc<dyn BlockDevice>, se
             let mut clients = server.clients();
             let session = Session::accept(listener, Arc::clone(device), name, server.threads, Arc::new(Said))?;
             let handle = session.handle();
-            Ok((clients.enrol(Box::new(move || handle.end())), session))
+            Ok((server.enrol(&mut clients, Box::new(move || handle.end())), session))
         });
         let (number, session) = match session {
-            Ok(session) => session,
+            Ok((Some(number), session)) => (number, session),
+            // Its monitor is hung up on.
+            Ok((None, session)) => {
+                session.handle().end();
+                tell_ended(session.wait());
+                continue;
+            }
             Err(error) => {
-                say(&format!("a client was turned away: {error}"));
+                server.refuse(&mut server.clients(), &error.to_string());
                 // What is short, threads or descriptors, may be there again.
                 std::thread::sleep(Duration::from_secs(1));
                 continue;
@@ -49,7 +55,7 @@ fn accept(listener: &UnixListener, name: &str, device: &Arc<dyn BlockDevice>, se
             Ok(_) => {}
             Err(error) => {
                 server.leave(number);
-                say(&format!("a client was turned away: {error}"));
+                server.refuse(&mut server.clients(), &format!("no thread for it: {error}"));
             }
         }
     }
