@@ -3,6 +3,7 @@
 //! What comes from the other side is bounded in bytes and in time, so that it can spoil its own connection and nothing else.
 
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
@@ -17,20 +18,60 @@ const MAX_ANSWER: u64 = 16 << 20;
 /// An answer's media type and body.
 pub type Page = (&'static str, String);
 
+/// Host names that requests may be for, beside IP addresses and localhost: a web page can only ask by a name that it knows to resolve to
+/// this machine, so an unknown name may be one of its own.
+#[derive(Debug, Clone)]
+pub enum Hosts {
+    /// Any: no web page reaches a socket of the file system.
+    Any,
+    /// These, in lower case.
+    Named(Vec<String>),
+}
+
+impl Hosts {
+    /// Returns whether a request is answered whose `Host` header says this.
+    #[must_use]
+    pub fn allow(&self, host: &str) -> bool {
+        let Self::Named(names) = self else { return true };
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let is_address = bare.map_or(name.parse::<Ipv4Addr>().is_ok(), |name| name.parse::<Ipv6Addr>().is_ok());
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        is_address || name == "localhost" || name.ends_with(".localhost") || names.contains(&name)
+    }
+}
+
 /// Reads one request of `stream` and answers it with the page that `pages` has for its path.
 ///
 /// # Errors
 /// Those of the stream.
-pub fn answer(stream: &mut (impl Read + Write), pages: &dyn Fn(&str) -> Option<Page>) -> io::Result<()> {
+pub fn answer(stream: &mut (impl Read + Write), hosts: &Hosts, pages: &dyn Fn(&str) -> Option<Page>) -> io::Result<()> {
     let until = Instant::now() + PATIENCE;
     let head = match head(stream, until)? {
         Ok(head) => head,
         Err(status) => return write(stream, status, "", &plain(status)),
     };
-    let words: Vec<&str> = head.split(' ').collect();
-    let [method, path, "HTTP/1.1" | "HTTP/1.0"] = words[..] else {
+    let mut lines = head.split("\r\n");
+    let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let [method, path, version @ ("HTTP/1.1" | "HTTP/1.0")] = words[..] else {
         return write(stream, "400 Bad Request", "", &plain("400 Bad Request"));
     };
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    let named: Vec<&str> =
+        fields.filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value.trim()).collect();
+    match named[..] {
+        [host] if !hosts.allow(host) => {
+            let message =
+                "not a host name of this server; ask by IP address or localhost, or start it with --metrics-host NAME";
+            return write(stream, "421 Misdirected Request", "", &plain(message));
+        }
+        [_] => {}
+        [] if version == "HTTP/1.0" || matches!(hosts, Hosts::Any) => {}
+        _ => return write(stream, "400 Bad Request", "", &plain("400 Bad Request: one Host is needed")),
+    }
     if method != "GET" {
         return write(stream, "405 Method Not Allowed", "Allow: GET\r\n", &plain("only GET is answered"));
     }
@@ -40,19 +81,11 @@ pub fn answer(stream: &mut (impl Read + Write), pages: &dyn Fn(&str) -> Option<P
     }
 }
 
-/// Tells who asks that there are too many.
-///
-/// # Errors
-/// Those of the stream.
-pub fn turn_away(stream: &mut impl Write) -> io::Result<()> {
-    write(stream, "503 Service Unavailable", "", &plain("too many at once"))
-}
-
 fn plain(text: &str) -> Page {
     ("text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-/// The first line of a request's head, when all of the head came; else what to answer.
+/// A request's head, when all of it came; else what to answer.
 fn head(stream: &mut impl Read, until: Instant) -> io::Result<Result<String, &'static str>> {
     let mut head = Vec::new();
     let mut part = [0; 1024];
@@ -71,8 +104,7 @@ fn head(stream: &mut impl Read, until: Instant) -> io::Result<Result<String, &'s
             return Ok(Err("408 Request Timeout"));
         }
     }
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    Ok(String::from_utf8(line.to_vec()).map_err(|_| "400 Bad Request"))
+    Ok(String::from_utf8(head).map_err(|_| "400 Bad Request"))
 }
 
 fn write(stream: &mut impl Write, status: &str, header: &str, (media_type, body): &Page) -> io::Result<()> {
@@ -115,4 +147,43 @@ pub fn get(stream: &mut (impl Read + Write), path: &str) -> Result<Vec<u8>> {
         return Err(lost(io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_localhost_and_named_hosts_are_answered() {
+        let hosts = Hosts::Named(vec!["metrics.example".to_owned()]);
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9464",
+            "[::1]:9464",
+            "[::1]",
+            "localhost",
+            "LOCALHOST:1",
+            "a.localhost",
+            "10.0.3.7:80",
+            "Metrics.Example:9464",
+            "metrics.example.",
+        ] {
+            assert!(hosts.allow(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9464",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "[evil]:1",
+            "::1",
+            "[127.0.0.1]",
+            "metrics.example:port",
+            "xmetrics.example",
+        ] {
+            assert!(!hosts.allow(host), "{host}");
+        }
+        assert!(Hosts::Any.allow("evil.example"));
+    }
 }

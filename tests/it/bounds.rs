@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{Bench, noise};
@@ -163,6 +164,49 @@ fn ask(port: u16, host: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+#[test]
+fn metrics_are_told_by_address_and_to_named_hosts_alone() {
+    let bench = served();
+    let port = free_port();
+    let metrics = format!("tcp:127.0.0.1:{port}");
+    let options = ["--metrics", &metrics, "--metrics-host", "reader.example"];
+    let serving = Serving::with(&bench, &["one.cpm"], &["unix:a.sock"], &options);
+    for host in ["127.0.0.1", &format!("127.0.0.1:{port}"), "localhost", "reader.example:80", "[::1]"] {
+        assert!(ask(port, host).starts_with("HTTP/1.1 200 OK\r\n"), "{host}");
+    }
+    let refused = ask(port, "rebound.example");
+    assert!(refused.starts_with("HTTP/1.1 421 ") && refused.contains("--metrics-host"), "{refused}");
+    assert!(!refused.contains("coldread_"), "{refused}");
+    assert!(ask(port, "a\r\nHost: 127.0.0.1").starts_with("HTTP/1.1 400 "), "two hosts");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+    let output = command.args(["status", &metrics]).output().unwrap();
+    assert!(output.status.success());
+    serving.end();
+}
+
+#[test]
+fn who_asks_for_metrics_is_not_starved_by_those_who_stall() {
+    let bench = served();
+    let port = free_port();
+    let metrics = format!("tcp:127.0.0.1:{port}");
+    let serving = Serving::with(&bench, &["one.cpm"], &["unix:a.sock"], &["--metrics", &metrics]);
+    let stalled: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(b"GET /metrics HT").unwrap();
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert!(ask(port, "127.0.0.1").starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    drop(stalled);
+    serving.end();
 }
 
 #[test]

@@ -90,6 +90,13 @@ pub struct ReadArgs {
     /// Tell here what is read and how: for Prometheus at /metrics, for `coldread status` and `top`; unix:PATH, or tcp:ADDRESS:PORT of loopback
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<Address>,
+
+    /// Also answer --metrics requests for this host name, such as the one that Prometheus uses (repeatable)
+    ///
+    /// Requests for IP addresses and for localhost are answered without it. Others are refused, so that no web page can read the metrics
+    /// through a name of its own that resolves to this machine.
+    #[arg(long, value_name = "NAME", requires = "metrics")]
+    metrics_host: Vec<String>,
 }
 
 /// A duration as people write it: 500ms, 60s, 5m.
@@ -244,7 +251,7 @@ impl Reading<'_> {
                 zone.as_deref().map(Into::into),
             )
         };
-        telling::start(address, status).map(Some)
+        telling::start(address, self.args.metrics_host.clone(), status).map(Some)
     }
 
     /// The same of the one image that there is.

@@ -1,12 +1,13 @@
 //! `--metrics`: tells who asks what the reader of this process has done.
 //!
-//! Each who asks has a thread of its own for a few seconds at most, so that one that stalls delays nobody.
+//! Each who asks has a thread of its own for a few seconds at most. Where all places are taken, the one who asks for longest is hung up on: who
+//! asks in earnest is done in a moment, so those who stall delay nobody.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coldpress::serve::http::{self, Page};
+use coldpress::serve::http::{self, Hosts, Page};
 use coldpress::serve::metrics;
 use coldpress::serve::status::Status;
 use coldpress::{Error, Result};
@@ -18,20 +19,36 @@ const MOST: usize = 16;
 /// How long one reading or writing may take: all of a request has [`http::PATIENCE`].
 const STALL: Duration = Duration::from_secs(1);
 
-/// Tells at `address` what `status` says, until what this gives is dropped.
-pub fn start(address: &Address, status: impl Fn() -> Status + Send + Sync + 'static) -> Result<Socket> {
-    let (status, asking) = (Arc::new(status), Arc::new(AtomicUsize::new(0)));
-    sockets::listen(address, move |mut stream| {
-        let (status, place) = (Arc::clone(&status), Place::take(&asking));
-        let answer = move || {
-            // Who goes away without an answer is no news to anyone.
-            let _ = stream.set_timeout(STALL).and_then(|()| match &place {
-                Some(_) => http::answer(&mut stream, &|path| page(path, &*status)),
-                None => http::turn_away(&mut stream),
-            });
+/// Tells at `address` what `status` says, until what this gives is dropped. Requests over TCP are answered for IP addresses, localhost and
+/// the host names `names`.
+pub fn start(
+    address: &Address,
+    names: Vec<String>,
+    status: impl Fn() -> Status + Send + Sync + 'static,
+) -> Result<Socket> {
+    let hosts = match address {
+        Address::Unix(_) => Hosts::Any,
+        Address::Tcp(_) => Hosts::Named(names.into_iter().map(|name| name.to_ascii_lowercase()).collect()),
+    };
+    let answer = Arc::new(move |stream: &mut Stream| {
+        // Who goes away without an answer is no news to anyone.
+        let _ = stream.set_timeout(STALL).and_then(|()| http::answer(stream, &hosts, &|path| page(path, &status)));
+    });
+    let asking = Arc::new(Asking::default());
+    sockets::listen(address, move |stream| {
+        let Some(place) = Asking::enter(&asking, &stream) else { return };
+        // The place and the stream stay here where no thread can be started.
+        let job = Arc::new(Mutex::new(Some((place, stream))));
+        let (work, theirs) = (Arc::clone(&answer), Arc::clone(&job));
+        let work = move || {
+            let taken = theirs.lock().expect("no thread panics with it").take();
+            if let Some((_place, mut stream)) = taken {
+                work(&mut stream);
+            }
         };
-        // Without a thread it is hung up on.
-        let _ = std::thread::Builder::new().name("metrics".to_owned()).spawn(answer);
+        if std::thread::Builder::new().name("metrics".to_owned()).spawn(work.clone()).is_err() {
+            work();
+        }
     })
 }
 
@@ -43,19 +60,36 @@ fn page(path: &str, status: &dyn Fn() -> Status) -> Option<Page> {
     }
 }
 
-/// One of the places of those who ask; free again when it is dropped.
-struct Place(Arc<AtomicUsize>);
+/// Who asks, the longest first.
+#[derive(Default)]
+struct Asking(Mutex<(u64, VecDeque<(u64, Stream)>)>);
 
-impl Place {
-    fn take(asking: &Arc<AtomicUsize>) -> Option<Self> {
-        let place = Self(Arc::clone(asking));
-        (asking.fetch_add(1, Ordering::Relaxed) < MOST).then_some(place)
+impl Asking {
+    /// Takes a place for who asks by `stream`; where there is none, that of who asks for longest.
+    fn enter(asking: &Arc<Self>, stream: &Stream) -> Option<Place> {
+        let handle = stream.try_clone().ok()?;
+        let mut asking_now = asking.0.lock().expect("no thread panics with it");
+        let (count, streams) = &mut *asking_now;
+        if streams.len() >= MOST
+            && let Some((_, oldest)) = streams.pop_front()
+        {
+            oldest.hang_up();
+        }
+        *count += 1;
+        streams.push_back((*count, handle));
+        Some(Place { asking: Arc::clone(asking), number: *count })
     }
+}
+
+/// One of the places of those who ask; free again when it is dropped.
+struct Place {
+    asking: Arc<Asking>,
+    number: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.asking.0.lock().expect("no thread panics with it").1.retain(|(number, _)| *number != self.number);
     }
 }
 
