@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod error;
 pub mod fs;
 pub mod manifest;
+pub mod output_file;
 pub mod printable;
 pub mod private_file;
 pub mod progress;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::crypto::random_bytes;
@@ -21,6 +21,17 @@ use crate::crypto::random_bytes;
 /// Those of opening it.
 pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Makes the names in `directory` durable: what was linked or renamed there is found after a power failure.
+///
+/// # Errors
+/// Those of the disk. A file system that cannot sync a directory is no error.
+pub fn sync_directory(directory: &OwnedFd) -> io::Result<()> {
+    match fsync(directory) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A file on its way into a directory; gone unless it is linked.

@@ -185,12 +185,22 @@ fn read(path: &Path) -> Result<SecretFile> {
 fn write_new(path: &Path, text: &str) -> Result<()> {
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| Error::file(path, error))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| sync_directory_of(path));
     written.map_err(|error| {
         // Half a key is worse than none.
         let _ = std::fs::remove_file(path);
         Error::file(path, error)
     })
+}
+
+/// A key whose name a power failure loses is lost.
+fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match std::fs::File::open(directory)?.sync_all() {
+        // Some file systems cannot sync a directory.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 #[cfg(test)]

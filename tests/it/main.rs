@@ -22,6 +22,7 @@ mod keys;
 mod kills;
 mod nbd;
 mod nbd_client;
+mod outputs;
 mod pages;
 mod pipelines;
 mod progress;

@@ -124,7 +124,7 @@ pub struct ConvertArgs {
     #[command(flatten)]
     pub salt: SaltArgs,
 
-    /// Where to write the block manifest
+    /// Where to write the block manifest; - for standard output
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "heal", "push"])]
     pub output: Option<PathBuf>,
 
@@ -301,15 +301,17 @@ pub struct DiffArgs {
     pub all: bool,
 }
 
-/// Write the block image as a sparse file
+/// Write the block image as a sparse file, or to a block device
 ///
-/// The file can be mounted (`mount -o loop,ro FILE DIR`), checked (`e2fsck -fn FILE`) and booted from.
+/// The file can be mounted (`mount -o loop,ro FILE DIR`), checked (`e2fsck -fn FILE`) and booted from; only its owner can read it. A
+/// block device must be large enough and not in use: the image is written to its start and flushed. To a FIFO, a character device or
+/// standard output, the whole image is written front to back.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     #[command(flatten)]
     pub from: Source,
 
-    /// Where to write it
+    /// Where to write it: a file, a block device, or - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 

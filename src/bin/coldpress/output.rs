@@ -1,12 +1,12 @@
 //! What `coldpress` prints: results on standard output, progress and warnings on standard error, files whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use coldpress::output_file::{self, Destination, Options, directory_of};
 use coldpress::printable::{self, Printable};
 use coldpress::progress::{Progress, Silent, Stage};
 use coldpress::{Error, ErrorKind};
@@ -14,7 +14,6 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::Cli;
-use crate::shared::files::directory_of;
 use crate::size::show;
 
 /// How often plain lines tell of progress where there is no terminal.
@@ -22,11 +21,27 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Prints `text`, or with `--json` the value.
 pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Error> {
-    let out = if cli.json { printable::json(&format!("{json:#}\n")) } else { printable::lines(text) };
-    if cli.quiet && !cli.json {
-        return Ok(());
+    shown(cli, text, json).map_or(Ok(()), |out| print(&out))
+}
+
+/// What is printed of a result, if anything is.
+fn shown(cli: &Cli, text: &str, json: &serde_json::Value) -> Option<String> {
+    match () {
+        () if cli.json => Some(printable::json(&format!("{json:#}\n"))),
+        () if cli.quiet => None,
+        () => Some(printable::lines(text)),
     }
-    print(&out)
+}
+
+/// The same on standard error where `destination`, the output of the command, is standard output: a reader of that gets nothing else.
+pub fn result_beside(cli: &Cli, destination: &Destination, text: &str, json: &serde_json::Value) -> Result<(), Error> {
+    if !destination.is_stdout() {
+        return result(cli, text, json);
+    }
+    if let Some(out) = shown(cli, text, json) {
+        let _ = std::io::stderr().write_all(out.as_bytes());
+    }
+    Ok(())
 }
 
 /// The same for what is long: only what is printed is made, and JSON goes out row by row.
@@ -167,20 +182,31 @@ fn warning(message: &str) {
     let _ = writeln!(std::io::stderr(), "coldpress: warning: {}", Printable(message));
 }
 
-/// Adds `text` to the file `path`, which others may add to.
+/// Adds `text` to the output `path`, which others may add to.
 pub fn append(path: &Path, text: &str) -> Result<(), Error> {
-    let file = File::options().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Error::file(path, error))
+    output_file::append(path)?.write_all(text.as_bytes()).map_err(|error| Error::file(path, error))
 }
 
-/// Refuses at the start what could not be written at the end.
-pub fn check_directory_of(path: &Path) -> Result<(), Error> {
-    let directory = directory_of(path);
-    if directory.is_dir() {
-        return Ok(());
+/// Returns the path of an output that the command line names; `-` is standard output.
+pub fn named(path: &Path) -> &Path {
+    if path == Path::new("-") { Path::new("/dev/stdout") } else { path }
+}
+
+/// Writes a block manifest, which survives a power failure once this returns.
+pub fn write_manifest(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let options = Options { sync: true, ..Options::default() };
+    output_file::write(path, options, |mut file| file.write_all(bytes).map_err(|error| Error::file(path, error)))
+}
+
+/// Refuses at the start an output that could not be written at the end.
+pub fn check(path: &Path) -> Result<(), Error> {
+    match Destination::of(path) {
+        Ok(Destination::BlockDevice(_)) => Err(output_file::refuse_block_device(path)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("{}: no such directory to write {} into", directory_of(path).display(), path.display()),
+        )),
+        Err(error) => Err(error),
     }
-    Err(Error::new(
-        ErrorKind::NotFound,
-        format!("{}: no such directory to write {} into", directory.display(), path.display()),
-    ))
 }

@@ -1,15 +1,15 @@
 //! Completions for shells and manual pages, made of the command line's own description: the same bytes on any day.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use coldpress::Error;
-use coldpress::whole_file::{WholeFile, open_directory};
 
 use super::failure::CommandResult;
+use super::files::write_whole;
 
 /// Print what a shell needs to complete this program's commands and options
 ///
@@ -48,7 +48,8 @@ pub fn man(program: Command, args: &ManArgs) -> CommandResult {
     std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
     for command in program.get_subcommands().cloned().chain([program.clone()]) {
         let (name, page) = page(command, &source);
-        write(directory, &name, &page)?;
+        let path = directory.join(name);
+        write_whole(&path, |mut file| file.write_all(&page).map_err(|error| Error::file(&path, error)))?;
     }
     Ok(())
 }
@@ -59,14 +60,6 @@ fn page(command: Command, source: &str) -> (String, Vec<u8>) {
     let mut page = Vec::new();
     man.render(&mut page).expect("memory takes all that is written to it");
     (man.get_filename(), page)
-}
-
-fn write(directory: &Path, name: &str, page: &[u8]) -> Result<(), Error> {
-    let fail = |error| Error::file(&directory.join(name), error);
-    let opened = open_directory(directory).map_err(fail)?;
-    let file = WholeFile::create(&opened, 0o666).map_err(fail)?;
-    file.file().write_all(page).map_err(fail)?;
-    file.replace(Path::new(name)).map_err(fail)
 }
 
 fn print(bytes: &[u8]) -> Result<(), Error> {

@@ -39,8 +39,7 @@ impl Trace {
     /// # Errors
     /// Those of the file system.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::options().append(true).create(true).open(path);
-        file.map(Self).map_err(|error| Error::file(path, error))
+        crate::output_file::append(path).map(Self)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a trace says when; nothing else hangs on it")]

@@ -1,7 +1,6 @@
 //! `coldpress convert`.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use coldpress::crypto::{KeyWrap, Salt};
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::layout::EPOCH;
 use coldpress::manifest::{BlockManifest, Clear};
+use coldpress::output_file::Destination;
 use coldpress::printable::is_escaped;
 use coldpress::registry::artifact::About;
 use coldpress::source::Platform;
@@ -24,7 +24,6 @@ use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
 use crate::output;
 use crate::sealing::known_puts;
 use crate::shared::failure::{CommandResult, Failure};
-use crate::shared::files::write_whole;
 use crate::shared::manifests::ManifestRef;
 use crate::size::show;
 use crate::sources::{access, check_logins, read_manifest_for, registries};
@@ -50,8 +49,9 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     if args.application.chars().any(is_escaped) {
         return Err(Failure::Usage("--application: has control or invisible characters".to_owned()));
     }
-    for path in [&args.output, &args.summary, &args.outputs].into_iter().flatten() {
-        output::check_directory_of(path)?;
+    let manifest_path = args.output.as_deref().map(output::named);
+    for path in [manifest_path, args.summary.as_deref(), args.outputs.as_deref()].into_iter().flatten() {
+        output::check(path)?;
     }
     let message = "no store: give --store or set COLDPRESS_STORE (or count only, with --dry-run)";
     let url = args.store.named()?;
@@ -103,7 +103,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
                 "the conversion took over 24 hours: chunks that it saw stored may have been collected; run it again";
             return Err(Error::new(ErrorKind::Unavailable, message).into());
         }
-        artifact = publish(&converted, &*key, &**store, publication.as_ref(), args.output.as_deref())?;
+        artifact = publish(&converted, &*key, &**store, publication.as_ref(), manifest_path)?;
     }
     if let Some(error) = cache.as_ref().and_then(Cache::failure) {
         progress.warn(&format!("the cache learns nothing: {}", error.chain()));
@@ -116,7 +116,12 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     if let Some(path) = &args.outputs {
         output::append(path, &report.key_values())?;
     }
-    output::result(cli, &report.text(), &report.json())?;
+    match manifest_path.map(Destination::of).transpose()? {
+        Some(destination) if !args.dry_run => {
+            output::result_beside(cli, &destination, &report.text(), &report.json())?;
+        }
+        _ => output::result(cli, &report.text(), &report.json())?,
+    }
     match (args.max_new_bytes, report.new_chunks()) {
         (Some(most), Some((_, bytes))) if bytes > most.0 => {
             let message =
@@ -278,7 +283,7 @@ fn publish(
     };
     let artifact = publication.map(push).transpose()?;
     if let Some(path) = path {
-        write_whole(path, |mut file| file.write_all(&bytes).map_err(|error| Error::file(path, error)))?;
+        output::write_manifest(path, &bytes)?;
     }
     Ok(artifact)
 }

@@ -1,86 +1,252 @@
-//! `coldpress export`.
+//! `coldpress export`: the block image as a sparse file, on a block device, or as a stream.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard};
 
-use coldpress::Error;
 use coldpress::manifest::OpenManifest;
+use coldpress::output_file::{self, Destination, Options};
 use coldpress::progress::Progress;
 use coldpress::read::device::fetch_all;
 use coldpress::store::Get;
+use coldpress::{CHUNK_SIZE, Error, ErrorKind};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::args::{Cli, ExportArgs};
 use crate::output;
 use crate::shared::failure::CommandResult;
-use crate::shared::files::write_whole;
 use crate::size::show;
 
 const BLOCK: usize = 4096;
-
-/// Writes bytes at an offset of the file.
-type Write<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
+/// Zeros that are written at a time.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+/// The content may be secret, so the file is for this user alone.
+const MODE: u32 = 0o600;
 
 pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
+    let path = output::named(&args.output);
+    let destination = Destination::of(path)?;
     let key = args.from.key.require()?;
     let manifest = args.from.manifest.open(&*key)?;
     let store = args.from.store.open(&manifest)?;
     let progress = output::progress(cli);
-    let fail = |error| Error::file(&args.output, error);
-    write_whole(&args.output, |file| {
-        file.set_len(manifest.device_bytes()).map_err(fail)?;
-        let write = |offset, bytes: &[u8]| file.write_all_at(bytes, offset).map_err(fail);
-        copy(&manifest, &*store, args.threads.threads(), &*progress, &write)
-    })?;
-    let text = format!(
-        "{}: {} ({} chunks)\n",
-        args.output.display(),
-        show(manifest.device_bytes()),
-        manifest.sealed.chunks.len()
-    );
+    let export = Export { manifest: &manifest, store: &*store, threads: args.threads.threads(), progress: &*progress };
+    export.to(&destination)?;
+    let text =
+        format!("{}: {} ({} chunks)\n", path.display(), show(manifest.device_bytes()), manifest.sealed.chunks.len());
     let json = json!({
-        "output": args.output,
+        "output": path,
         "device_bytes": manifest.device_bytes(),
         "chunks": manifest.sealed.chunks.len(),
         "root_digest": manifest.clear.root_digest,
         "image_digest": manifest.sealed.image_digest,
     });
-    Ok(output::result(cli, &text, &json)?)
+    Ok(output::result_beside(cli, &destination, &text, &json)?)
 }
 
-/// Fetches all chunks, and writes the blocks of them that are not zero.
-fn copy(
-    manifest: &OpenManifest,
-    store: &dyn Get,
+/// An image, and what fetches it.
+struct Export<'a> {
+    manifest: &'a OpenManifest,
+    store: &'a dyn Get,
     threads: usize,
-    progress: &dyn Progress,
-    write: &Write<'_>,
-) -> Result<(), Error> {
-    let failed = Mutex::new(None);
-    fetch_all(manifest, store, threads, progress, &|at, chunk| {
-        let offset = manifest.sealed.chunks[at].index.byte_offset();
-        match chunk.and_then(|chunk| sparse(offset, chunk, write)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed.lock().expect("no thread panics with it").get_or_insert(error);
-                ControlFlow::Break(())
+    progress: &'a dyn Progress,
+}
+
+/// Takes an image's chunks, by several threads in any order.
+trait Sink: Sync {
+    /// Writes the chunk `number` at `offset`; between `end`, where the chunk before it ends, and `offset` are zeros.
+    fn chunk(&self, number: usize, end: u64, offset: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Writes zeros from `end`, where the last chunk ends, to `length`, the end of the device.
+    fn end(&self, end: u64, length: u64) -> Result<(), Error>;
+
+    /// Ends waiting: a chunk will not come.
+    fn stop(&self) {}
+}
+
+impl Export<'_> {
+    fn to(&self, destination: &Destination) -> Result<(), Error> {
+        match destination {
+            Destination::File(path) => {
+                let options = Options { mode: MODE, sync: false };
+                output_file::replace(path, options, |file| {
+                    file.set_len(self.manifest.device_bytes()).map_err(|error| Error::file(path, error))?;
+                    self.copy(&SparseFile(path, file))
+                })
+            }
+            Destination::BlockDevice(path) => {
+                let device = output_file::open_block_device(path, self.manifest.device_bytes())?;
+                let written = self.copy(&Device(path, &device));
+                let written = written.and_then(|()| device.sync_all().map_err(|error| Error::file(path, error)));
+                written.map_err(|error| error.within(format!("{}: the device is not complete", path.display())))
+            }
+            Destination::Stream(path) | Destination::Descriptor(path) => {
+                let file = output_file::open_stream(path)?;
+                let stream = Stream { path, file, turn: Mutex::default(), moved: Condvar::new() };
+                self.copy(&stream).map_err(|error| output_file::not_all_was_read(path, error))
             }
         }
-    });
-    failed.into_inner().expect("no thread panics with it").map_or(Ok(()), Err)
+    }
+
+    /// Fetches all chunks, and gives them to `sink`.
+    fn copy(&self, sink: &dyn Sink) -> Result<(), Error> {
+        let (failed, chunks) = (Mutex::new(None), &self.manifest.sealed.chunks);
+        let end_of = |before: usize| {
+            let last = before.checked_sub(1).map(|at| chunks[at].index.byte_offset() + u64::from(CHUNK_SIZE));
+            last.unwrap_or_default()
+        };
+        fetch_all(self.manifest, self.store, self.threads, self.progress, &|at, chunk| {
+            let offset = chunks[at].index.byte_offset();
+            match chunk.and_then(|chunk| sink.chunk(at, end_of(at), offset, chunk)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed.lock().expect("no thread panics with it").get_or_insert(error);
+                    sink.stop();
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        match failed.into_inner().expect("no thread panics with it") {
+            Some(error) => Err(error),
+            None => sink.end(end_of(chunks.len()), self.manifest.device_bytes()),
+        }
+    }
 }
 
-/// Writes the runs of blocks that are not zero.
-fn sparse(offset: u64, chunk: &[u8], write: &Write<'_>) -> Result<(), Error> {
+/// Calls `write` with each run of blocks of `chunk`, its offset, and whether it is all zero.
+fn each_run(
+    offset: u64,
+    chunk: &[u8],
+    mut write: impl FnMut(u64, &[u8], bool) -> Result<(), Error>,
+) -> Result<(), Error> {
     let is_zero = |block: &[u8; BLOCK]| block.iter().all(|&byte| byte == 0);
     let (blocks, _) = chunk.as_chunks::<BLOCK>();
     let mut at = offset;
     for run in blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
-        if !is_zero(&run[0]) {
-            write(at, run.as_flattened())?;
-        }
+        write(at, run.as_flattened(), is_zero(&run[0]))?;
         at += run.as_flattened().len() as u64;
     }
     Ok(())
+}
+
+/// A new file of the device's length: what is not written is a hole.
+struct SparseFile<'a>(&'a Path, &'a File);
+
+impl Sink for SparseFile<'_> {
+    fn chunk(&self, _: usize, _: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        each_run(offset, bytes, |at, run, zero| match zero {
+            true => Ok(()),
+            false => self.1.write_all_at(run, at).map_err(|error| Error::file(self.0, error)),
+        })
+    }
+
+    fn end(&self, _: u64, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A block device, which keeps what is not written: zeros are written, too.
+struct Device<'a>(&'a Path, &'a File);
+
+impl Device<'_> {
+    fn zero(&self, from: u64, to: u64) -> Result<(), Error> {
+        if from == to {
+            return Ok(());
+        }
+        // The kernel does it by a discard or a command of the device where it can.
+        let zeroed = fallocate(self.1, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, from, to - from);
+        let zeroed = match zeroed {
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NODEV) => self.write_zeros(from, to),
+            zeroed => zeroed.map_err(Into::into),
+        };
+        zeroed.map_err(|error| Error::file(self.0, error))
+    }
+
+    fn write_zeros(&self, mut from: u64, to: u64) -> std::io::Result<()> {
+        while from < to {
+            let length = (to - from).min(ZEROS.len() as u64);
+            self.1.write_all_at(&ZEROS[..usize::try_from(length).expect("is that of a buffer")], from)?;
+            from += length;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Device<'_> {
+    fn chunk(&self, _: usize, end: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.zero(end, offset)?;
+        each_run(offset, bytes, |at, run, zero| match zero {
+            true => self.zero(at, at + run.len() as u64),
+            false => self.1.write_all_at(run, at).map_err(|error| Error::file(self.0, error)),
+        })
+    }
+
+    fn end(&self, end: u64, length: u64) -> Result<(), Error> {
+        self.zero(end, length)
+    }
+}
+
+/// A character device, FIFO or open file, which is written front to back: each thread waits for its chunk's turn.
+struct Stream<'a> {
+    path: &'a Path,
+    file: File,
+    turn: Mutex<Turn>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct Turn {
+    /// The number of the chunk that is next.
+    next: usize,
+    stopped: bool,
+}
+
+impl Stream<'_> {
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().expect("no thread panics with it")
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), Error> {
+        (&self.file).write_all(bytes).map_err(|error| Error::file(self.path, error))
+    }
+
+    fn zeros(&self, mut length: u64) -> Result<(), Error> {
+        while length > 0 {
+            let part = length.min(ZEROS.len() as u64);
+            self.write(&ZEROS[..usize::try_from(part).expect("is that of a buffer")])?;
+            length -= part;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Stream<'_> {
+    fn chunk(&self, number: usize, end: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        // Chunks are handed out in ascending order, so the one whose turn it is is under way.
+        let waiting = |turn: &mut Turn| turn.next != number && !turn.stopped;
+        let mut turn = self.moved.wait_while(self.turn(), waiting).expect("no thread panics with it");
+        if turn.stopped {
+            return Err(Error::new(ErrorKind::Internal, "another chunk failed"));
+        }
+        self.zeros(offset - end)?;
+        self.write(bytes)?;
+        turn.next += 1;
+        drop(turn);
+        self.moved.notify_all();
+        Ok(())
+    }
+
+    fn end(&self, end: u64, length: u64) -> Result<(), Error> {
+        self.zeros(length - end)
+    }
+
+    fn stop(&self) {
+        self.turn().stopped = true;
+        self.moved.notify_all();
+    }
 }

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coldpress::digest::{Sha256, Sha256Hasher};
 use coldpress::manifest::BlockManifest;
 use coldpress::manifest::v1::MAX_BYTES;
+use coldpress::output_file::Destination;
 use coldpress::read::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
 use coldpress::store::{Collect, ObjectName, RootId, open_collect, open_get};
 use coldpress::{Error, ErrorKind};
@@ -58,7 +59,8 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
             name_all(&manifest_in_store(collect, &object)?, &mut names);
         }
     }
-    let noted = args.resume.as_deref().map(read_note).transpose()?.flatten();
+    let resume = args.resume.as_deref().map(note_file).transpose()?;
+    let noted = resume.as_deref().map(read_note).transpose()?.flatten();
     let seed = args.seed.or(noted.as_ref().map(|note| note.sample.seed)).unwrap_or_else(seed_of_the_day);
     let sample = Sample { share: args.sample.0, seed };
     let objects = Plan::objects(names, sample);
@@ -78,13 +80,13 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
         }
     };
     let plan = Plan { objects, rate: args.rate.map(|rate| rate.0.max(1)), threads: args.threads.threads() };
-    let mut note = |scrubbed: &Scrubbed| match &args.resume {
+    let mut note = |scrubbed: &Scrubbed| match &resume {
         Some(path) => write_note(path, &Note { objects: digest.to_string(), sample, scrubbed: scrubbed.clone() }),
         None => Ok(()),
     };
     let found = scrub(&plan, store, so_far, &*output::progress(cli), &mut note)?;
     let deleted = delete(args, collect.as_deref(), &plan, &found)?;
-    if let Some(path) = args.resume.as_ref().filter(|path| path.exists()) {
+    if let Some(path) = resume.as_ref().filter(|path| path.exists()) {
         std::fs::remove_file(path).map_err(|error| Error::file(path, error))?;
     }
     let json = json!({
@@ -124,6 +126,14 @@ fn digest_of(objects: &[(RootId, Sha256)]) -> Sha256 {
 #[expect(clippy::disallowed_methods, reason = "another sample each time")]
 fn seed_of_the_day() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// The file that is written again and again, and removed at the end: a regular one, links resolved.
+fn note_file(path: &Path) -> Result<PathBuf, Failure> {
+    match Destination::of(path)? {
+        Destination::File(path) => Ok(path),
+        _ => Err(Failure::Usage(format!("--resume: {} is not a regular file", path.display()))),
+    }
 }
 
 fn read_note(path: &Path) -> Result<Option<Note>, Error> {

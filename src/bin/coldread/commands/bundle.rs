@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use coldpress::bundle::{Image, Missing, Options, encode, find_user, host_files, spec};
 use coldpress::fs::ext4::read::Ext4;
+use coldpress::output_file::{self, Options as OutputOptions};
 use coldpress::read::ChunkDevice;
-use coldpress::whole_file::{WholeFile, open_directory};
 use coldpress::{Error, ErrorKind, Result};
 use rustix::process::geteuid;
 
@@ -99,13 +99,11 @@ fn describe(device: &ChunkDevice, args: &BundleArgs) -> Result<(String, Missing)
 }
 
 fn write(directory: &Path, config: &str) -> Result<()> {
-    let written = open_directory(directory).and_then(|directory| {
-        // An environment can have secrets in it.
-        let file = WholeFile::create(&directory, 0o600)?;
-        file.file().write_all(config.as_bytes())?;
-        file.replace(Path::new("config.json"))
-    });
-    written.map_err(|error| Error::file(&directory.join("config.json"), error))
+    // An environment can have secrets in it.
+    let (path, options) = (directory.join("config.json"), OutputOptions { mode: 0o600, sync: false });
+    output_file::write(&path, options, |mut file| {
+        file.write_all(config.as_bytes()).map_err(|error| Error::file(&path, error))
+    })
 }
 
 /// Refuses a bundle that other users can change, since a runtime starts what it says; reports one that they can read.
