@@ -82,8 +82,8 @@ bundle-corpus: build test-tools ## A real image as a runtime bundle, started by 
 	tools/bundle-corpus.sh
 
 .PHONY: kills
-kills: test-tools ## Conversions and mounts killed at 200 random moments each, 50 full disks, 50 removed stores (needs root; 4 minutes)
-	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::)'
+kills: test-tools ## Conversions and mounts killed at 200 random moments each, 50 full disks, 50 removed stores, 50 power cuts (needs root; 8 minutes)
+	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::) or test(power_cut::)'
 
 .PHONY: mutants
 mutants: test-tools ## Every mutant of fs, crypto, manifest and convert against all tests (needs cargo-mutants and root; 10 hours)

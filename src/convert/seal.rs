@@ -237,12 +237,12 @@ impl<'scope> Sealing<'scope> {
     /// Takes the chunks of a layer's segment as an earlier conversion sealed them, if the store is known to have them all.
     #[must_use]
     pub fn recall(&self, layer: LayerIndex, chunks: Vec<(u32, SealedChunk)>) -> bool {
-        let is_there = |name| match self.sealer.store {
-            Some((store, root)) => store.has(&ObjectName::chunk(root, name)),
+        let is_there = |name, stored: u32| match self.sealer.store {
+            Some((store, root)) => store.has(&ObjectName::chunk(root, name), stored.into()),
             None => true,
         };
         let sizes: BTreeMap<Sha256, u32> = chunks.iter().map(|(_, chunk)| (chunk.name, chunk.stored)).collect();
-        let (there, missing): (Vec<_>, Vec<_>) = sizes.into_iter().partition(|(name, _)| is_there(*name));
+        let (there, missing): (Vec<_>, Vec<_>) = sizes.into_iter().partition(|(name, stored)| is_there(*name, *stored));
         if !missing.is_empty() && !self.sealer.store.is_some_and(|(store, _)| store.only_plans()) {
             return false;
         }

@@ -182,6 +182,12 @@ impl OpenManifest {
 }
 
 impl BlockManifest {
+    /// Returns the file's bytes, the same that were decoded.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_file(&self.wraps, &self.associated, &self.sealed)
+    }
+
     /// Reads the clear part and locates the others.
     ///
     /// # Errors

@@ -59,12 +59,14 @@ impl Suite<'_> {
         hold(self.is_absent(&name), "what is not there is not found")?;
         hold(self.put.put_if_absent(&name, &bytes)? == PutOutcome::Stored, "what was not there is stored")?;
         hold(self.get.get(&name, length)? == bytes, "what was put is got")?;
-        self.put.still_there(&name)?;
+        self.put.still_there(&name, length)?;
         if length > 0 {
             let kind = self.get.get(&name, length - 1).err().map(|error| error.kind());
             hold(kind == Some(ErrorKind::Corrupt), "what is longer than it can be is refused")?;
         }
-        let again = self.put.put_if_absent(&name, b"other bytes")?;
+        // Of the same length: what a directory has of another length is damaged, and replaced.
+        let others: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+        let again = self.put.put_if_absent(&name, &others)?;
         if self.keeps {
             hold(again == PutOutcome::Present, "what was there is said to be")?;
             hold(self.get.get(&name, length)? == bytes, "what was there is kept")?;

@@ -260,12 +260,12 @@ impl PutIfAbsent for KnownPuts<'_> {
         Ok(outcome)
     }
 
-    fn has(&self, name: &ObjectName) -> bool {
-        chunk_name(name).is_some_and(|chunk| self.is_known(&chunk)) || self.store.has(name)
+    fn has(&self, name: &ObjectName, length: u64) -> bool {
+        chunk_name(name).is_some_and(|chunk| self.is_known(&chunk)) || self.store.has(name, length)
     }
 
-    fn still_there(&self, name: &ObjectName) -> Result<()> {
-        self.store.still_there(name)
+    fn still_there(&self, name: &ObjectName, length: u64) -> Result<()> {
+        self.store.still_there(name, length)
     }
 
     fn in_flight(&self) -> usize {
@@ -297,7 +297,7 @@ mod tests {
             Ok(PutOutcome::Stored)
         }
 
-        fn still_there(&self, _: &ObjectName) -> Result<()> {
+        fn still_there(&self, _: &ObjectName, _: u64) -> Result<()> {
             Ok(())
         }
     }

@@ -1,24 +1,61 @@
-//! A directory as a store: each object appears whole or not at all ([`crate::whole_file`]), and an existing one is never
-//! touched.
+//! A directory as a store: each object appears whole or not at all ([`crate::whole_file`]).
+//!
+//! An object is present if its name is that of a regular file of exactly its length. Anything else under the name (a file that a power
+//! failure cut short, a FIFO, a symbolic link) is damaged and replaced atomically; a directory is an error. A manifest's content is
+//! compared as well, a chunk's only for a repair. Before a manifest gets its name, the file system is synced, once: so a manifest that
+//! survives a power failure names chunks that did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, fstat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, syncfs};
+use rustix::io::Errno;
 
 use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId};
-use crate::whole_file::{WholeFile, open_directory};
+use crate::whole_file::{WholeFile, open_directory, sync_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// The half that can only put.
 pub(super) struct LocalPut {
     path: PathBuf,
+    /// Whether the content of a present chunk is compared.
+    compares: bool,
     /// Held open: where someone removes them meanwhile, nothing more can be put, and not into new ones.
     directories: Mutex<BTreeMap<PathBuf, Arc<OwnedFd>>>,
+}
+
+/// What stands under an object's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Nothing.
+    Absent,
+    /// A regular file of the object's length.
+    Complete,
+    /// A directory, which cannot be replaced by a file.
+    Directory,
+    /// Anything else.
+    Damaged,
+}
+
+/// Returns what stands under `name`, relative to `directory`, of an object of `length` bytes. Symbolic links are not followed.
+///
+/// # Errors
+/// Those of reading its metadata.
+pub(super) fn presence(directory: impl AsFd, name: &Path, length: u64) -> io::Result<Presence> {
+    let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(Presence::Absent),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if u64::try_from(stat.st_size) == Ok(length) => Presence::Complete,
+        FileType::Directory => Presence::Directory,
+        _ => Presence::Damaged,
+    })
 }
 
 /// The half that can only get.
@@ -34,7 +71,15 @@ impl LocalPut {
     /// Those of making it.
     pub(super) fn open(directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
-        Ok(Self { path: directory.to_owned(), directories: Mutex::default() })
+        Ok(Self { path: directory.to_owned(), compares: false, directories: Mutex::default() })
+    }
+
+    /// Opens `directory` as [`LocalPut::open`] does, to compare the content of what is there.
+    ///
+    /// # Errors
+    /// Those of making it.
+    pub(super) fn open_repair(directory: &Path) -> Result<Self> {
+        Ok(Self { compares: true, ..Self::open(directory)? })
     }
 
     /// The directory of an object, made for its first.
@@ -51,20 +96,90 @@ impl LocalPut {
         Ok(directory)
     }
 
-    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<PutOutcome> {
+    fn put_chunk(&self, path: &Path, bytes: &[u8]) -> io::Result<PutOutcome> {
+        put(&*self.directory(path)?, name_of(path), bytes, Put { compare: self.compares, sync: false })
+    }
+
+    /// Everything that was put before is durable when the manifest's name appears, and the manifest when this returns.
+    fn put_manifest(&self, path: &Path, bytes: &[u8]) -> io::Result<PutOutcome> {
+        // Its directories are made first, so that the sync covers them.
         let directory = self.directory(path)?;
-        let name = Path::new(path.file_name().expect("objects have names"));
-        if statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Ok(PutOutcome::Present);
+        self.sync(path)?;
+        let outcome = put(&directory, name_of(path), bytes, Put { compare: true, sync: true })?;
+        sync_directory(&directory)?;
+        Ok(outcome)
+    }
+
+    /// Syncs the file system of everything that was put, and that of the chunks of the manifest `path`, which others may have put.
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        let mut directories: Vec<_> = {
+            let opened = self.directories.lock().expect("no thread panics with it");
+            opened.values().map(Arc::clone).collect()
+        };
+        let root = path.parent().and_then(Path::file_name).expect("manifests lie in a root");
+        if let Ok(chunks) = open_directory(&self.path.join(root)) {
+            directories.push(Arc::new(chunks));
         }
-        let file = WholeFile::create(&directory, 0o644)?;
+        let mut synced = BTreeSet::new();
+        for directory in directories {
+            if synced.insert(fstat(&*directory)?.st_dev) {
+                // Also fails where a write failed since the directory was opened.
+                syncfs(&*directory).map_err(|error| {
+                    let error = io::Error::from(error);
+                    io::Error::new(error.kind(), format!("cannot sync the store's file system: {error}"))
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How an object is put.
+#[derive(Clone, Copy)]
+struct Put {
+    /// Whether the content of what is there is compared.
+    compare: bool,
+    /// Whether the file is synced before it gets its name.
+    sync: bool,
+}
+
+fn put(directory: &OwnedFd, name: &Path, bytes: &[u8], how: Put) -> io::Result<PutOutcome> {
+    loop {
+        let found = presence(directory, name, bytes.len() as u64)?;
+        match found {
+            Presence::Complete if !how.compare || holds(directory, name, bytes) => return Ok(PutOutcome::Present),
+            Presence::Directory => return Err(Errno::ISDIR.into()),
+            Presence::Absent | Presence::Complete | Presence::Damaged => {}
+        }
+        let file = WholeFile::create(directory, 0o644)?;
         file.file().write_all(bytes)?;
-        match file.link(name) {
-            Ok(()) => Ok(PutOutcome::Stored),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(PutOutcome::Present),
-            Err(error) => Err(error),
+        if how.sync {
+            file.file().sync_all()?;
+        }
+        let put = if found == Presence::Absent { file.link(name) } else { file.replace(name) };
+        match put {
+            Ok(()) => return Ok(PutOutcome::Stored),
+            // Somebody else put it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether `bytes` are all that the file `name` has; a file that cannot be read has not.
+fn holds(directory: &OwnedFd, name: &Path, bytes: &[u8]) -> bool {
+    let read = || {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(directory, name, flags, Mode::empty())?);
+        let mut found = Vec::with_capacity(bytes.len());
+        file.take(bytes.len() as u64 + 1).read_to_end(&mut found)?;
+        Ok::<_, io::Error>(found)
+    };
+    read().is_ok_and(|found| found == bytes)
+}
+
+fn name_of(path: &Path) -> &Path {
+    Path::new(path.file_name().expect("objects have names"))
 }
 
 impl LocalGet {
@@ -88,8 +203,20 @@ impl LocalGet {
 impl PutIfAbsent for LocalPut {
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
         let path = Path::new(name.as_str());
-        self.put(path, bytes).map_err(|error| match error.kind() {
+        let put = match name.chunk_digest() {
+            Some(_) => self.put_chunk(path, bytes),
+            None => self.put_manifest(path, bytes),
+        };
+        put.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => removed(name),
+            io::ErrorKind::IsADirectory => {
+                let message = format!(
+                    "object {name}: a directory stands in the place of a file of {} bytes; remove it from the store {}",
+                    bytes.len(),
+                    self.path.display()
+                );
+                Error::new(ErrorKind::Corrupt, message)
+            }
             // What a removed directory answers differs among file systems.
             _ if self
                 .directory(path)
@@ -101,15 +228,20 @@ impl PutIfAbsent for LocalPut {
         })
     }
 
-    fn has(&self, name: &ObjectName) -> bool {
-        self.path.join(name.as_str()).symlink_metadata().is_ok()
+    fn has(&self, name: &ObjectName, length: u64) -> bool {
+        presence(CWD, &self.path.join(name.as_str()), length).is_ok_and(|found| found == Presence::Complete)
     }
 
-    fn still_there(&self, name: &ObjectName) -> Result<()> {
-        match self.path.join(name.as_str()).symlink_metadata() {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(removed(name)),
-            Err(error) => Err(failure(name, error)),
+    fn still_there(&self, name: &ObjectName, length: u64) -> Result<()> {
+        match presence(CWD, &self.path.join(name.as_str()), length).map_err(|error| failure(name, error))? {
+            Presence::Complete => Ok(()),
+            Presence::Absent => Err(removed(name)),
+            Presence::Directory | Presence::Damaged => {
+                let message = format!(
+                    "object {name}: no longer a regular file of {length} bytes: someone changed it during the conversion; run it again"
+                );
+                Err(Error::new(ErrorKind::Unavailable, message))
+            }
         }
     }
 }
@@ -134,13 +266,20 @@ impl Get for LocalGet {
 
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
         let read = || {
-            let file = File::open(self.0.join(name.as_str()))?;
-            let length = file.metadata()?.len();
-            let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
+            // A FIFO in its place shall block nobody.
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = File::from(openat(CWD, self.0.join(name.as_str()), flags, Mode::empty())?);
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Ok(None);
+            }
+            let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or_default());
             file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-            Ok(bytes)
+            Ok(Some(bytes))
         };
-        let bytes: Vec<u8> = read().map_err(|error| failure(name, error))?;
+        let Some(bytes) = read().map_err(|error| failure(name, error))? else {
+            return Err(Error::new(ErrorKind::Corrupt, format!("object {name}: not a regular file")));
+        };
         if bytes.len() as u64 > limit {
             return Err(Error::new(ErrorKind::Corrupt, format!("{name}: longer than any such object is")));
         }
@@ -203,14 +342,14 @@ mod tests {
     use crate::digest::Sha256;
 
     #[test]
-    fn what_is_there_is_never_touched() {
+    fn what_is_there_whole_is_never_touched() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store");
         let (put, root) = (LocalPut::open(&path).unwrap(), "main".parse().unwrap());
         let name = ObjectName::chunk(&root, Sha256::of(b"x"));
         assert_eq!(put.put_if_absent(&name, b"first").unwrap(), PutOutcome::Stored);
-        assert_eq!(put.put_if_absent(&name, b"second").unwrap(), PutOutcome::Present);
-        put.still_there(&name).unwrap();
+        assert_eq!(put.put_if_absent(&name, b"other").unwrap(), PutOutcome::Present);
+        put.still_there(&name, 5).unwrap();
         let get = LocalGet::open(&path).unwrap();
         assert_eq!(get.get(&name, 5).unwrap(), b"first");
         assert_eq!(get.get(&name, 4).map_err(|error| error.kind()), Err(ErrorKind::Corrupt));
@@ -219,9 +358,92 @@ mod tests {
         let files = std::fs::read_dir(path.join("main")).unwrap().count();
         assert_eq!(files, 1, "nothing is left aside");
         std::fs::remove_dir_all(&path).unwrap();
-        for failed in [put.still_there(&name), put.put_if_absent(&name, b"first").map(drop)] {
+        for failed in [put.still_there(&name, 5), put.put_if_absent(&name, b"first").map(drop)] {
             assert_eq!(failed.map_err(|error| error.kind()), Err(ErrorKind::Unavailable));
         }
         assert!(!path.exists(), "what was removed is not made again");
+    }
+
+    /// Puts something in the place of the object `path`, which is not there; the object has the bytes `whole`.
+    type Plant = fn(&Path);
+
+    const PLANTS: [(&str, Plant); 6] = [
+        ("an empty file", |path| std::fs::write(path, b"").unwrap()),
+        ("a short file", |path| std::fs::write(path, b"who").unwrap()),
+        ("a long file", |path| std::fs::write(path, b"whole and more").unwrap()),
+        ("a FIFO", |path| rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from(0o600), 0).unwrap()),
+        ("a dangling link", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
+        ("a link to a file", |path| {
+            let target = path.parent().unwrap().join("target");
+            std::fs::write(&target, b"whole").unwrap();
+            std::os::unix::fs::symlink(&target, path).unwrap();
+        }),
+    ];
+
+    #[test]
+    fn what_is_no_regular_file_of_its_length_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (put, root) = (LocalPut::open(directory.path()).unwrap(), "main".parse().unwrap());
+        let digest = Sha256::of(b"whole");
+        for name in [ObjectName::chunk(&root, digest), ObjectName::manifest(&root, digest)] {
+            let path = directory.path().join(name.as_str());
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            for (what, plant) in PLANTS {
+                plant(&path);
+                assert!(!put.has(&name, 5), "{what}");
+                let kind = put.still_there(&name, 5).map_err(|error| error.kind());
+                assert_eq!(kind, Err(ErrorKind::Unavailable), "{what}");
+                assert_eq!(put.put_if_absent(&name, b"whole").unwrap(), PutOutcome::Stored, "{what}");
+                assert!(path.symlink_metadata().unwrap().is_file(), "{what}");
+                assert_eq!(std::fs::read(&path).unwrap(), b"whole", "{what}");
+                assert!(put.has(&name, 5));
+                std::fs::remove_file(&path).unwrap();
+            }
+            let _ = std::fs::remove_file(path.parent().unwrap().join("target"));
+            std::fs::create_dir(&path).unwrap();
+            let error = put.put_if_absent(&name, b"whole").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains("a directory stands in the place of a file of 5 bytes"), "{error}");
+            let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+            assert_eq!(left, 1, "nothing is left aside");
+        }
+    }
+
+    #[test]
+    fn the_content_is_compared_of_manifests_and_for_a_repair_of_chunks() {
+        let directory = tempfile::tempdir().unwrap();
+        let (put, root) = (LocalPut::open(directory.path()).unwrap(), "main".parse().unwrap());
+        let repair = LocalPut::open_repair(directory.path()).unwrap();
+        let digest = Sha256::of(b"whole");
+        let (chunk, manifest) = (ObjectName::chunk(&root, digest), ObjectName::manifest(&root, digest));
+        for (put, name, outcome) in [
+            (&put, &chunk, PutOutcome::Present),
+            (&put, &manifest, PutOutcome::Stored),
+            (&repair, &chunk, PutOutcome::Stored),
+            (&repair, &manifest, PutOutcome::Stored),
+        ] {
+            let path = directory.path().join(name.as_str());
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            // Blocks that were never written can read as zeros.
+            std::fs::write(&path, [0; 5]).unwrap();
+            assert_eq!(put.put_if_absent(name, b"whole").unwrap(), outcome, "{name}");
+            if outcome == PutOutcome::Stored {
+                assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+                assert_eq!(put.put_if_absent(name, b"whole").unwrap(), PutOutcome::Present, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let get = LocalGet::open(directory.path()).unwrap();
+        let name = ObjectName::chunk(&"main".parse().unwrap(), Sha256::of(b"whole"));
+        let path = directory.path().join(name.as_str());
+        std::fs::create_dir_all(&path).unwrap();
+        assert_eq!(get.get(&name, 5).map_err(|error| error.kind()), Err(ErrorKind::Corrupt));
+        std::fs::remove_dir(&path).unwrap();
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        assert_eq!(get.get(&name, 5).map_err(|error| error.kind()), Err(ErrorKind::Corrupt));
     }
 }

@@ -1,7 +1,7 @@
 //! Object stores, in two halves: who puts cannot get, who gets cannot put.
 //!
 //! Chunks lie at `ROOT/NAME`, block manifests at `manifests/ROOT/NAME`, NAME being 64 hexadecimal digits of the SHA-256 of
-//! what is stored. Nothing here overwrites or deletes.
+//! what is stored. Nothing here deletes, and only a damaged object in a directory is replaced.
 
 pub mod conformance;
 mod known;
@@ -16,7 +16,7 @@ mod witness;
 
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
-pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put};
+pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put, open_repair};
 pub use planned::Planned;
 pub use probe::{Found, Operation, Probe};
 pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl};
@@ -37,21 +37,23 @@ pub enum PutOutcome {
 
 /// Puts objects that are not there yet.
 pub trait PutIfAbsent: Sync {
-    /// Puts `bytes` under `name`, whole or not at all.
+    /// Puts `bytes` under `name`, whole or not at all. When a manifest's name appears, all that was put before is durable; when this
+    /// returns for a manifest, so is the manifest.
     ///
     /// # Errors
-    /// `Denied` or `Unavailable`, naming the object.
+    /// `Denied`, `Unavailable`, or `Corrupt` where what stands under the name can neither be the object nor be replaced, naming the
+    /// object.
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome>;
 
-    /// Whether what was put is there, as far as the store can tell whoever may only put: asked for every chunk before a
-    /// manifest names it.
+    /// Whether what was put, `length` bytes, is there, as far as the store can tell whoever may only put: asked for every chunk
+    /// before a manifest names it.
     ///
     /// # Errors
-    /// `Unavailable` where it is gone, naming the object.
-    fn still_there(&self, name: &ObjectName) -> Result<()>;
+    /// `Unavailable` where it is gone or has another length, naming the object.
+    fn still_there(&self, name: &ObjectName, length: u64) -> Result<()>;
 
-    /// Whether it is known to be there, by whoever may not ask a service for it.
-    fn has(&self, _name: &ObjectName) -> bool {
+    /// Whether `length` bytes are known to be there, by whoever may not ask a service for them.
+    fn has(&self, _name: &ObjectName, _length: u64) -> bool {
         false
     }
 

@@ -53,6 +53,18 @@ pub fn open_put(url: &StoreUrl, settings: &Settings, root: &RootId) -> Result<Bo
     })
 }
 
+/// Returns the half of `url` that can only put, as [`open_put`] does, for a repair: a directory reads and compares what it has under
+/// a name, and replaces it where it differs. A service is not read: write-only credentials cannot.
+///
+/// # Errors
+/// As [`open_put`].
+pub fn open_repair(url: &StoreUrl, settings: &Settings, root: &RootId) -> Result<Box<dyn PutIfAbsent>> {
+    match url {
+        StoreUrl::Directory(path) => Ok(Box::new(LocalPut::open_repair(path)?)),
+        StoreUrl::Bucket(_) => open_put(url, settings, root),
+    }
+}
+
 /// The half of `url` that can only get.
 ///
 /// # Errors

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::CWD;
+
+use super::local::{Presence, presence};
 use super::{ObjectName, PutIfAbsent, PutOutcome, StoreUrl};
 use crate::Result;
 
@@ -20,15 +23,16 @@ impl Planned {
 }
 
 impl PutIfAbsent for Planned {
-    fn put_if_absent(&self, name: &ObjectName, _: &[u8]) -> Result<PutOutcome> {
-        Ok(if self.has(name) { PutOutcome::Present } else { PutOutcome::Stored })
+    fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
+        Ok(if self.has(name, bytes.len() as u64) { PutOutcome::Present } else { PutOutcome::Stored })
     }
 
-    fn has(&self, name: &ObjectName) -> bool {
-        self.0.as_ref().is_some_and(|path| path.join(name.as_str()).symlink_metadata().is_ok())
+    fn has(&self, name: &ObjectName, length: u64) -> bool {
+        let presence = self.0.as_ref().map(|path| presence(CWD, &path.join(name.as_str()), length));
+        matches!(presence, Some(Ok(Presence::Complete)))
     }
 
-    fn still_there(&self, _: &ObjectName) -> Result<()> {
+    fn still_there(&self, _: &ObjectName, _: u64) -> Result<()> {
         Ok(())
     }
 

@@ -176,7 +176,7 @@ impl PutIfAbsent for RemotePut {
         self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()))
     }
 
-    fn still_there(&self, _: &ObjectName) -> Result<()> {
+    fn still_there(&self, _: &ObjectName, _: u64) -> Result<()> {
         // Who may only put cannot ask.
         Ok(())
     }

@@ -25,6 +25,7 @@ mod nbd_client;
 mod outputs;
 mod pages;
 mod pipelines;
+mod power_cut;
 mod progress;
 mod property;
 mod readers;

@@ -143,6 +143,45 @@ fn scrub_finds_and_heal_puts_again_what_a_directory_lost() {
     assert_eq!(heal("oci:other").status.code(), Some(3));
 }
 
+/// What a power failure leaves: names without bytes, and blocks that were never written.
+#[test]
+fn a_directory_is_repaired_by_what_it_holds_not_by_its_names() {
+    let bench = Bench::new();
+    let report = bench.convert(&image(), "app", &[]);
+    let verified = || bench.coldpress(&["verify", "app.cpm", "--store", "store"]).status.success();
+    let spoil = |bytes: &dyn Fn(&Path) -> Vec<u8>| {
+        for directory in ["store/main", "store/manifests/main"] {
+            for entry in std::fs::read_dir(bench.path(directory)).unwrap() {
+                let path = entry.unwrap().path();
+                std::fs::write(&path, bytes(&path)).unwrap();
+            }
+        }
+        assert!(!verified());
+    };
+    let chunks = &report["unique_chunks"];
+    // Of length 0: every conversion notices.
+    spoil(&|_| Vec::new());
+    let plan = json(&bench.coldpress(&["convert", "oci:app", "--store", "store", "--dry-run", "--json"]));
+    assert_eq!(&plan["new_chunks"], chunks, "a plan counts them as missing");
+    let again = bench.convert_from("oci:app", "again", &[]);
+    assert_eq!((&again["put_chunks"], &again["claimed_chunks"]), (chunks, &0.into()));
+    assert!(verified());
+    // Of the right length: a repair reads them, and the manifest's own object.
+    let zeros = |path: &Path| vec![0; usize::try_from(path.metadata().unwrap().len()).unwrap()];
+    spoil(&zeros);
+    let again = bench.convert_from("oci:app", "again", &[]);
+    assert_eq!(&again["claimed_chunks"], chunks, "their content is not read");
+    let heal = || json(&bench.coldpress(&["convert", "oci:app", "--store", "store", "--heal", "app.cpm", "--json"]));
+    let healed = heal();
+    assert_eq!((&healed["put_chunks"], &healed["put_manifest"]), (chunks, &true.into()));
+    assert!(verified());
+    let scrub = bench.coldpress(&["scrub", "app.cpm", "--store", "store", "--json"]);
+    assert_eq!(json(&scrub)["scrubbed"], true);
+    let healed = heal();
+    assert_eq!((&healed["put_chunks"], &healed["claimed_chunks"]), (&0.into(), chunks));
+    assert_eq!(healed["put_manifest"], false);
+}
+
 #[test]
 fn scrub_goes_on_where_it_was_and_takes_samples() {
     let bench = Bench::new();

@@ -167,7 +167,7 @@ pub struct ConvertArgs {
     pub application: String,
 
     /// Put again what the store lost of this manifest's image: same recipe, root and application, nothing taken as known; it must
-    /// come to the same root digest
+    /// come to the same root digest. A directory is read and compared; what is missing or damaged is replaced
     #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["output", "dry_run", "compression", "free", "root", "application", "platform", "base", "max_new_bytes", "push", "summary", "outputs"])]
     pub heal: Option<ManifestRef>,
 

@@ -2,6 +2,7 @@
 #![expect(unreachable_pub, reason = "nothing is outside a program")]
 
 mod args;
+mod clock;
 mod commands;
 mod output;
 mod sealing;

@@ -6,7 +6,7 @@ use clap::Args;
 use coldpress::cache::Cache;
 use coldpress::crypto::{KeyFile, KeyWrap, Salt};
 use coldpress::progress::Progress;
-use coldpress::store::{Known, PutIfAbsent, RootId, Service, StoreUrl, open_put};
+use coldpress::store::{Known, PutIfAbsent, RootId, Service, StoreUrl, open_put, open_repair};
 use coldpress::{Error, ErrorKind};
 
 use crate::shared::failure::Failure;
@@ -76,6 +76,16 @@ impl PutArgs {
     /// The putting half of the store at `url`, for chunks of `root`.
     pub fn open(&self, store: &StoreArgs, url: &StoreUrl, root: &RootId) -> Result<Box<dyn PutIfAbsent>, Failure> {
         Ok(open_put(url, &store.settings(self.uploads.into())?, root)?)
+    }
+
+    /// The same, to repair the store: a directory compares what it has (docs/operations.md).
+    pub fn open_repair(
+        &self,
+        store: &StoreArgs,
+        url: &StoreUrl,
+        root: &RootId,
+    ) -> Result<Box<dyn PutIfAbsent>, Failure> {
+        Ok(open_repair(url, &store.settings(self.uploads.into())?, root)?)
     }
 
     /// What earlier conversions learned, where there is a place for it.

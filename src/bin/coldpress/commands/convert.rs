@@ -1,6 +1,6 @@
 //! `coldpress convert`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,13 @@ use coldpress::output_file::Destination;
 use coldpress::printable::is_escaped;
 use coldpress::registry::artifact::About;
 use coldpress::source::Platform;
-use coldpress::store::{Known, KnownPuts, ObjectName, Planned, PutIfAbsent, StoreUrl};
+use coldpress::store::{Known, KnownPuts, ObjectName, Planned, PutIfAbsent, PutOutcome, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
 use super::report::Report;
 use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
+use crate::clock::Started;
 use crate::output;
 use crate::sealing::known_puts;
 use crate::shared::failure::{CommandResult, Failure};
@@ -31,7 +32,7 @@ use crate::sources::{access, check_logins, read_manifest_for, registries};
 /// The longest application name; it is in every manifest and every request to a key service.
 const MAX_APPLICATION: usize = 256;
 
-/// Chunks that a longer conversion saw stored may be gone when it writes its manifest (docs/operations.md).
+/// Chunks that a longer conversion saw stored may be gone when its manifest is there (docs/operations.md).
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
@@ -40,7 +41,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     if let Some(path) = &args.heal {
         return heal(cli, args, path);
     }
-    let started = Instant::now();
+    let (started, began) = (Started::now(), Instant::now());
     let key = args.key.require()?;
     let salt = args.salt.salt(&*key, &args.key.kms)?;
     if args.application.len() > MAX_APPLICATION {
@@ -98,17 +99,13 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     let converted = convert(&image, &salt, &options, target, &*progress)?;
     let mut artifact = None;
     if let (Some(store), false) = (&store, args.dry_run) {
-        if started.elapsed() > LONGEST {
-            let message =
-                "the conversion took over 24 hours: chunks that it saw stored may have been collected; run it again";
-            return Err(Error::new(ErrorKind::Unavailable, message).into());
-        }
-        artifact = publish(&converted, &*key, &**store, publication.as_ref(), manifest_path)?;
+        let publish = Publish { key: &*key, store: &**store, publication: publication.as_ref(), started };
+        artifact = publish.run(&converted, manifest_path)?;
     }
     if let Some(error) = cache.as_ref().and_then(Cache::failure) {
         progress.warn(&format!("the cache learns nothing: {}", error.chain()));
     }
-    let seconds = started.elapsed().as_secs_f64();
+    let seconds = began.elapsed().as_secs_f64();
     let report = Report { args, converted: &converted, base: &base, planned: url.is_some(), artifact, seconds };
     if let Some(path) = &args.summary {
         output::append(path, &report.markdown())?;
@@ -196,7 +193,7 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
     let progress = output::progress(cli);
     // A store that lost something is not what a note says of it.
-    let store = args.put.open(&args.store, &url, &options.root)?;
+    let store = args.put.open_repair(&args.store, &url, &options.root)?;
     let image = source::open(&args.image, platform.as_ref(), &access(&args.registry)?, options.limits())?;
     let target = Target { store: Some(&*store), cache: None };
     let converted = convert(&image, &salt, &options, target, &*progress)?;
@@ -205,13 +202,19 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
         let message = format!("{named}: its root digest is {wanted}, but {} gives {found}", args.image);
         return Err(Error::new(ErrorKind::Difference, message).into());
     }
+    // Also makes the chunks durable, which it names.
+    let bytes = manifest.encode();
+    let outcome = store.put_if_absent(&ObjectName::manifest(&manifest.clear.root, Sha256::of(&bytes)), &bytes)?;
+    let put_manifest = outcome == PutOutcome::Stored;
     let Counts { put_chunks, put_bytes, claimed_chunks, .. } = converted.counts;
     let text = format!(
-        "{named}: {put_chunks} chunks ({}) were missing in {url} and are there again, {claimed_chunks} were there\n",
-        show(put_bytes)
+        "{named}: {put_chunks} chunks ({}){} were missing or damaged in {url} and are stored again; {claimed_chunks} were present\n",
+        show(put_bytes),
+        if put_manifest { " and the manifest" } else { "" }
     );
     let json = json!({
-        "manifest": named.to_string(), "root_digest": wanted, "put_chunks": put_chunks, "put_bytes": put_bytes, "claimed_chunks": claimed_chunks,
+        "manifest": named.to_string(), "root_digest": wanted, "put_chunks": put_chunks, "put_bytes": put_bytes,
+        "claimed_chunks": claimed_chunks, "put_manifest": put_manifest,
     });
     Ok(output::result(cli, &text, &json)?)
 }
@@ -263,27 +266,90 @@ fn hint(url: &StoreUrl) -> String {
     hint.filter(sayable).unwrap_or_default()
 }
 
-/// Puts the manifest in the store, then beside the image, and then writes it: the last things that a conversion does.
-fn publish(
-    converted: &Converted,
-    key: &dyn KeyWrap,
-    store: &dyn PutIfAbsent,
-    publication: Option<&Publication>,
-    path: Option<&Path>,
-) -> Result<Option<Sha256>, Error> {
-    let clear = &converted.manifest.clear;
-    // A manifest never names a chunk that is missing.
-    clear.names.iter().try_for_each(|name| store.still_there(&ObjectName::chunk(&clear.root, *name)))?;
-    let bytes = converted.manifest.encode(key)?;
-    store.put_if_absent(&ObjectName::manifest(&clear.root, Sha256::of(&bytes)), &bytes)?;
-    let push = |publication: &Publication| {
-        let identity = BlockManifest::decode(&bytes)?.identity();
-        let about = About { root_digest: clear.root_digest, scope: clear.scope.to_string(), identity };
-        publication.push(&bytes, &about)
-    };
-    let artifact = publication.map(push).transpose()?;
-    if let Some(path) = path {
-        output::write_manifest(path, &bytes)?;
+/// How a manifest is published: in the store, then beside the image in its registry, then as a file. The last thing that a conversion does.
+struct Publish<'a> {
+    key: &'a dyn KeyWrap,
+    store: &'a dyn PutIfAbsent,
+    publication: Option<&'a Publication>,
+    started: Started,
+}
+
+impl Publish<'_> {
+    /// Publishes the manifest of `converted`; the digest that the registry has it under.
+    fn run(&self, converted: &Converted, path: Option<&Path>) -> Result<Option<Sha256>, Error> {
+        let clear = &converted.manifest.clear;
+        // A manifest never names a chunk that is missing.
+        let lengths: BTreeMap<Sha256, u32> =
+            converted.manifest.sealed.chunks.iter().map(|chunk| (chunk.name, chunk.stored)).collect();
+        lengths.iter().try_for_each(|(name, length)| {
+            self.store.still_there(&ObjectName::chunk(&clear.root, *name), u64::from(*length))
+        })?;
+        let bytes = converted.manifest.encode(self.key)?;
+        let object = ObjectName::manifest(&clear.root, Sha256::of(&bytes));
+        put_in_time(self.store, &object, &bytes, || self.started.elapsed())?;
+        let push = |publication: &Publication| {
+            let identity = BlockManifest::decode(&bytes)?.identity();
+            let about = About { root_digest: clear.root_digest, scope: clear.scope.to_string(), identity };
+            publication.push(&bytes, &about)
+        };
+        let artifact = self.publication.map(push).transpose()?;
+        if let Some(path) = path {
+            output::write_manifest(path, &bytes)?;
+        }
+        Ok(artifact)
     }
-    Ok(artifact)
+}
+
+/// Puts a manifest, and fails unless it was there within [`LONGEST`]: the time until then counts, the upload included.
+fn put_in_time(
+    store: &dyn PutIfAbsent,
+    object: &ObjectName,
+    bytes: &[u8],
+    elapsed: impl Fn() -> Duration,
+) -> Result<(), Error> {
+    store.put_if_absent(object, bytes)?;
+    let took = elapsed();
+    if took > LONGEST {
+        let message = format!(
+            "the conversion took {} hours until its manifest was uploaded, the longest is 24: chunks that it saw stored may have been \
+             collected meanwhile; run it again ({object} stays in the store and may be deleted)",
+            took.as_secs() / 3600
+        );
+        return Err(Error::new(ErrorKind::Unavailable, message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Takes everything, and notes that it did.
+    #[derive(Default)]
+    struct Taken(AtomicBool);
+
+    impl PutIfAbsent for Taken {
+        fn put_if_absent(&self, _: &ObjectName, _: &[u8]) -> Result<PutOutcome, Error> {
+            self.0.store(true, Ordering::Relaxed);
+            Ok(PutOutcome::Stored)
+        }
+
+        fn still_there(&self, _: &ObjectName, _: u64) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_time_until_the_manifest_was_uploaded_counts() {
+        let object = ObjectName::manifest(&"main".parse().unwrap(), Sha256::of(b"m"));
+        for (took, fits) in [(LONGEST, true), (LONGEST + Duration::from_secs(1), false)] {
+            let store = Taken::default();
+            // The upload is what took so long.
+            let elapsed = || if store.0.load(Ordering::Relaxed) { took } else { Duration::ZERO };
+            let put = put_in_time(&store, &object, b"m", elapsed);
+            assert_eq!(put.map_err(|error| error.kind()).err(), (!fits).then_some(ErrorKind::Unavailable));
+        }
+    }
 }
