@@ -184,6 +184,12 @@ fn a_manifest_moves_to_another_key_and_nothing_else_of_it_changes() {
     };
     assert_eq!(tail("app.cpm"), tail("kms.cpm"));
     assert_eq!(tail("app.cpm"), tail("second.cpm"));
+    // Each is in the store as well, where nothing that it names is collected.
+    let stored = |name: &str| {
+        let digest = coldpress::digest::Sha256::of(&std::fs::read(bench.path(name)).unwrap());
+        bench.path("store/manifests/main").join(digest.to_hex()).is_file()
+    };
+    assert!(["app.cpm", "kms.cpm", "second.cpm"].into_iter().all(stored));
     // In place, and back; the image is verified by the old key again.
     stdout(&rewrap("admin", "second.cpm", &second, "file:coldpress.key", "second.cpm"));
     assert_eq!(json(&bench.coldpress(&["verify", "second.cpm", "--store", "store", "--json"]))["verified"], true);
@@ -315,7 +321,10 @@ fn no_secret_is_printed_or_written() {
         1,
     );
     run("nobody", coldpress, &[&convert("file:coldpress.key")[..], &["--store", "s3://chunks/q"]].concat(), 1);
-    run("admin", coldpress, &["rewrap", "app.cpm", "--key", &kms, "--to", "file:coldpress.key", "-o", "file.cpm"], 0);
+    let rewrap = ["rewrap", "app.cpm", "--key", &kms, "--to", "file:coldpress.key", "-o", "file.cpm"];
+    // A service that a manifest names must be named again.
+    run("admin", coldpress, &rewrap, 2);
+    run("admin", coldpress, &[&rewrap[..], &store].concat(), 0);
     run("reader", coldpress, &[&["scrub", "app.cpm"][..], &store].concat(), 0);
     run("converter", coldpress, &[&["doctor", "--as", "converter", "--key", &kms][..], &store].concat(), 3);
 

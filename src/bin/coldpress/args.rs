@@ -322,7 +322,8 @@ pub struct ExportArgs {
 /// Give a block manifest to another key
 ///
 /// Opens it with --key and encloses its data key for --to, and for no other. Not a byte of the image is read or sealed anew: the
-/// root digest stays. It takes nothing back: who had the old key and the old manifest, or has read the image, still has it.
+/// root digest stays. The new manifest is put into the store, too, beside the old one, so that the chunks stay named when the old one
+/// is deleted. It takes nothing back: who had the old key and the old manifest, or has read the image, still has it.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress rewrap app.cpm --key file:coldpress.key --to aws-kms://alias/shop -o app-kms.cpm"
@@ -338,7 +339,10 @@ pub struct RewrapArgs {
     #[arg(long, value_name = "KEY")]
     pub to: KeyRef,
 
-    /// Where to write the manifest; may be the old one
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Where to write the manifest; may be the old one; - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }

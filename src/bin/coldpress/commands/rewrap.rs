@@ -1,31 +1,53 @@
 //! `coldpress rewrap`.
 
-use std::io::Write;
-
 use coldpress::Error;
+use coldpress::crypto::KeyWrap;
+use coldpress::digest::Sha256;
+use coldpress::manifest::BlockManifest;
+use coldpress::output_file::Destination;
+use coldpress::store::{IN_FLIGHT, ObjectName, open_put};
 use serde_json::json;
 
 use crate::args::{Cli, RewrapArgs};
 use crate::output;
-use crate::shared::failure::CommandResult;
-use crate::shared::files::write_whole;
+use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::keys::open_key;
 
 pub fn run(cli: &Cli, args: &RewrapArgs) -> CommandResult {
+    let path = output::named(&args.output);
+    output::check(path)?;
     let (from, to) = (args.key.require()?, open_key(&args.to, &args.key.kms)?);
     args.manifest.check_pinned(&*from)?;
     let named = &args.manifest.manifest;
     let mut rewrapped = None;
     // A registry can have it for several keys.
     for manifest in named.read(&args.manifest.registry, args.manifest.expect)? {
-        rewrapped = Some(manifest.rewrap(&*from, &*to).map(|bytes| (bytes, manifest.clear.root_digest)));
+        let bytes = manifest.rewrap(&*from, &*to);
+        rewrapped = Some(bytes.map(|bytes| (bytes, manifest)));
         if matches!(rewrapped, Some(Ok(_))) {
             break;
         }
     }
-    let (bytes, digest) = rewrapped.expect("there is one").map_err(|error| error.within(named))?;
-    let fail = |error| Error::file(&args.output, error);
-    write_whole(&args.output, |mut file| file.write_all(&bytes).map_err(fail))?;
-    let text = format!("{}: root digest {digest}, for the new key alone\n", args.output.display());
-    Ok(output::result(cli, &text, &json!({ "manifest": args.output, "root_digest": digest }))?)
+    let (bytes, manifest) = rewrapped.expect("there is one").map_err(|error| error.within(named))?;
+    // First of all: what no manifest in the store names may be collected.
+    let object = put(args, &manifest, &*from, &bytes)?;
+    output::write_manifest(path, &bytes)?;
+    let digest = manifest.clear.root_digest;
+    let text = format!("{}: root digest {digest}, for the new key alone; in the store as {object}\n", path.display());
+    let json = json!({ "manifest": path, "root_digest": digest, "object": object.to_string() });
+    Ok(output::result_beside(cli, &Destination::of(path)?, &text, &json)?)
+}
+
+/// Puts the new manifest beside the chunks that it names; returns its name there.
+fn put(args: &RewrapArgs, old: &BlockManifest, from: &dyn KeyWrap, new: &[u8]) -> Result<ObjectName, Failure> {
+    let url = match args.store.named()? {
+        Some(url) => url,
+        None => args.store.of(&old.clone().open(from)?)?,
+    };
+    let root = &old.clear.root;
+    let object = ObjectName::manifest(root, Sha256::of(new));
+    let within = |error: Error| error.within(format!("store {url}: the new manifest"));
+    let store = open_put(&url, &args.store.settings(IN_FLIGHT)?, root).map_err(within)?;
+    store.put_if_absent(&object, new).map_err(within)?;
+    Ok(object)
 }
