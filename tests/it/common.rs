@@ -421,7 +421,18 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        // A program that another thread is about to start can have a directory of it open for a moment.
+        let unmount = |options: &[&str]| {
+            let output = Command::new("umount").args(options).arg(self.0.path()).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        for _ in 0..50 {
+            if unmount(&[]) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        unmount(&["--lazy"]);
     }
 }
 
