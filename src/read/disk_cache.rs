@@ -87,7 +87,7 @@ impl DiskCache {
         let cache = Self { directory, chunks, locks, max_bytes, room, refused: Mutex::default() };
         // It may have been larger before.
         if cache.room.taken().is_none_or(|taken| taken > max_bytes) {
-            let _ = cache.trim(Need::Room(0), now());
+            let _ = cache.trim(Need::Room(0), now(), now() + PATIENCE);
         }
         Ok(cache)
     }
@@ -142,11 +142,13 @@ impl DiskCache {
     }
 
     /// Keeps a chunk that is true; where there is no room for it, what was not used for long makes some.
-    fn keep(&self, chunk: &str, digest: Sha256, bytes: &[u8]) -> io::Result<()> {
-        let (length, until) = (bytes.len() as u64, now() + PATIENCE_FOR_ROOM);
+    /// Waits for other processes no longer than half of the time until `deadline`.
+    fn keep(&self, chunk: &str, digest: Sha256, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        let patience = PATIENCE_FOR_ROOM.min(deadline.saturating_duration_since(now()) / 2);
+        let (length, until) = (bytes.len() as u64, now() + patience);
         let mut taken = self.room.take(length, self.max_bytes, until)?;
         if taken.is_none() {
-            self.trim(Need::Room(length), until)?;
+            self.trim(Need::Room(length), until, until)?;
             taken = self.room.take(length, self.max_bytes, until)?;
         }
         let Some(taken) = taken else { return Ok(()) };
@@ -156,7 +158,7 @@ impl DiskCache {
         drop(taken);
         if all > self.enough() {
             // Whoever is at it already does it for all.
-            self.trim(Need::Room(0), now())?;
+            self.trim(Need::Room(0), now(), until)?;
         }
         Ok(())
     }
@@ -174,10 +176,10 @@ impl DiskCache {
     }
 
     /// After `error`, that the next chunk finds what this one did not.
-    fn recover(&self, error: &io::Error) {
+    fn recover(&self, error: &io::Error, deadline: Instant) {
         let _ = match error.kind() {
             // The disk is smaller than the bound, or others fill it.
-            io::ErrorKind::StorageFull => self.trim(Need::Disk, now()),
+            io::ErrorKind::StorageFull => self.trim(Need::Disk, now(), deadline),
             // Somebody deleted all of it.
             io::ErrorKind::NotFound => self.chunks.renew().and_then(|()| self.locks.renew()),
             _ => Ok(()),
@@ -202,13 +204,15 @@ impl DiskCache {
 
     /// A lock on `chunk`, of all processes; `None` where another holds it for too long.
     fn lock(&self, chunk: &str, until: Instant) -> Option<File> {
-        let until = until.min(now() + PATIENCE);
+        // The other half of the time is for fetching it.
+        let until = now() + PATIENCE.min(until.saturating_duration_since(now()) / 2);
         lock(&self.locks, &chunk[..3], FlockOperation::NonBlockingLockExclusive, until).ok()?
     }
 
     /// Measures what is there and deletes what is too much; who is at it already is waited for until `until`, and may have done enough.
-    fn trim(&self, need: Need, until: Instant) -> io::Result<()> {
-        let Some(measuring) = self.room.measure(until)? else { return Ok(()) };
+    /// Waits for those who write no longer than `deadline`.
+    fn trim(&self, need: Need, until: Instant, deadline: Instant) -> io::Result<()> {
+        let Some(measuring) = self.room.measure(until, deadline)? else { return Ok(()) };
         if let (Need::Room(length), Some(taken)) = (need, measuring.begun)
             && taken.saturating_add(length) <= self.enough()
         {
@@ -326,8 +330,8 @@ impl Tier for CachedTier {
         }
         self.counts.of(Place::Disk).misses.add(1);
         let (bytes, place) = self.fetch(wanted, digest, until)?;
-        if let Err(error) = self.cache.keep(chunk, digest, &bytes) {
-            self.cache.recover(&error);
+        if let Err(error) = self.cache.keep(chunk, digest, &bytes, until) {
+            self.cache.recover(&error, until);
         }
         drop(lock);
         Ok((bytes, place))
@@ -367,7 +371,7 @@ mod tests {
                     scope.spawn(move || {
                         let bytes = [round.to_le_bytes(), number.to_le_bytes()].concat().repeat(250);
                         let digest = Sha256::of(&bytes);
-                        cache.keep(&digest.to_hex(), digest, &bytes).unwrap();
+                        cache.keep(&digest.to_hex(), digest, &bytes, now() + PATIENCE).unwrap();
                     });
                 }
             });
@@ -377,5 +381,34 @@ mod tests {
             most = most.max(bytes);
         }
         assert!(most > BOUND / 10 * 9, "{most}");
+    }
+
+    /// Gives one chunk.
+    struct Next(Vec<u8>);
+
+    impl Tier for Next {
+        fn get(&self, _: &Wanted<'_>, _: Instant) -> Result<(Vec<u8>, Place)> {
+            Ok((self.0.clone(), Place::Origin))
+        }
+    }
+
+    #[test]
+    fn locks_that_a_stopped_process_holds_delay_no_read_past_its_deadline() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Arc::new(DiskCache::open(directory.path(), 1 << 20).unwrap());
+        let bytes = b"a chunk".to_vec();
+        let digest = Sha256::of(&bytes);
+        let name = ObjectName::chunk(&"main".parse().unwrap(), digest);
+        let key = crate::crypto::ChunkKey::from_bytes([1; 32]);
+        let wanted = Wanted { name: &name, limit: bytes.len() as u64, key: &key };
+        let tier = CachedTier::new(Box::new(Next(bytes)), Arc::clone(&cache), Arc::default());
+        let chunk = digest.to_hex();
+        for file in [&chunk[..3], "writing", "measuring", "taken"] {
+            let soon = now() + Duration::from_millis(200);
+            let held = lock(&cache.locks, file, FlockOperation::NonBlockingLockExclusive, soon).unwrap();
+            assert!(tier.get(&wanted, soon).is_ok() && now() < soon + Duration::from_millis(200), "{file}");
+            drop(held);
+            cache.drop_copy(&chunk, digest);
+        }
     }
 }

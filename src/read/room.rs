@@ -48,6 +48,7 @@ pub(super) struct Measuring<'r> {
     room: &'r Room,
     /// What was taken when it began, if that was known.
     pub(super) begun: Option<u64>,
+    deadline: Instant,
     _lock: File,
 }
 
@@ -63,7 +64,9 @@ pub(super) fn lock(
     loop {
         match flock(&file, operation) {
             Ok(()) => return Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) if now() < until => sleep(wait),
+            Err(rustix::io::Errno::WOULDBLOCK) if now() < until => {
+                sleep(wait.min(until.saturating_duration_since(now())));
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
@@ -97,17 +100,18 @@ impl Room {
         Ok(Some(Taken { all, _writing: writing }))
     }
 
-    /// Begins to measure: all that is written with room taken before is in place. `None` where somebody else measures until `until`.
+    /// Begins to measure: all that is written with room taken before is in place. `None` where somebody else measures until `until`, or others
+    /// write or hold the number for too long, at most until `deadline`.
     ///
     /// # Errors
     /// Those of the lock files.
-    pub(super) fn measure(&self, until: Instant) -> io::Result<Option<Measuring<'_>>> {
+    pub(super) fn measure(&self, until: Instant, deadline: Instant) -> io::Result<Option<Measuring<'_>>> {
         let exclusive = FlockOperation::NonBlockingLockExclusive;
         let Some(lock_file) = lock(&self.locks, MEASURING, exclusive, until)? else { return Ok(None) };
-        let patience = now() + PATIENCE;
+        let patience = deadline.min(now() + PATIENCE);
         let Some(_nobody_writes) = lock(&self.locks, WRITING, exclusive, patience)? else { return Ok(None) };
         let Some(file) = self.lock(patience)? else { return Ok(None) };
-        Ok(Some(Measuring { room: self, begun: self.number(&file), _lock: lock_file }))
+        Ok(Some(Measuring { room: self, begun: self.number(&file), deadline, _lock: lock_file }))
     }
 
     fn lock(&self, until: Instant) -> io::Result<Option<File>> {
@@ -131,7 +135,7 @@ impl Measuring<'_> {
     /// # Errors
     /// Those of the lock files.
     pub(super) fn end(self, bytes: u64) -> io::Result<()> {
-        let Some(file) = self.room.lock(now() + PATIENCE)? else { return Ok(()) };
+        let Some(file) = self.room.lock(self.deadline.min(now() + PATIENCE))? else { return Ok(()) };
         let since = self.room.number(&file).zip(self.begun).map_or(0, |(now, begun)| now.saturating_sub(begun));
         self.room.set(&file, bytes + since)
     }
@@ -154,13 +158,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (one, other) = (room(&directory), room(&directory));
         assert!(one.take(1, 100, soon()).unwrap().is_none() && one.taken().is_none(), "not measured yet");
-        one.measure(soon()).unwrap().unwrap().end(40).unwrap();
+        one.measure(soon(), Instant::now() + PATIENCE).unwrap().unwrap().end(40).unwrap();
         let held = other.take(50, 100, soon()).unwrap().unwrap();
         assert_eq!((held.all, one.taken()), (90, Some(90)));
         assert!(one.take(11, 100, soon()).unwrap().is_none());
         drop(held);
-        let measuring = one.measure(soon()).unwrap().unwrap();
-        assert!(other.measure(soon()).unwrap().is_none(), "one at a time");
+        let measuring = one.measure(soon(), Instant::now() + PATIENCE).unwrap().unwrap();
+        assert!(other.measure(soon(), Instant::now() + PATIENCE).unwrap().is_none(), "one at a time");
         drop(other.take(10, 100, soon()).unwrap().unwrap());
         measuring.end(70).unwrap();
         assert_eq!(other.taken(), Some(80));
@@ -170,10 +174,10 @@ mod tests {
     fn who_measures_waits_for_who_writes_and_a_number_of_another_start_is_none() {
         let directory = tempfile::tempdir().unwrap();
         let mut room = room(&directory);
-        room.measure(soon()).unwrap().unwrap().end(0).unwrap();
+        room.measure(soon(), Instant::now() + PATIENCE).unwrap().unwrap().end(0).unwrap();
         let held = room.take(10, 100, soon()).unwrap();
         std::thread::scope(|scope| {
-            let measuring = scope.spawn(|| room.measure(soon()).unwrap().unwrap().begun);
+            let measuring = scope.spawn(|| room.measure(soon(), Instant::now() + PATIENCE).unwrap().unwrap().begun);
             std::thread::sleep(Duration::from_millis(50));
             assert!(!measuring.is_finished());
             drop(held);

@@ -236,7 +236,8 @@ impl ZoneTier {
     fn fetch(&self, wanted: &Wanted<'_>, sought: &Sought, until: Instant, missing: bool) -> Result<(Vec<u8>, Place)> {
         let zone = &self.zone.0;
         let settings = zone.settings;
-        let patience = until.min(now() + settings.lease);
+        // The other half of the time is for the next tier.
+        let patience = now() + settings.lease.min(until.saturating_duration_since(now()) / 2);
         let mut waited = false;
         let (lease, alone) = loop {
             match self.ask_for_lease(sought, until) {
