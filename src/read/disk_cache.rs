@@ -29,7 +29,7 @@ use crate::cache::touch;
 use crate::digest::Sha256;
 use crate::private_file::{self, Access};
 use crate::store::ObjectName;
-use crate::sync::{Mutex, MutexGuard, now};
+use crate::sync::{Mutex, MutexGuard, failure_point, now, stamp_file, switch_point};
 use crate::whole_file::WholeFile;
 use crate::{Error, ErrorKind, Result};
 
@@ -127,8 +127,10 @@ impl DiskCache {
             return None;
         }
         let file = private_file::open_at(self.directory(chunk).ok()?, Path::new(chunk), Access::Read).ok()?;
+        failure_point().ok()?;
         let metadata = file.metadata().ok()?;
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).ok()?);
+        failure_point().ok()?;
         (&file).take(limit.saturating_add(1)).read_to_end(&mut bytes).ok()?;
         if bytes.len() as u64 > limit {
             return None;
@@ -137,7 +139,9 @@ impl DiskCache {
             // Read for the second time: the first was when it came.
             let _ = file.set_permissions(Permissions::from_mode(MARKED));
         }
-        touch(&file);
+        if !stamp_file(&file) {
+            touch(&file);
+        }
         Some(bytes)
     }
 
@@ -170,8 +174,11 @@ impl DiskCache {
 
     fn write(&self, chunk: &str, bytes: &[u8]) -> io::Result<()> {
         let directory = make_below(&*self.chunks.descriptor(), &chunk[..2])?;
+        failure_point()?;
         let file = WholeFile::create(&directory, KEPT)?;
         file.file().write_all(bytes)?;
+        stamp_file(file.file());
+        failure_point()?;
         file.replace(Path::new(chunk))
     }
 
@@ -188,7 +195,8 @@ impl DiskCache {
 
     /// A copy was not true.
     fn drop_copy(&self, chunk: &str, digest: Sha256) {
-        match self.directory(chunk).and_then(|directory| Ok(unlinkat(directory, chunk, AtFlags::empty())?)) {
+        let removed = failure_point().and_then(|()| self.directory(chunk));
+        match removed.and_then(|directory| Ok(unlinkat(directory, chunk, AtFlags::empty())?)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 self.refused().insert(digest);
             }
@@ -230,6 +238,7 @@ impl DiskCache {
             if bytes <= most {
                 break;
             }
+            switch_point();
             let removed = open_below(&*chunks, directory).map(|directory| unlinkat(directory, name, AtFlags::empty()));
             if matches!(removed, Ok(Ok(()))) {
                 bytes -= length;

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::private_directory::PrivateDirectory;
 use crate::private_file::Access;
-use crate::sync::{now, sleep};
+use crate::sync::{now, sleep, switch_point};
 
 /// The waits between looks at a lock: the first, and the longest; they double.
 const LOOK: Duration = Duration::from_micros(100);
@@ -61,6 +61,7 @@ pub(super) fn lock(
 ) -> io::Result<Option<File>> {
     let file = locks.file(name, Access::ReadWrite)?;
     let mut wait = LOOK;
+    switch_point();
     loop {
         match flock(&file, operation) {
             Ok(()) => return Ok(Some(file)),

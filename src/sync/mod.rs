@@ -18,9 +18,13 @@ pub(crate) mod scheduler;
 mod simulated;
 
 #[cfg(not(test))]
-pub(crate) use native::{Condvar, Mutex, MutexGuard, RwLock, now, sleep, spawn};
+pub(crate) use native::{
+    Condvar, Mutex, MutexGuard, RwLock, failure_point, now, sleep, spawn, stamp_file, switch_point,
+};
 #[cfg(test)]
-pub(crate) use simulated::{Condvar, Mutex, MutexGuard, RwLock, now, random, sleep, spawn};
+pub(crate) use simulated::{
+    Condvar, Mutex, MutexGuard, RwLock, failure_point, now, random, sleep, spawn, stamp_file, switch_point,
+};
 
 /// Returns the time that has passed since `began`.
 pub(crate) fn elapsed(began: Instant) -> Duration {

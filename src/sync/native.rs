@@ -1,5 +1,6 @@
 //! The standard library's locks, threads and clock, as the programs use them.
 
+use std::fs::File;
 use std::io;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -108,4 +109,23 @@ pub(crate) fn sleep(time: Duration) {
 /// Those of the operating system, as at its limit of threads.
 pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
+/// Marks a place between two steps where, in a simulation, other threads may run.
+#[inline]
+pub(crate) fn switch_point() {}
+
+/// Marks an operation on a file: in a simulation, others may run before it, and it may fail.
+///
+/// # Errors
+/// None here.
+#[inline]
+pub(crate) fn failure_point() -> io::Result<()> {
+    Ok(())
+}
+
+/// In a simulation, sets the modification time of `file` to the simulated time; true where it did.
+#[inline]
+pub(crate) fn stamp_file(_file: &File) -> bool {
+    false
 }

@@ -5,6 +5,7 @@
 //! stalls of a single thread now and then, and up to the earliest timer where no thread can go on. Where there is no timer
 //! either, the threads are in deadlock, and the simulation fails.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
@@ -59,6 +60,8 @@ impl Random {
 pub(crate) struct Faults {
     /// Starts of threads.
     pub(crate) spawn: u32,
+    /// Operations on files.
+    pub(crate) files: u32,
     /// Steps after which the thread stalls.
     pub(crate) stall: u32,
 }
@@ -101,6 +104,7 @@ struct State {
     trace: u64,
     log: VecDeque<(Duration, u64, &'static str, &'static Location<'static>)>,
     failure: Option<String>,
+    environment: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 struct Thread {
@@ -159,6 +163,7 @@ pub(crate) fn simulate(seed: u64, body: impl FnOnce() + Send + 'static) -> Resul
         trace: seed,
         log: VecDeque::new(),
         failure: None,
+        environment: None,
     };
     let (turn, ended) = (AtomicUsize::new(NOBODY), Condvar::new());
     let scheduler = Arc::new(Scheduler { base: Instant::now(), state: Mutex::new(state), turn, ended });
@@ -396,24 +401,34 @@ impl Simulated {
         self.scheduler.state().stalled
     }
 
-    pub(crate) fn set_faults(&self, faults: Faults) {
-        self.scheduler.state().faults = faults;
+    pub(crate) fn change_faults(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.scheduler.state().faults);
     }
 
     /// Whether what happens one time in `many` happens now.
     pub(super) fn fails(&self, many: impl Fn(&Faults) -> u32) -> bool {
         let mut state = self.scheduler.state();
         let many = many(&state.faults);
-        let fails = state.random.one_in(many);
-        if fails {
-            state.last_failure = Some(state.now);
-        }
-        fails
+        state.random.one_in(many)
     }
 
-    /// Returns when a thread could not be started, or an operation on a file failed.
+    /// Whether a thread cannot be started now.
+    pub(super) fn refuses_threads(&self) -> bool {
+        let refuses = self.fails(|faults| faults.spawn);
+        if refuses {
+            let mut state = self.scheduler.state();
+            state.last_failure = Some(state.now);
+        }
+        refuses
+    }
+
+    /// Returns when a thread last could not be started.
     pub(crate) fn last_failure(&self) -> Option<Duration> {
         self.scheduler.state().last_failure
+    }
+
+    pub(super) fn below(&self, bound: usize) -> usize {
+        self.scheduler.state().random.below(bound)
     }
 
     pub(super) fn random<const N: usize>(&self) -> [u8; N] {
@@ -424,6 +439,15 @@ impl Simulated {
     /// Returns other random numbers that this simulation's decide.
     pub(crate) fn fork_random(&self) -> Random {
         Random(self.scheduler.state().random.next())
+    }
+
+    /// Gives the threads of this simulation something that they share beside what they are given.
+    pub(crate) fn set_environment(&self, environment: Arc<dyn Any + Send + Sync>) {
+        self.scheduler.state().environment = Some(environment);
+    }
+
+    pub(crate) fn environment(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.scheduler.state().environment.clone()
     }
 
     /// Makes `value` a part of the trace.

@@ -1,6 +1,7 @@
 //! The same locks, threads and clock for unit tests: on a thread of a simulation they ask its scheduler, on any other thread
 //! they are those of the standard library.
 
+use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
@@ -237,13 +238,41 @@ pub(crate) fn sleep(time: Duration) {
 pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     match current() {
         None => std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop),
-        Some(thread) if thread.fails(|faults| faults.spawn) => Err(io::ErrorKind::WouldBlock.into()),
+        Some(thread) if thread.refuses_threads() => Err(io::ErrorKind::WouldBlock.into()),
         Some(thread) => {
             thread.spawn(name, work);
             thread.step("spawn", Location::caller());
             Ok(())
         }
     }
+}
+
+#[track_caller]
+pub(crate) fn switch_point() {
+    if let Some(thread) = current() {
+        thread.step("switch point", Location::caller());
+    }
+}
+
+#[track_caller]
+pub(crate) fn failure_point() -> io::Result<()> {
+    let Some(thread) = current() else { return Ok(()) };
+    thread.step("failure point", Location::caller());
+    if thread.fails(|faults| faults.files) {
+        let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied, io::ErrorKind::Other];
+        return Err(kinds[thread.below(kinds.len())].into());
+    }
+    Ok(())
+}
+
+pub(crate) fn stamp_file(file: &File) -> bool {
+    use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
+    let Some(thread) = current() else { return false };
+    let at = thread.time();
+    let modified = Timespec { tv_sec: i64::try_from(at.as_secs()).unwrap_or(0), tv_nsec: at.subsec_nanos().into() };
+    let access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let _ = futimens(file, &Timestamps { last_access: access, last_modification: modified });
+    true
 }
 
 /// Bytes from a simulation's seed, on its threads; `None` on others.

@@ -7,6 +7,7 @@ use crate::crypto::convergent::{Salt, ScopeId, seal};
 use crate::crypto::packed::{Codec, Packer};
 use crate::digest::{Blake3, Sha256};
 use crate::manifest::{ChunkRef, Clear, OpenManifest, Recipe, Sealed};
+use crate::sync::scheduler::Random;
 use crate::{CHUNK_SIZE, ChunkIndex};
 
 pub(super) const CHUNKS: u32 = 24;
@@ -77,6 +78,11 @@ impl Image {
         }
         None
     }
+}
+
+/// Returns a chunk by chance.
+pub(super) fn any_chunk(random: &mut Random) -> ChunkIndex {
+    ChunkIndex(u32::try_from(random.below(CHUNKS as usize)).expect("there are few"))
 }
 
 fn pattern(index: u32) -> Vec<u8> {

@@ -5,7 +5,10 @@
 //! deadline; while one fetch of a chunk from the store is under way, nobody who shares it begins another; a read fails only if
 //! something went wrong; after the last fault, everything can be read (docs/design.md, "Simulation of the read path").
 
+mod disk;
 mod image;
+mod plan;
+mod reader;
 mod store;
 mod world;
 

@@ -44,6 +44,23 @@ pub(super) struct Who {
     pub(super) device: usize,
 }
 
+/// Who must not fetch a chunk that another is fetching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Nobody waits for anybody: the lock files were deleted.
+    Nobody,
+    /// Each device fetches for itself.
+    Device,
+    /// The devices of a host share a disk cache; they wait for each other, but not for ever.
+    Host,
+    /// All devices share the zone.
+    Zone,
+}
+
+/// How long a device waits for another that fetches the same chunk: for the disk cache, and for the zone at least.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_IN_ZONE: Duration = Duration::from_secs(3);
+
 /// The store of a simulation, and its record.
 pub(super) struct Service {
     pub(super) image: Arc<Image>,
@@ -53,8 +70,11 @@ pub(super) struct Service {
 struct Record {
     random: Random,
     weather: Weather,
-    /// Most requests of a process at a time.
-    bound: usize,
+    sharing: Sharing,
+    /// What was fetched, where every chunk need be fetched once.
+    fetched: Option<Vec<(Who, ChunkIndex)>>,
+    /// Most requests of a process at a time, and of a host.
+    bounds: (usize, usize),
     requests: Vec<Request>,
     gets: Vec<GetUnderWay>,
     numbers: u64,
@@ -77,6 +97,8 @@ struct GetUnderWay {
     who: Who,
     chunk: ChunkIndex,
     began: Duration,
+    /// It waited in vain for another, and fetches without the lock.
+    has_waited: bool,
 }
 
 /// What becomes of a request.
@@ -93,11 +115,14 @@ fn thread() -> Simulated {
 }
 
 impl Service {
-    pub(super) fn new(random: Random, bound: usize) -> Arc<Self> {
+    /// Makes the store. `once` says that every device has memory for all of its chunks.
+    pub(super) fn new(random: Random, sharing: Sharing, bounds: (usize, usize), once: bool) -> Arc<Self> {
         let record = Record {
             random,
             weather: Weather::Calm,
-            bound,
+            sharing,
+            fetched: once.then(Vec::new),
+            bounds,
             requests: Vec::new(),
             gets: Vec::new(),
             numbers: 0,
@@ -148,10 +173,13 @@ impl Service {
         if same as u64 > most {
             thread().fail(format!("{same} requests for chunk {} at a time, of {who:?}", chunk.0));
         }
+        let of_host = record.requests.iter().filter(|other| other.who.host == who.host).count();
         let of_process = |other: &&Request| (other.who.host, other.who.process) == (who.host, who.process);
-        let under_way = record.requests.iter().filter(of_process).count();
-        if under_way > record.bound {
-            thread().fail(format!("{under_way} requests of a process at a time, of {}: {who:?}", record.bound));
+        let of_process = record.requests.iter().filter(of_process).count();
+        let bounds = record.bounds;
+        if of_process > bounds.0 || of_host > bounds.1 {
+            thread()
+                .fail(format!("{of_process} requests of a process, {of_host} of its host: the bounds are {bounds:?}"));
         }
         (number, record.fate())
     }
@@ -160,7 +188,8 @@ impl Service {
         self.record().requests.retain(|request| request.number != number);
     }
 
-    fn fault(&self) {
+    /// Records that something went wrong for which a read may fail.
+    pub(super) fn fault(&self) {
         self.record().last_fault = Some(thread().time());
     }
 
@@ -211,14 +240,29 @@ impl Service {
         }
     }
 
-    /// Records that a call of the last cache level begins, and checks that no other for the same chunk is under way.
-    fn enter(&self, who: Who, chunk: ChunkIndex) -> u64 {
+    /// Records that a call of the last cache level begins, for a read that began at `entered`, and checks that no other for the same
+    /// chunk is under way among those that share it.
+    fn enter(&self, who: Who, chunk: ChunkIndex, entered: Duration, until: Instant) -> u64 {
         let now = thread().time();
+        let left = until.saturating_duration_since(crate::sync::now());
         let mut record = self.record();
         record.numbers += 1;
         let number = record.numbers;
-        let shared = |other: &&GetUnderWay| other.chunk == chunk && other.who == who;
-        if let Some(other) = record.gets.iter().find(shared) {
+        let sharing = record.sharing;
+        // It waited for half of its time, or for long enough.
+        let patience = if sharing == Sharing::Zone { PATIENCE_IN_ZONE } else { PATIENCE };
+        let has_waited = now - entered >= left.min(patience);
+        let conflicts = |other: &&GetUnderWay| {
+            let is_exclusive = !has_waited && !other.has_waited;
+            other.chunk == chunk
+                && match sharing {
+                    Sharing::Nobody => false,
+                    Sharing::Device => other.who == who,
+                    Sharing::Host => other.who.host == who.host && is_exclusive,
+                    Sharing::Zone => is_exclusive,
+                }
+        };
+        if let Some(other) = record.gets.iter().find(conflicts) {
             let message = format!(
                 "chunk {} is fetched by {who:?}, while {:?} has been fetching it for {:?}",
                 chunk.0,
@@ -227,12 +271,22 @@ impl Service {
             );
             thread().fail(message);
         }
-        record.gets.push(GetUnderWay { number, who, chunk, began: now });
+        record.gets.push(GetUnderWay { number, who, chunk, began: now, has_waited });
         number
     }
 
-    fn leave(&self, number: u64) {
-        self.record().gets.retain(|get| get.number != number);
+    /// Records that a call of the last cache level ends, with the chunk's bytes where it `succeeded`.
+    fn leave(&self, number: u64, succeeded: bool) {
+        let mut record = self.record();
+        let at = record.gets.iter().position(|get| get.number == number).expect("it was entered");
+        let GetUnderWay { who, chunk, .. } = record.gets.remove(at);
+        let fetched = record.fetched.as_mut().filter(|_| succeeded);
+        if let Some(fetched) = fetched {
+            if fetched.contains(&(who, chunk)) {
+                thread().fail(format!("chunk {} was fetched twice by {who:?}, which has memory for all", chunk.0));
+            }
+            fetched.push((who, chunk));
+        }
     }
 }
 
@@ -273,19 +327,59 @@ impl Get for Store {
     }
 }
 
+/// When a device began to ask for which chunk.
+#[derive(Default)]
+pub(super) struct Entries(Mutex<Vec<(ChunkIndex, Duration)>>);
+
+/// The first cache level, watched for when it is asked.
+pub(super) struct First {
+    pub(super) next: Box<dyn Tier>,
+    pub(super) service: Arc<Service>,
+    pub(super) entries: Arc<Entries>,
+}
+
 /// The last cache level, watched for being asked by one at a time.
 pub(super) struct Last {
     pub(super) next: Box<dyn Tier>,
     pub(super) service: Arc<Service>,
     pub(super) who: Who,
+    pub(super) entries: Arc<Entries>,
+}
+
+impl Entries {
+    fn entries(&self) -> MutexGuard<'_, Vec<(ChunkIndex, Duration)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tier for First {
+    fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
+        let entry = (self.service.chunk(wanted.name), thread().time());
+        self.entries.entries().push(entry);
+        let got = self.next.get(wanted, until);
+        let mut entries = self.entries.entries();
+        let at = entries.iter().position(|other| *other == entry).expect("it was entered");
+        entries.remove(at);
+        got
+    }
+
+    fn forget(&self, wanted: &Wanted<'_>) -> bool {
+        self.next.forget(wanted)
+    }
+
+    fn keeps(&self, name: &ObjectName) -> Option<bool> {
+        self.next.keeps(name)
+    }
 }
 
 impl Tier for Last {
     fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
         let chunk = self.service.chunk(wanted.name);
-        let number = self.service.enter(self.who, chunk);
+        let entered = self.entries.entries().iter().find(|(other, _)| *other == chunk).map(|(_, entered)| *entered);
+        let number = self.service.enter(self.who, chunk, entered.unwrap_or(thread().time()), until);
         let got = self.next.get(wanted, until);
-        self.service.leave(number);
+        let is_true = |(bytes, _): &(Vec<u8>, Place)| *bytes == self.service.image.object(chunk);
+        self.service.leave(number, got.as_ref().is_ok_and(is_true));
         got
     }
 }

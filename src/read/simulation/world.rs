@@ -4,64 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::image::{CHUNKS, PATTERN};
-use super::store::{LONGEST_HANG, Last, Service, Store, Weather, Who};
-use crate::fs::BlockDevice;
+use super::disk::{Disk, LONGEST_HOLD};
+use super::image::{CHUNKS, PATTERN, any_chunk};
+use super::plan::Plan;
+use super::reader::Reader;
+use super::store::{Entries, First, LONGEST_HANG, Last, Service, Store, Weather, Who};
+use crate::ChunkIndex;
 use crate::read::ChunkDevice;
 use crate::read::counts::Counts;
 use crate::read::device::Host;
+use crate::read::disk_cache::{CachedTier, DiskCache};
 use crate::read::memory::Memory;
 use crate::read::origin::{Limits, Origin, Requests};
 use crate::read::tier::Tier;
+use crate::read::zone::network::Network;
+use crate::read::zone::{Settings, Zone, ZoneTier};
 use crate::sync::scheduler::{Faults, Random, Report, Simulated, current, simulate};
 use crate::sync::{Condvar, Mutex, sleep};
-use crate::{CHUNK_SIZE, ChunkIndex, ErrorKind, Result};
 
 const MS: Duration = Duration::from_millis(1);
-/// A read may end so much after its deadline, besides what its threads were stalled.
-const SLACK: Duration = Duration::from_millis(30);
 
-/// What a simulation consists of; its seed decides it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) hosts: usize,
-    pub(super) processes: usize,
-    pub(super) devices: usize,
-    readers: usize,
-    reads: usize,
-    memory: u64,
-    requests: usize,
-    ahead: usize,
-    deadline: Duration,
-    patience: Duration,
-    /// Whether anything goes wrong.
-    pub(super) faults: bool,
-}
-
-impl Plan {
-    /// Returns the plan of a seed.
-    pub(super) fn of(random: &mut Random) -> Self {
-        let deadline = random.time(MS * 2000, MS * 40_000);
-        Self {
-            hosts: 1,
-            processes: 1 + random.below(2),
-            devices: 1 + random.below(2),
-            readers: 1 + random.below(4),
-            reads: 20 + random.below(60),
-            memory: [0, 3, 8, 40][random.below(4)] * u64::from(CHUNK_SIZE),
-            requests: [1, 2, 4, 16][random.below(4)],
-            ahead: [1, 2, 8][random.below(3)],
-            deadline,
-            patience: if random.one_in(2) { deadline } else { random.time(MS * 1000, deadline) },
-            faults: !random.one_in(4),
-        }
-    }
-}
-
-/// A device, and what its process shares.
-struct Device {
-    who: Who,
-    device: ChunkDevice,
+/// A simulated device.
+pub(super) struct Device {
+    pub(super) who: Who,
+    pub(super) device: ChunkDevice,
 }
 
 /// Counts threads that are to end.
@@ -93,16 +59,31 @@ impl Group {
     }
 }
 
-struct World {
-    plan: Plan,
-    service: Arc<Service>,
-    devices: Vec<Arc<Device>>,
+/// Has something go wrong for as long as anybody reads.
+type Spoiler = fn(&World);
+
+/// What the threads of a simulation share.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) service: Arc<Service>,
+    pub(super) devices: Vec<Arc<Device>>,
     readers: Arc<Group>,
     /// One for each process.
-    counts: Vec<Arc<Counts>>,
+    processes: Vec<Process>,
+    /// One for each host, where it has a disk cache.
+    disks: Vec<Disk>,
+    network: Option<Arc<Network>>,
 }
 
-fn thread() -> Simulated {
+/// What the devices of a process share.
+struct Process {
+    limits: Limits,
+    host: Host,
+    cache: Option<Arc<DiskCache>>,
+    zone: Option<Arc<Zone>>,
+}
+
+pub(super) fn thread() -> Simulated {
     current().expect("a world is simulated")
 }
 
@@ -112,6 +93,7 @@ fn thread() -> Simulated {
 /// What was violated, and how to repeat it.
 pub(super) fn run(seed: u64) -> Result<Report, String> {
     let plan = Plan::of(&mut Random(seed));
+    let shown = format!("{plan:?}");
     let open = Arc::new(AtomicUsize::new(0));
     let left = Arc::clone(&open);
     let report = simulate(seed, move || World::new(plan).live(&left));
@@ -121,37 +103,74 @@ pub(super) fn run(seed: u64) -> Result<Report, String> {
     });
     report.map_err(|failure| {
         format!(
-            "seed {seed}: {failure}\n{plan:?}\nto repeat: COLDPRESS_SEED={seed} cargo nextest run --lib simulation --no-capture"
+            "seed {seed}: {failure}\n{shown}\nto repeat: COLDPRESS_SEED={seed} cargo nextest run --lib simulation --no-capture"
         )
     })
 }
 
+impl Process {
+    fn new(plan: &Plan, disk: Option<&Disk>) -> Self {
+        let counts = Arc::<Counts>::default();
+        let cache = disk
+            .zip(plan.disk)
+            .map(|(disk, bytes)| Arc::new(DiskCache::open(disk.path(), bytes).expect("the directory was just made")));
+        let zone = plan.zone.as_ref().map(|zone| {
+            let addresses = zone.names().iter().map(|name| format!("redis://{name}").parse().unwrap()).collect();
+            let code = zone.code.parse().unwrap();
+            let settings = Settings { code, deadline: zone.deadline, lease: zone.lease };
+            Zone::open(addresses, None, settings).expect("the servers are named rightly")
+        });
+        let limits = Limits {
+            requests: Requests::new(plan.requests),
+            slots: cache.as_ref().zip(plan.slots).map(|(cache, slots)| Arc::new(cache.slots(slots))),
+            patience: plan.patience,
+            at_first: plan.patience,
+            counts: Arc::clone(&counts),
+        };
+        let memory = Memory::new(plan.memory);
+        let host = Host { memory, counts, deadline: plan.deadline, ahead: plan.ahead };
+        Self { limits, host, cache, zone }
+    }
+
+    fn device(&self, service: &Arc<Service>, who: Who) -> Device {
+        let entries = Arc::<Entries>::default();
+        let store = Store { service: Arc::clone(service), who };
+        let next = Box::new(Origin::new(Box::new(store), self.limits.clone()));
+        let last = Last { next, service: Arc::clone(service), who, entries: Arc::clone(&entries) };
+        let counts = || Arc::clone(&self.host.counts);
+        let mut tier: Box<dyn Tier> = Box::new(last);
+        if let Some(zone) = &self.zone {
+            tier = Box::new(ZoneTier::new(tier, Arc::clone(zone), counts()));
+        }
+        if let Some(cache) = &self.cache {
+            tier = Box::new(CachedTier::new(tier, Arc::clone(cache), counts()));
+        }
+        let tier = Box::new(First { next: tier, service: Arc::clone(service), entries });
+        let device = ChunkDevice::new(service.image.manifest.clone(), tier, self.host.clone(), Vec::new());
+        Device { who, device }
+    }
+}
+
 impl World {
     fn new(plan: Plan) -> Self {
-        let service = Service::new(thread().fork_random(), plan.requests);
-        let (mut devices, mut counts) = (Vec::new(), Vec::new());
+        let service = Service::new(thread().fork_random(), plan.sharing(), plan.bounds(), plan.remembers_all());
+        let network = plan.zone.as_ref().map(|zone| {
+            let has_stragglers = plan.faults.zone;
+            let network = Network::new(&zone.names(), thread().fork_random(), has_stragglers);
+            thread().set_environment(Arc::clone(&network) as _);
+            network
+        });
+        let disks: Vec<Disk> = plan.disk.iter().flat_map(|_| (0..plan.hosts).map(|_| Disk::new())).collect();
+        let (mut devices, mut processes) = (Vec::new(), Vec::new());
         for host in 0..plan.hosts {
             for process in 0..plan.processes {
-                let shared = Arc::<Counts>::default();
-                let limits = Limits {
-                    requests: Requests::new(plan.requests),
-                    slots: None,
-                    patience: plan.patience,
-                    at_first: plan.patience,
-                    counts: Arc::clone(&shared),
-                };
-                let memory = Memory::new(plan.memory);
-                let reading = Host { memory, counts: Arc::clone(&shared), deadline: plan.deadline, ahead: plan.ahead };
-                for device in 0..plan.devices {
-                    let who = Who { host, process, device };
-                    let tier = tier(&service, who, &limits);
-                    let device = ChunkDevice::new(service.image.manifest.clone(), tier, reading.clone(), Vec::new());
-                    devices.push(Arc::new(Device { who, device }));
-                }
-                counts.push(shared);
+                let shared = Process::new(&plan, disks.get(host));
+                let device = |device| Arc::new(shared.device(&service, Who { host, process, device }));
+                devices.extend((0..plan.devices).map(device));
+                processes.push(shared);
             }
         }
-        Self { plan, service, devices, readers: Arc::default(), counts }
+        Self { plan, service, devices, readers: Arc::default(), processes, disks, network }
     }
 
     fn live(self, open: &AtomicUsize) {
@@ -169,35 +188,75 @@ impl World {
                 readers.spawn("reader", move || Reader { world, number, random }.run());
             }
         }
-        if world.plan.faults {
-            let changing = Arc::clone(&world);
-            others.spawn("weather", move || changing.change_weather());
+        if world.processes[0].cache.is_some() && world.plan.reads.is_multiple_of(3) {
+            let _ = world.devices[0].device.ahead().fill(10 << 10);
+        }
+        let spoilers: [(bool, &str, Spoiler); 4] = [
+            (world.plan.faults.store, "weather", World::change_weather),
+            (world.plan.faults.machine, "machine", World::disturb_machine),
+            (world.plan.faults.disk && world.plan.disk.is_some(), "disk", World::disturb_disks),
+            (world.plan.faults.zone && world.plan.zone.is_some(), "network", World::disturb_network),
+        ];
+        for (_, name, spoil) in spoilers.into_iter().filter(|(is_wanted, ..)| *is_wanted) {
+            let world = Arc::clone(&world);
+            others.spawn(name, move || spoil(&world));
         }
         world.readers.wait();
         others.wait();
         world.recover();
         world.finish();
-        let under_way = world.counts.iter().map(|counts| counts.in_flight.get()).sum::<u64>();
+        let under_way = world.processes.iter().map(|process| process.host.counts.in_flight.get()).sum::<u64>();
         open.store(usize::try_from(under_way).unwrap(), Ordering::Relaxed);
     }
 
-    /// Has the store and the machine fail in one way after the other, while anybody reads.
+    /// Has the store fail in one way after the other, while anybody reads.
     fn change_weather(&self) {
         let mut random = thread().fork_random();
         while self.readers.are_running() {
             self.service.set_weather(Weather::ALL[random.below(Weather::ALL.len())]);
-            let spawn = [0, 0, 20][random.below(3)];
-            let stall = [0, 500, 3000][random.below(3)];
-            thread().set_faults(Faults { spawn, stall });
             sleep(random.time(MS * 10, MS * 20_000));
         }
         self.service.set_weather(Weather::Calm);
-        thread().set_faults(Faults::default());
+    }
+
+    /// Has threads stall, or not start.
+    fn disturb_machine(&self) {
+        let mut random = thread().fork_random();
+        while self.readers.are_running() {
+            let (spawn, stall) = ([0, 0, 20][random.below(3)], [0, 500, 3000][random.below(3)]);
+            thread().change_faults(|faults| *faults = Faults { spawn, stall, ..*faults });
+            sleep(random.time(MS * 10, MS * 20_000));
+        }
+        thread().change_faults(|faults| *faults = Faults { spawn: 0, stall: 0, ..*faults });
+    }
+
+    /// Spoils the disk caches, and has operations on files fail.
+    fn disturb_disks(&self) {
+        let mut random = thread().fork_random();
+        while self.readers.are_running() {
+            let files = [0, 0, 5, 100][random.below(4)];
+            thread().change_faults(|faults| *faults = Faults { files, ..*faults });
+            if self.disks[random.below(self.disks.len())].disturb(&mut random, self.plan.deletes_locks) {
+                self.service.fault();
+            }
+            sleep(random.time(MS, MS * 3000));
+        }
+        thread().change_faults(|faults| *faults = Faults { files: 0, ..*faults });
+    }
+
+    /// Has the zone's servers fail in one way after the other.
+    fn disturb_network(&self) {
+        let (mut random, network) = (thread().fork_random(), self.network.as_ref().expect("there is a zone"));
+        while self.readers.are_running() {
+            network.disturb();
+            sleep(random.time(MS, MS * 3000));
+        }
+        network.calm();
     }
 
     /// After the faults, all must be readable again.
     fn recover(self: &Arc<Self>) {
-        sleep(LONGEST_HANG + self.plan.deadline + MS * 10_000);
+        sleep(LONGEST_HANG + LONGEST_HOLD + self.plan.deadline + MS * 10_000);
         for number in 0..self.devices.len() {
             let mut reader = Reader { world: Arc::clone(self), number, random: thread().fork_random() };
             for chunk in 0..CHUNKS {
@@ -208,115 +267,22 @@ impl World {
 
     /// What must be so at the end.
     fn finish(&self) {
-        for counts in &self.counts {
+        for process in &self.processes {
+            let counts = &process.host.counts;
             let (requests, hedges) = (counts.requests.get(), counts.hedges.get());
             if hedges > requests / 20 + 1 {
                 thread().fail(format!("{hedges} hedged requests of {requests}"));
             }
             thread().note(requests);
         }
+        self.processes.iter().filter_map(|process| process.zone.as_ref()).for_each(|zone| zone.finish());
+        if let (Some(most), false) = (self.plan.disk, self.plan.faults.disk) {
+            let bytes = self.disks.iter().map(Disk::bytes).max().unwrap_or(0);
+            if bytes > most {
+                thread().fail(format!("a disk cache has {bytes} bytes of {most}"));
+            }
+        }
         // Requests that were given up.
         sleep(LONGEST_HANG);
-    }
-}
-
-fn tier(service: &Arc<Service>, who: Who, limits: &Limits) -> Box<dyn Tier> {
-    let store = Store { service: Arc::clone(service), who };
-    let origin = Box::new(Origin::new(Box::new(store), limits.clone()));
-    Box::new(Last { next: origin, service: Arc::clone(service), who })
-}
-
-fn any_chunk(random: &mut Random) -> ChunkIndex {
-    ChunkIndex(u32::try_from(random.below(CHUNKS as usize)).unwrap())
-}
-
-/// Reads from one device and checks what it gets.
-struct Reader {
-    world: Arc<World>,
-    number: usize,
-    random: Random,
-}
-
-impl Reader {
-    fn run(mut self) {
-        let mut row = any_chunk(&mut self.random);
-        for _ in 0..self.world.plan.reads {
-            let random = &mut self.random;
-            match random.below(10) {
-                0..4 => {
-                    row = ChunkIndex((row.0 + 1) % CHUNKS);
-                    self.read(row.byte_offset(), 512);
-                }
-                // Across a border between chunks.
-                4 => {
-                    let offset = ChunkIndex(1 + any_chunk(random).0 % (CHUNKS - 1)).byte_offset() - 100;
-                    self.read(offset, 600);
-                }
-                5 if random.one_in(4) => {
-                    let offset = ChunkIndex(any_chunk(random).0 % (CHUNKS - 3)).byte_offset() + 17;
-                    self.read(offset, 3 * CHUNK_SIZE as usize - 5000);
-                }
-                _ => {
-                    let (chunk, inside) = (any_chunk(random), random.below(PATTERN) as u64);
-                    let length = 1 + random.below(4096);
-                    self.read(chunk.byte_offset() + inside, length);
-                }
-            }
-            if self.random.one_in(3) {
-                sleep(self.random.time(MS / 10, MS * 3000));
-            }
-        }
-    }
-
-    /// Reads once; what is read must be true and in time, and a failure must have its cause.
-    fn read(&mut self, offset: u64, length: usize) {
-        let device = &self.world.devices[self.number];
-        let mut bytes = vec![0xAA; length];
-        let (begun, stalled) = (thread().time(), thread().stalled());
-        let read = if self.random.one_in(8) && device.device.read_at_hand(offset, &mut bytes) {
-            Ok(())
-        } else {
-            device.device.read_at(offset, &mut bytes)
-        };
-        let took = thread().time() - begun;
-        let most = self.world.plan.deadline + SLACK + thread().stalled() - stalled;
-        let who = device.who;
-        if took > most {
-            thread().fail(format!("{who:?}: a read took {took:?}, its deadline is {:?}", self.world.plan.deadline));
-        }
-        match read {
-            Ok(()) => {
-                if let Some(at) = self.world.service.image.difference(offset, &bytes) {
-                    thread().fail(format!("{who:?}: byte {at} is wrong in a read of {length} at {offset}"));
-                }
-            }
-            Err(error) => self.check_failure(offset, length, begun, &error),
-        }
-        thread().note(u64::try_from(took.as_nanos()).unwrap());
-    }
-
-    fn check_failure(&self, offset: u64, length: usize, begun: Duration, error: &crate::Error) {
-        let (service, plan) = (&self.world.service, &self.world.plan);
-        let size = u64::from(CHUNK_SIZE);
-        let lied = |since: Duration| {
-            let chunks = offset / size..=(offset + length as u64 - 1) / size;
-            let mut lies = chunks.filter_map(|chunk| service.last_lie(ChunkIndex(u32::try_from(chunk).unwrap())));
-            lies.any(|at| at >= since)
-        };
-        let since = |before| begun.saturating_sub(before);
-        let has_cause = match error.kind() {
-            ErrorKind::Unavailable => {
-                let fault = service.last_fault().max(thread().last_failure());
-                fault.is_some_and(|at| at >= since(plan.deadline + LONGEST_HANG))
-            }
-            // The reader may have joined a fetch that began long before.
-            ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Denied => lied(since(plan.deadline)),
-            _ => false,
-        };
-        if !has_cause {
-            let who = self.world.devices[self.number].who;
-            thread().fail(format!("{who:?}: a read of {length} at {offset} failed for no reason: {}", error.chain()));
-        }
-        thread().note(1 + error.kind() as u64);
     }
 }

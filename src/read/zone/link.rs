@@ -15,6 +15,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+#[cfg(test)]
+use super::network::{Connection, network};
 use super::resp::{Decoder, Reply, encode};
 use crate::sync::{Mutex, now};
 use crate::{Error, ErrorKind as Kind, Result};
@@ -180,6 +182,8 @@ pub fn tls(file: Option<&Path>) -> Result<Arc<ClientConfig>> {
 }
 
 enum Stream {
+    #[cfg(test)]
+    Simulated(Connection),
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
@@ -191,6 +195,8 @@ impl Stream {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.sock.as_fd(),
+            #[cfg(test)]
+            Self::Simulated(_) => unreachable!("the network of a simulation has no descriptors"),
         }
     }
 
@@ -199,6 +205,8 @@ impl Stream {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
             Self::Tls(stream) => stream,
+            #[cfg(test)]
+            Self::Simulated(stream) => stream,
         }
     }
 }
@@ -221,6 +229,11 @@ pub(super) struct Link {
 impl Link {
     /// A connection to `address`, there by `until`.
     pub(super) fn connect(address: &Address, tls: Option<&Arc<ClientConfig>>, until: Instant) -> io::Result<Self> {
+        #[cfg(test)]
+        if let Some(network) = network() {
+            let stream = Stream::Simulated(network.connect(&address.name, until)?);
+            return Ok(Self { stream, decoder: Decoder::default(), owed: 0, limit: 0, out: Vec::new() });
+        }
         let stream = match &address.way {
             Way::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
@@ -326,7 +339,9 @@ impl Link {
             if let Some(reply) = self.reply()? {
                 return Ok(reply);
             }
-            wait(self.stream.fd(), PollFlags::IN, until)?;
+            if !wait_for_any(std::iter::once(&*self), until)?.contains(&true) {
+                return Err(ErrorKind::TimedOut.into());
+            }
         }
     }
 
@@ -335,9 +350,12 @@ impl Link {
         self.decoder.received()
     }
 
-    /// To wait for what comes.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.stream.fd()
+    #[cfg(test)]
+    fn simulated(&self) -> &Connection {
+        match &self.stream {
+            Stream::Simulated(connection) => connection,
+            _ => unreachable!("a simulation connects to nothing else"),
+        }
     }
 }
 
@@ -363,15 +381,28 @@ fn connect(found: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
     Err(last)
 }
 
+/// Waits until bytes have arrived on one of `links`, or `until`; returns for each whether they have.
+pub(super) fn wait_for_any<'l>(links: impl Iterator<Item = &'l Link>, until: Instant) -> io::Result<Vec<bool>> {
+    #[cfg(test)]
+    if let Some(network) = network() {
+        let connections: Vec<&Connection> = links.map(Link::simulated).collect();
+        return Ok(network.wait(&connections, until));
+    }
+    let mut fds: Vec<PollFd<'_>> =
+        links.map(|link| PollFd::from_borrowed_fd(link.stream.fd(), PollFlags::IN)).collect();
+    let is_ready = poll_until(&mut fds, until)?;
+    Ok(fds.iter().map(|fd| is_ready && !fd.revents().is_empty()).collect())
+}
+
 fn wait(fd: BorrowedFd<'_>, flags: PollFlags, until: Instant) -> io::Result<()> {
-    wait_for_any(&mut [PollFd::from_borrowed_fd(fd, flags)], until).and_then(|ready| match ready {
+    match poll_until(&mut [PollFd::from_borrowed_fd(fd, flags)], until)? {
         true => Ok(()),
         false => Err(ErrorKind::TimedOut.into()),
-    })
+    }
 }
 
 /// Waits until one of `fds` is ready, or `until`; which it was.
-pub(super) fn wait_for_any(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+fn poll_until(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
     loop {
         let left = until.saturating_duration_since(now());
         match poll(fds, Some(&timespec(left))) {

@@ -7,8 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-
 use super::Shared;
 use super::link::{Link, refusal, wait_for_any};
 use super::placement::{Place, places};
@@ -145,10 +143,7 @@ impl<'l> Look<'l> {
             let rest = if self.left.len() > 0 && before < last { last } else { self.until };
             let next = second.map_or(rest, |second| second.min(rest));
             let next = if self.coming.is_empty() { next } else { next.min(before + COMING) };
-            let mut fds: Vec<PollFd<'_>> =
-                self.asked.iter().map(|asked| PollFd::from_borrowed_fd(asked.link.fd(), PollFlags::IN)).collect();
-            let ready = wait_for_any(&mut fds, next).unwrap_or(false);
-            let ready: Vec<bool> = fds.iter().map(|fd| ready && !fd.revents().is_empty()).collect();
+            let ready = wait_for_any(self.asked.iter().map(|asked| &asked.link), next).unwrap_or_default();
             let now = now();
             if ready.contains(&true) {
                 self.hear(&ready);

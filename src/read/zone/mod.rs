@@ -8,6 +8,8 @@
 mod lease;
 pub mod link;
 mod lookup;
+#[cfg(test)]
+pub(super) mod network;
 pub mod placement;
 pub mod resp;
 mod server;
