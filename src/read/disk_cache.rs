@@ -92,6 +92,12 @@ impl DiskCache {
         Ok(cache)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.directory
+    }
+
     /// Returns why other users can put files into one of its directories, naming it; `None` if only this user, or root, can.
     #[must_use]
     pub fn is_shared(&self) -> Option<String> {

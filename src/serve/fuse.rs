@@ -121,6 +121,9 @@ fn device_number(file: &Path) -> io::Result<(u32, u32)> {
 /// Those of unmounting.
 pub fn detach(file: &Path) -> Result<()> {
     let fail = |error| Error::io(format!("unmounting {}", file.display()), error);
+    if let Some(unmounted) = crate::sandbox::unmount(file, true) {
+        return unmounted.map_err(fail);
+    }
     match unmount(file, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         // Without root, the program that mounted it for us also unmounts it.

@@ -9,6 +9,7 @@ use crate::read::ChunkDevice;
 use crate::read::counts::{BOUNDS, Counts, Histogram};
 use crate::read::tier::Place;
 use crate::read::zone::{OfServer, Zone};
+use crate::sandbox;
 
 /// Of one process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub struct Status {
     pub cache: Option<Held>,
     /// The zone's cache, where one is used.
     pub zone: Option<ZoneStatus>,
+    /// What the process gave up; `None` until everything is open, and of older readers.
+    #[serde(default)]
+    pub sandbox: Option<sandbox::Report>,
 }
 
 /// An image that is served.
@@ -303,6 +307,7 @@ impl Status {
             memory,
             cache,
             zone,
+            sandbox: None,
         }
     }
 

@@ -13,6 +13,7 @@ use coldpress::read::zone::sizing::Made;
 use coldpress::read::zone::stripe::Code;
 
 use crate::reading::{ReadArgs, Wait};
+use crate::sandbox::{SandboxArgs, UserArgs};
 use crate::shared::failure::Failure;
 use crate::shared::keys::{KeyArgs, StoreArgs};
 use crate::shared::manifests::{ManifestRef, RegistryArgs, Source};
@@ -152,6 +153,9 @@ pub struct MountArgs {
     #[command(flatten)]
     pub reading: ReadArgs,
 
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+
     /// Write which chunks were read, and when, to this file at the end: a profile
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -210,6 +214,9 @@ pub struct BundleArgs {
     #[command(flatten)]
     pub reading: ReadArgs,
 
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+
     /// Write which chunks were read, and when, to this file at the end: a profile
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -265,6 +272,12 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     pub reading: ReadArgs,
+
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+
+    #[command(flatten)]
+    pub user: UserArgs,
 
     /// Write which chunks were read, and when, to this file at the end: a profile
     #[arg(long, value_name = "FILE")]

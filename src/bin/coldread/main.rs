@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod reading;
 mod run_state;
+mod sandbox;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod sockets;

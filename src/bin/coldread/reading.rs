@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -19,11 +19,13 @@ use coldpress::read::profile::{self, Recorder};
 use coldpress::read::tier::Tier;
 use coldpress::read::zone::trace::{Trace, TracedTier};
 use coldpress::read::zone::{Zone, ZoneTier};
+use coldpress::sandbox::User;
 use coldpress::serve::status::{ImageStatus, Status};
 use coldpress::store::{IN_FLIGHT, StoreUrl, open_get_later};
 
 use crate::args::name_of;
 use crate::commands::say;
+use crate::sandbox::{Collected, Entered};
 use crate::shared::failure::Failure;
 use crate::shared::files::{read_profile, write_whole};
 use crate::shared::keys::{StoreArgs, environment};
@@ -144,6 +146,10 @@ pub struct Reading<'a> {
     zone: Option<Arc<Zone>>,
     trace: Option<Arc<Trace>>,
     recorder: Option<Arc<Recorder>>,
+    /// Where its images are.
+    stores: Mutex<Vec<StoreUrl>>,
+    /// What was given up, once that is known.
+    pub entered: Entered,
 }
 
 impl ReadArgs {
@@ -158,13 +164,15 @@ impl ReadArgs {
     }
 
     /// Opens what images share; what is read of one is recorded if that is wanted.
-    pub fn open(&self, record: bool) -> Result<Reading<'_>, Failure> {
+    ///
+    /// The cache is that of `user`, where the process becomes another.
+    pub fn open(&self, record: bool, user: Option<&User>) -> Result<Reading<'_>, Failure> {
         let directory = self.cache.clone().or(environment("COLDREAD_CACHE")?.map(PathBuf::from));
-        let cache =
-            directory.map(|directory| DiskCache::open(&directory, self.cache_max.0).map(Arc::new)).transpose()?;
-        if let Some(reason) = cache.as_ref().and_then(|cache| cache.is_shared()) {
-            say(&format!("warning: --cache: {reason}; files of other users are not used"));
-        }
+        let open = || directory.map(|directory| open_cache(&directory, self.cache_max.0)).transpose();
+        let cache = match user {
+            Some(user) => user.with_its_rights(open)??,
+            None => open()?,
+        };
         if self.fill.is_some() && cache.is_none() {
             return Err(Failure::Usage("--fill needs a --cache to bring the image to".to_owned()));
         }
@@ -181,8 +189,27 @@ impl ReadArgs {
         let recorder = record.then(Recorder::start);
         let zone = self.zone.open()?;
         let trace = self.trace.as_deref().map(Trace::open).transpose()?.map(Arc::new);
-        Ok(Reading { args: self, host, limits, cache, zone, trace, recorder })
+        Ok(Reading {
+            args: self,
+            host,
+            limits,
+            cache,
+            zone,
+            trace,
+            recorder,
+            stores: Mutex::default(),
+            entered: Entered::default(),
+        })
     }
+}
+
+/// Opens the disk cache, with a warning where others can write to it.
+fn open_cache(directory: &Path, max_bytes: u64) -> Result<Arc<DiskCache>, Error> {
+    let cache = DiskCache::open(directory, max_bytes)?;
+    if let Some(reason) = cache.is_shared() {
+        say(&format!("warning: --cache: {reason}; files of other users are not used"));
+    }
+    Ok(Arc::new(cache))
 }
 
 impl Reading<'_> {
@@ -204,6 +231,7 @@ impl Reading<'_> {
         if matches!(&url, StoreUrl::Directory(path) if !path.is_dir()) {
             say(&format!("store {url}: no such directory; reads wait for it"));
         }
+        self.stores.lock().expect("no thread panics with it").push(url.clone());
         let store = open_get_later(&url, &store.settings(IN_FLIGHT)?)?;
         let tier = self.tiers(Box::new(Origin::new(store, self.limits.clone())));
         let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Slow(self.args.slow.0))];
@@ -237,19 +265,36 @@ impl Reading<'_> {
         Arc::clone(&self.host.counts)
     }
 
+    /// Collects what reading needs until the end.
+    pub fn collect(&self, record: Option<&Path>, into: &mut Collected) -> Result<(), Failure> {
+        self.stores.lock().expect("no thread panics with it").iter().try_for_each(|store| into.store(store))?;
+        if let Some(cache) = &self.cache {
+            into.writes(cache.root());
+        }
+        if let Some(path) = record {
+            into.output(path)?;
+        }
+        if let Some(address) = &self.args.metrics {
+            into.listens(address);
+        }
+        Ok(())
+    }
+
     /// Tells of the `images`, if that is wanted, until what this gives is dropped.
     pub fn metrics(&self, images: Vec<(String, Arc<ChunkDevice>)>) -> Result<Option<Socket>, Error> {
         let Some(address) = &self.args.metrics else { return Ok(None) };
         let (host, cache, zone) = (self.host.clone(), self.cache.clone(), self.zone.clone());
+        let entered = Arc::clone(&self.entered);
         let status = move || {
             let images = images.iter().map(|(name, device)| ImageStatus::of(name, device)).collect();
-            Status::of(
+            let status = Status::of(
                 &host.counts,
                 images,
                 host.memory.bytes().into(),
                 cache.as_ref().map(|cache| cache.bytes().into()),
                 zone.as_deref().map(Into::into),
-            )
+            );
+            Status { sandbox: entered.get().cloned(), ..status }
         };
         telling::start(address, self.args.metrics_host.clone(), status).map(Some)
     }

@@ -20,13 +20,14 @@ use super::mount::{Allowed, Place, Starting, Then, require_mounting};
 use super::tell_fetched;
 use crate::args::{BundleArgs, Cli};
 use crate::run_state::{ImageRecord, Plan, RunDirectory};
+use crate::sandbox::Collected;
 use crate::shared::failure::CommandResult;
 
 pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     if !args.no_mount {
         require_mounting()?;
     }
-    let reading = args.reading.open(args.record.is_some())?;
+    let reading = args.reading.open(args.record.is_some(), None)?;
     let device = Arc::new(reading.open(&args.source)?);
     let _metrics = reading.metrics_of(&args.source, &device)?;
     let (config, missing) = describe(&device, args)?;
@@ -65,9 +66,13 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
         // The bundle's own config.json forbids new privileges, and its /dev is the runtime's.
         allowed: Allowed::default(),
     };
-    let ended = starting.stay(&place, || {
+    let ended = starting.stay(&place, |registration| {
         write(&directory, &config)?;
         made.keep();
+        let mut collected = Collected::default();
+        reading.collect(args.record.as_deref(), &mut collected)?;
+        collected.mounted(&place, registration);
+        args.sandbox.enter(&collected, None, &reading.entered)?;
         let root = device.manifest().clear.root_digest;
         let shown = directory.display();
         Ok(Then::Stay(format!(

@@ -45,6 +45,11 @@ impl FuseFile {
         Ok(Self { door, place })
     }
 
+    /// Where it is, resolved.
+    pub fn path(&self) -> &Path {
+        &self.place.path
+    }
+
     /// Answers what was asked, and who has it open until they close it, for a while.
     pub fn close(self) {
         let Self { door, place } = self;

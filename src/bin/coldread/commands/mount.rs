@@ -22,8 +22,11 @@ use super::events::{DRAIN, Event, catch_signals, notify, say};
 use super::tell_fetched;
 use crate::args::{Cli, MountArgs};
 use crate::run_state::{ImageRecord, Plan, Registration, RunDirectory};
+use crate::sandbox::Collected;
 use crate::shared::failure::{CommandResult, Failure};
 
+/// The FUSE file's name in the entry.
+const IMAGE: &str = "image";
 /// Its number among the capabilities, capabilities(7).
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -31,7 +34,7 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
     check_directory(&args.directory)?;
     require_mounting()?;
     let run_directory = RunDirectory::open()?;
-    let reading = args.reading.open(args.record.is_some())?;
+    let reading = args.reading.open(args.record.is_some(), None)?;
     let device = Arc::new(reading.open(&args.source)?);
     let root = device.manifest().clear.root_digest;
     let _metrics = reading.metrics_of(&args.source, &device)?;
@@ -52,7 +55,11 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
         missing: &Missing::default(),
         allowed: Allowed { suid: args.suid, dev: args.dev },
     };
-    let ended = starting.stay(&place, || {
+    let ended = starting.stay(&place, |registration| {
+        let mut collected = Collected::default();
+        reading.collect(args.record.as_deref(), &mut collected)?;
+        collected.mounted(&place, registration);
+        args.sandbox.enter(&collected, None, &reading.entered)?;
         Ok(Then::Stay(format!("{root} is mounted at {}; unmount it or press Ctrl-C", args.directory.display())))
     });
     tell_fetched(cli, &device);
@@ -143,9 +150,9 @@ impl Starting {
     }
 
     /// Mounts the image, does what is to be done when it is `ready`, and stays; where that fails, it is unmounted at once.
-    pub fn stay(self, place: &Place<'_>, ready: impl FnOnce() -> Result<Then, Failure>) -> CommandResult {
+    pub fn stay(self, place: &Place<'_>, ready: impl FnOnce(&Registration) -> Result<Then, Failure>) -> CommandResult {
         let Self { send, events, registration } = self;
-        let file = registration.path().join("image");
+        let file = registration.path().join(IMAGE);
         std::fs::write(&file, []).map_err(|error| Error::file(&file, error))?;
         let source = format!("coldread:{}", place.directory.display());
         let door =
@@ -153,7 +160,7 @@ impl Starting {
         let mounted = mount(&registration, &file, place);
         let ended = mounted.map(|device_number| {
             let mounted = Mounted { place, device_number, door: &door, registration: &registration };
-            let told = ready().and_then(|then| match then {
+            let told = ready(&registration).and_then(|then| match then {
                 Then::Stay(message) => {
                     say(&message);
                     notify("READY=1").map(|()| true)
@@ -170,6 +177,15 @@ impl Starting {
         drop(registration);
         ended??;
         Ok(closed?)
+    }
+}
+
+impl Collected {
+    /// Collects what is mounted, and the entry of that with the FUSE file in it.
+    pub fn mounted(&mut self, place: &Place<'_>, registration: &Registration) {
+        self.mount(place.directory);
+        self.fuse(&registration.path().join(IMAGE));
+        self.registered(registration);
     }
 }
 
@@ -279,7 +295,11 @@ impl Mounted<'_> {
             ));
             return;
         }
-        if let Err(error) = self.registration.tool(Command::new("umount").arg(self.place.directory)) {
+        let unmounted = match coldpress::sandbox::unmount(self.place.directory, false) {
+            Some(unmounted) => unmounted.map_err(|error| Error::io("umount", error)),
+            None => self.registration.tool(Command::new("umount").arg(self.place.directory)).map(drop),
+        };
+        if let Err(error) = unmounted {
             say(&format!("still mounted: {}; end what uses it and press Ctrl-C again", error.chain()));
         }
     }

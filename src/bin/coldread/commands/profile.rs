@@ -20,7 +20,7 @@ pub fn run(cli: &Cli, args: &ProfileArgs) -> Result<ExitCode, Failure> {
 
 fn record(cli: &Cli, args: &RecordArgs) -> Result<ExitCode, Failure> {
     require_mounting()?;
-    let reading = args.reading.open(true)?;
+    let reading = args.reading.open(true, None)?;
     let device = Arc::new(reading.open(&args.source)?);
     let plan =
         Plan { command: "profile record", images: vec![ImageRecord::of(&args.source, &device)], ..Plan::default() };
@@ -37,7 +37,7 @@ fn record(cli: &Cli, args: &RecordArgs) -> Result<ExitCode, Failure> {
         allowed: Allowed::default(),
     };
     let mut status = None;
-    starting.stay(&place, || {
+    starting.stay(&place, |_| {
         let (program, arguments) = words.split_first().expect("there is a command");
         let ended = Command::new(program).args(arguments).status();
         status = Some(ended.map_err(|error| Error::io(program, error))?);

@@ -22,6 +22,7 @@ use super::fuse_file::FuseFile;
 use crate::args::{Cli, NamedImage, ServeArgs};
 use crate::reading::Reading;
 use crate::run_state::{ImageRecord, Plan, Registration, RunDirectory};
+use crate::sandbox::Collected;
 use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::manifests::ManifestArgs;
 use crate::sockets::{self, Address, Socket, Stream};
@@ -30,8 +31,9 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     if args.client_memory.0 < MIN_BYTES {
         return Err(Failure::Usage(format!("--client-memory: at least {}MiB", MIN_BYTES >> 20)));
     }
+    args.user.check()?;
     let mut exports = Exports::default();
-    let reading = args.reading.open(args.record.is_some())?;
+    let reading = args.reading.open(args.record.is_some(), args.user.user.as_ref())?;
     args.reading.check_number(args.images.len(), args.record.is_some())?;
     let (mut devices, mut offers) = (Vec::new(), Vec::new());
     for image in &args.images {
@@ -71,6 +73,16 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     }
     let named = args.images.iter().map(|image| image.name.clone()).zip(devices.iter().cloned());
     let _metrics = reading.metrics(named.collect())?;
+    let mut collected = Collected::default();
+    reading.collect(args.record.as_deref(), &mut collected)?;
+    args.nbd.iter().for_each(|address| collected.listens(address));
+    for asked in &args.vhost_user_blk {
+        collected.socket(asked.resolve(&args.images)?.1);
+    }
+    files.iter().for_each(|file| collected.fuse(file.path()));
+    // Root's entry is not another user's to remove; the next start does it.
+    registration.iter().filter(|_| args.user.user.is_none()).for_each(|entry| collected.registered(entry));
+    args.sandbox.enter(&collected, args.user.user.as_ref(), &reading.entered)?;
     notify("READY=1")?;
     for (image, device) in args.images.iter().zip(&devices) {
         let root = device.manifest().clear.root_digest;

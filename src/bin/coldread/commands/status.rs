@@ -3,6 +3,7 @@
 use coldpress::Error;
 use coldpress::printable::Printable;
 use coldpress::read::tier::Place;
+use coldpress::sandbox::Report;
 use coldpress::serve::status::{Held, Status, TierStatus, ZoneServerStatus, ZoneStatus};
 
 use super::write_out;
@@ -16,7 +17,7 @@ pub fn run(args: &StatusArgs) -> CommandResult {
         let json = serde_json::to_string(&status).map_err(|error| Error::io("JSON", error.into()))?;
         format!("{json}\n")
     } else {
-        format!("{}\n{}", images(&status), counted(&status, 1.0, ""))
+        format!("{}\n{}{}", images(&status), counted(&status, 1.0, ""), sandbox(&status))
     };
     Ok(write_out(text.as_bytes())?)
 }
@@ -29,6 +30,15 @@ pub fn images(status: &Status) -> String {
         [shown(&image.name), digest, image.chunks.to_string(), fetched]
     });
     table([["image", "root digest", "chunks", "fetched"].map(str::to_owned)].into_iter().chain(rows).collect())
+}
+
+/// What the reader gave up.
+fn sandbox(status: &Status) -> String {
+    let Some(report) = &status.sandbox else { return String::new() };
+    let Report { no_new_privs, capabilities, landlock, seccomp } = report;
+    let text =
+        format!("no_new_privs {no_new_privs}, capabilities {capabilities}, Landlock {landlock}, seccomp {seccomp}");
+    format!("sandbox {}\n", shown(&text))
 }
 
 /// What was counted in `seconds`, with `per` behind what became a rate.
