@@ -4,6 +4,7 @@
 //! directory; then the whole layer is merged onto those below it ([`merge`]), as overlayfs shows it. Only names and
 //! metadata are held; no path of the image ever touches the host.
 
+mod attributes;
 mod encoded;
 mod usage;
 
@@ -13,7 +14,7 @@ use super::tar::{Entry, EntryKind};
 use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::{directory_blocks, unstorable};
 use crate::fs::path::{Display, components, raw_components};
-use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, Metadata, Tree, Xattrs};
+use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, Metadata, Tree};
 use crate::{Error, ErrorKind};
 
 pub use usage::Usage;
@@ -46,18 +47,14 @@ fn refuse(path: &[u8], reason: impl Into<String>) -> FlattenError {
     FlattenError { path: Display(path).to_string(), reason: reason.into(), kind: ErrorKind::Input }
 }
 
-fn storable_directory(path: &[u8], metadata: Metadata) -> Result<Metadata, FlattenError> {
-    match storable(path, metadata, Kind::Directory(Box::default()))? {
-        Node::Other(metadata, _) => Ok(metadata),
-        Node::Directory(_) | Node::Placed(_) => unreachable!("storable() makes no other node"),
-    }
+/// Returns an entry's metadata as Linux keeps it, or refuses what is legal in a tar, but nothing that ext4 can store.
+fn storable(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Metadata, FlattenError> {
+    check_storable(path, attributes::of_new(path, metadata, kind)?, kind)
 }
 
-/// Refuses what is legal in a tar, but nothing that ext4 can store.
-fn storable(path: &[u8], metadata: Metadata, kind: Kind) -> Result<Node, FlattenError> {
-    let metadata = without_foreign_xattrs(metadata);
-    match unstorable(&metadata, &kind) {
-        None => Ok(Node::Other(metadata, kind)),
+fn check_storable(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Metadata, FlattenError> {
+    match unstorable(&metadata, kind) {
+        None => Ok(metadata),
         Some(reason) => Err(FlattenError { kind: ErrorKind::Unsupported, ..refuse(path, reason) }),
     }
 }
@@ -73,6 +70,15 @@ enum Node {
     Other(Metadata, Kind),
     /// What became of it when the layer was merged.
     Placed(InodeId),
+}
+
+impl Node {
+    /// Applies a hard link's metadata to what it shares.
+    fn relabel(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), FlattenError> {
+        let Self::Other(present, kind) = self else { unreachable!("hard links never lead to directories") };
+        *present = check_storable(path, attributes::of_present(path, present, metadata, kind)?, kind)?;
+        Ok(())
+    }
 }
 
 /// A directory as one layer sees it.
@@ -133,11 +139,22 @@ struct Link {
     at: Step,
 }
 
+/// Metadata that a hard link's entry gives to the inode that it shares.
+#[derive(Debug)]
+struct Relabel {
+    /// A node or a link, as in [`Entered`].
+    child: Entered,
+    path: Vec<u8>,
+    metadata: Metadata,
+}
+
 /// What one layer says, its entries applied in their order.
 #[derive(Debug)]
 pub struct LayerTree {
     nodes: Vec<Node>,
     links: Vec<Link>,
+    /// From the first hard link on whose target is not in the layer alone; what came before is applied already.
+    relabels: Vec<Relabel>,
     /// Children that later entries of the layer replaced, oldest first: hard links between the two saw them.
     replaced: BTreeMap<(NodeId, Box<[u8]>), Vec<Entered>>,
     step: Step,
@@ -149,6 +166,7 @@ impl Default for LayerTree {
         Self {
             nodes: vec![Node::Directory(Box::default())],
             links: Vec::new(),
+            relabels: Vec::new(),
             replaced: BTreeMap::new(),
             step: Step::default(),
             usage: Usage::default(),
@@ -198,18 +216,20 @@ impl LayerTree {
             }
             return Ok(());
         }
-        let child = match kind {
+        let kind = match kind {
             EntryKind::Directory => return self.apply_directory(&path, parent, name, metadata),
-            EntryKind::HardLink(target) => self.hard_link(&path, target)?,
-            EntryKind::File(content) => self.add(storable(&path, metadata, Kind::File(content))?),
-            // Linux gives every symlink this mode, whatever the tar says.
-            EntryKind::Symlink(target) => {
-                self.add(storable(&path, Metadata { mode: 0o777, ..metadata }, Kind::Symlink(target.into()))?)
+            EntryKind::HardLink(target) => {
+                let child = self.hard_link(&path, target, metadata)?;
+                self.enter(parent, name, child);
+                return Ok(());
             }
-            EntryKind::CharDevice(device) => self.add(storable(&path, metadata, Kind::CharDevice(device))?),
-            EntryKind::BlockDevice(device) => self.add(storable(&path, metadata, Kind::BlockDevice(device))?),
-            EntryKind::Fifo => self.add(storable(&path, metadata, Kind::Fifo)?),
+            EntryKind::File(content) => Kind::File(content),
+            EntryKind::Symlink(target) => Kind::Symlink(target.into()),
+            EntryKind::CharDevice(device) => Kind::CharDevice(device),
+            EntryKind::BlockDevice(device) => Kind::BlockDevice(device),
+            EntryKind::Fifo => Kind::Fifo,
         };
+        let child = self.add(Node::Other(storable(&path, metadata, &kind)?, kind));
         self.enter(parent, name, child);
         Ok(())
     }
@@ -254,8 +274,7 @@ impl LayerTree {
         if *kind != EntryKind::Directory {
             return Err(refuse(path, "the root can only be a directory"));
         }
-        self.describe(Self::ROOT, storable_directory(path, metadata)?);
-        Ok(())
+        self.describe_directory(path, Self::ROOT, metadata)
     }
 
     /// A directory keeps the entries that the layer gave it before; anything else of its name goes.
@@ -266,7 +285,6 @@ impl LayerTree {
         name: &[u8],
         metadata: Metadata,
     ) -> Result<(), FlattenError> {
-        let metadata = storable_directory(path, metadata)?;
         let id = match self.child(parent, name) {
             Some(Child::Node(id)) if self.is_directory(id) => {
                 if self.directory(id).metadata.is_none() {
@@ -276,28 +294,43 @@ impl LayerTree {
             }
             _ => self.add_directory(parent, name),
         };
-        self.describe(id, metadata);
+        self.describe_directory(path, id, metadata)
+    }
+
+    /// An entry for a directory that the layer described before changes what it said.
+    fn describe_directory(&mut self, path: &[u8], id: NodeId, metadata: Metadata) -> Result<(), FlattenError> {
+        let kind = Kind::Directory(Box::default());
+        let metadata = match &self.directory(id).metadata {
+            Some(present) => check_storable(path, attributes::of_present(path, present, &metadata, &kind)?, &kind)?,
+            None => storable(path, metadata, &kind)?,
+        };
+        self.usage.add_metadata(&metadata);
+        self.directory_mut(id).metadata = Some(metadata);
         Ok(())
     }
 
-    /// Sets what an entry of the layer says of a directory.
-    fn describe(&mut self, id: NodeId, metadata: Metadata) {
-        self.usage.add_directory_metadata(&metadata);
-        self.directory_mut(id).metadata = Some(metadata);
-    }
-
-    fn hard_link(&mut self, path: &[u8], target: Vec<u8>) -> Result<Child, FlattenError> {
+    fn hard_link(&mut self, path: &[u8], target: Vec<u8>, metadata: Metadata) -> Result<Child, FlattenError> {
         let parts = components(&target);
         // What stands at the link's own place goes before the link is made.
         if parts.starts_with(&components(path)) {
             return Err(refuse(path, format!("a hard link to `{}`, which it replaces", Display(&target))));
         }
-        if let Some(child) = self.own(&parts) {
-            return Ok(child);
-        }
-        self.usage.add_link(path, &target);
-        self.links.push(Link { path: path.to_vec(), target, at: self.step });
-        Ok(Child::Link(index(self.links.len() - 1)))
+        let child = match self.own(&parts) {
+            Some(Child::Node(node)) if self.links.is_empty() => {
+                self.usage.add_metadata(&metadata);
+                self.nodes[node.0 as usize].relabel(path, &metadata)?;
+                return Ok(Child::Node(node));
+            }
+            Some(child) => child,
+            None => {
+                self.usage.add_link(path, &target);
+                self.links.push(Link { path: path.to_vec(), target, at: self.step });
+                Child::Link(index(self.links.len() - 1))
+            }
+        };
+        self.usage.add_relabel(path, &metadata);
+        self.relabels.push(Relabel { child: Entered::new(child, self.step), path: path.to_vec(), metadata });
+        Ok(child)
     }
 
     /// What is no directory at `parts` where the layer has all of them itself, without a symlink on the way.
@@ -442,19 +475,6 @@ fn whiteout<'a>(path: &[u8], name: &'a [u8], kind: &EntryKind) -> Result<Option<
     Ok(overlay.then_some(Hidden::Name(name)))
 }
 
-/// Drops xattrs that belong to an overlay and those of no Linux namespace, as runtimes do.
-fn without_foreign_xattrs(metadata: Metadata) -> Metadata {
-    let mut xattrs = Xattrs::default();
-    for (name, value) in metadata.xattrs.iter() {
-        let overlay = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
-        // A name that is no name at all is refused, not dropped.
-        if name.is_empty() || !overlay && crate::fs::ext4::is_linux_xattr(name) {
-            xattrs.insert(name, value);
-        }
-    }
-    Metadata { xattrs, ..metadata }
-}
-
 /// A tree without layers.
 #[must_use]
 pub fn empty() -> Tree {
@@ -479,7 +499,9 @@ pub fn merge(tree: &mut Tree, layer: LayerTree) -> Result<(), Error> {
         links.push(target);
     }
     let first_new = if tree.layers() == 0 { 0 } else { tree.inodes.len() };
-    Merge { tree, layer, links }.run()?;
+    let mut merge = Merge { tree, layer, links };
+    merge.relabel()?;
+    merge.run()?;
     tree.layer_ends.push(index(tree.inodes.len()));
     for id in first_new..tree.inodes.len() {
         if let Kind::Directory(directory) = &tree.inodes[id].kind {
@@ -608,6 +630,24 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
+    /// Applies the metadata of hard links, in the layer's order, to what they share, in whichever layer that is.
+    fn relabel(&mut self) -> Result<(), FlattenError> {
+        for Relabel { child, path, metadata } in std::mem::take(&mut self.layer.relabels) {
+            let target = match child.child() {
+                Child::Node(node) => Target::Own(node),
+                Child::Link(link) => self.links[link as usize],
+            };
+            match target {
+                Target::Own(node) => self.layer.nodes[node.0 as usize].relabel(&path, &metadata)?,
+                Target::Lower(id) => {
+                    let Inode { metadata: present, kind } = &mut self.tree.inodes[id.0 as usize];
+                    *present = check_storable(&path, attributes::of_present(&path, present, &metadata, kind)?, kind)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Walks the layer's tree in path order, so that new inodes are introduced in path order.
     fn run(mut self) -> Result<(), Error> {
         let children = self.enter(LayerTree::ROOT, Tree::ROOT);

@@ -397,7 +397,9 @@ fn tar_error(error: TarError) -> Error {
         TarError::Io(source) => Error::io("its bytes", source),
         TarError::Type { .. } => Error::new(ErrorKind::Unsupported, error.to_string()),
         TarError::Truncated(_) => Error::new(ErrorKind::Corrupt, error.to_string()),
-        TarError::Header { .. } | TarError::Entry { .. } => Error::new(ErrorKind::Input, error.to_string()),
+        TarError::Header { .. } | TarError::NotANumber { .. } | TarError::Entry { .. } => {
+            Error::new(ErrorKind::Input, error.to_string())
+        }
     }
 }
 

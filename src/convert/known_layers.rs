@@ -13,7 +13,7 @@ use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::layout::EPOCH;
 
 /// What was learned by another version of the program is not believed: it may read tars otherwise, or refuse more.
-const MADE_BY: &[u8] = concat!(env!("CARGO_PKG_VERSION"), " 2").as_bytes();
+const MADE_BY: &[u8] = concat!(env!("CARGO_PKG_VERSION"), " 3").as_bytes();
 
 /// Bytes of a chunk's record.
 const RECORD: usize = 4 + 32 + 32 + 4 + 32;

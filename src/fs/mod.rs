@@ -2,6 +2,7 @@
 //!
 //! [`tree`] is what flattening yields and the only input of [`ext4`]; nothing here knows of tar, keys or stores.
 
+pub mod acl;
 mod device;
 pub mod ext4;
 pub mod path;

@@ -20,7 +20,7 @@ pub fn sample() -> Image {
         .file("etc/hosts", b"127.0.0.1 localhost\n")
         .file_with("etc/capable", b"x", &Meta::mode(0o755).xattr("user.note", b"kept"))
         .symlink("lib", "usr/lib")
-        .hardlink("bin/app-again", "bin/app")
+        .entry(b'1', b"bin/app-again", b"bin/app", b"", &Meta::mode(0o755), (0, 0))
         .char_device("null", 1, 3);
     let top =
         Layer::new().whiteout("etc/hosts").dir("srv").file("srv/data", &noise(20_000, 2)).file("etc/motd", b"hello\n");

@@ -315,10 +315,20 @@ fn a_tar_with_bad_names_links_or_owners_is_refused() {
                 &["`d`", "a name of 256 bytes"],
                 Layer::new().file(&format!("d/{}", "n".repeat(256)), b""),
             ),
-            bad_layer("a_name_with_a_nul", &["a NUL in its name"], with_pax(&[("path", "a\0b")])),
+            bad_layer("a_name_with_a_nul", &["its PAX records are not of the form"], with_pax(&[("path", "a\0b")])),
+            bad_layer(
+                "a_name_of_a_sparse_file_with_a_nul",
+                &["a NUL in its name"],
+                with_pax(&[
+                    ("GNU.sparse.major", "0"),
+                    ("GNU.sparse.minor", "1"),
+                    ("GNU.sparse.numblocks", "0"),
+                    ("GNU.sparse.name", "a\0b"),
+                ]),
+            ),
             bad_layer(
                 "a_link_target_with_a_nul",
-                &["`s`", "a NUL in its link's target"],
+                &["its PAX records are not of the form"],
                 Layer::new().entry(b'2', b"s", b"", b"", &pax(&[("linkpath", "a\0b")]), (0, 0)),
             ),
             bad_layer(
@@ -414,24 +424,35 @@ fn a_tar_with_bad_names_links_or_owners_is_refused() {
             ),
             bad_layer(
                 "a_group_past_64_bits_in_pax",
-                &["`f`", "a group past 32 bits"],
+                &["`f`", "its PAX record `gid` is not a number"],
                 with_pax(&[("gid", "18446744073709551616")]),
+            ),
+            bad_layer(
+                "an_owner_of_a_hard_link_that_is_no_number",
+                &["`h`", "its PAX record `uid` is not a number"],
+                Layer::new().file("f", b"").entry(b'1', b"h", b"f", b"", &pax(&[("uid", "x")]), (0, 0)),
+            ),
+            bad_layer(
+                "a_device_number_of_a_file_that_is_no_number",
+                &["`f`", "its device number is not a number"],
+                with_field(329, b"x"),
             ),
             bad_layer(
                 "an_owner_past_32_bits_in_base_256",
                 &["`f`", "an owner past 32 bits"],
                 with_field(108, &base_256::<8>(1 << 32)),
             ),
-            bad_layer("a_group_below_0_in_base_256", &["`f`", "a group past 32 bits"], with_field(116, &[0xFF; 8])),
+            good_layer("a_group_below_0_in_base_256", with_field(116, &[0xFF; 8])),
             bad_layer(
-                "an_owner_of_4294967295",
-                &["`f`", "an owner or group of 4294967295"],
-                with_pax(&[("uid", "4294967295")]),
+                "a_group_below_32_bits_in_base_256",
+                &["`f`", "a group past 32 bits"],
+                with_field(116, &[0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF]),
             ),
-            bad_layer("a_mode_that_is_no_number", &["`f`", "a mode that is no number"], with_field(100, b"rw-r--r")),
+            good_layer("an_owner_of_4294967295", with_pax(&[("uid", "4294967295")])),
+            bad_layer("a_mode_that_is_no_number", &["`f`", "its mode is not a number"], with_field(100, b"rw-r--r")),
             bad_layer(
                 "a_time_past_64_bits",
-                &["`f`", "a time that is no number"],
+                &["`f`", "its PAX record `mtime` is not a number"],
                 with_pax(&[("mtime", "99999999999999999999")]),
             ),
             good_layer("a_time_of_2_to_the_63", with_field(136, &base_256::<12>((1 << 63) - 1))),
@@ -473,10 +494,27 @@ fn a_tar_with_bad_attributes_is_refused() {
                 &["`f`", "an extended attribute that is not of the form"],
                 with_pax(&[("LIBARCHIVE.xattr.user.x", "*")]),
             ),
-            bad_layer(
-                "an_access_list_of_garbage",
-                &["`f`", "`system.posix_acl_access` is not a POSIX ACL"],
+            good_layer(
+                "an_access_list_of_an_unknown_version",
                 with_pax(&[("SCHILY.xattr.system.posix_acl_access", "garbage")]),
+            ),
+            bad_layer(
+                "an_access_list_without_an_owner",
+                &["`f`", "`system.posix_acl_access` is not a POSIX ACL that Linux takes"],
+                with_pax(&[("SCHILY.xattr.system.posix_acl_access", "\x02\0\0\0\x20\0\x04\0\0\0\0\0")]),
+            ),
+            bad_layer(
+                "a_default_access_list_of_a_file",
+                &["`f`", "`system.posix_acl_default` is a default ACL, which only a directory can have"],
+                with_pax(&[(
+                    "SCHILY.xattr.system.posix_acl_default",
+                    "\x02\0\0\0\x01\0\x07\0\0\0\0\0\x04\0\x05\0\0\0\0\0\x20\0\x05\0\0\0\0\0",
+                )]),
+            ),
+            bad_layer(
+                "a_file_capability_of_garbage",
+                &["`f`", "`security.capability` is not a file capability"],
+                with_pax(&[("SCHILY.xattr.security.capability", "garbage")]),
             ),
             bad("files_of_8_million_bytes_of_attributes_each", &too_much, move || {
                 repeated(Packing::Gzip, &open_ended(&many(100, 80_000)), 40)
@@ -514,22 +552,30 @@ fn a_tar_with_bad_headers_or_sizes_is_refused() {
             }),
             good("no_bytes_at_all", Vec::new),
             good_layer("no_entries", Layer::new()),
-            bad_layer("a_size_of_2_to_the_63_in_base_256", &["its size is no number"], size(&base_256::<12>(1 << 63))),
+            bad_layer(
+                "a_size_of_2_to_the_63_in_base_256",
+                &["`f`: its size is not a number"],
+                size(&base_256::<12>(1 << 63)),
+            ),
             bad_layer(
                 "a_size_of_2_to_the_95_in_base_256",
-                &["its size is no number"],
+                &["`f`: its size is not a number"],
                 size(&[0x80, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             ),
-            bad_layer("a_size_below_0_in_base_256", &["its size is no number"], size(&[0xFF; 12])),
-            bad_layer("a_size_with_a_minus", &["its size is no number"], size(b"-0000000001\0")),
-            bad_layer("a_size_of_2_to_the_63_in_pax", &["byte"], pax_size("9223372036854775808")),
+            bad_layer("a_size_below_0_in_base_256", &["its size is below 0"], size(&[0xFF; 12])),
+            bad_layer("a_size_with_a_minus", &["`f`: its size is not a number"], size(b"-0000000001\0")),
             bad_layer(
-                "a_size_of_2_to_the_64_less_1_in_pax",
-                &["`f`", "its size is past every end"],
-                pax_size("18446744073709551615"),
+                "a_size_of_2_to_the_63_in_pax",
+                &["`f`: its PAX record `size` is not a number"],
+                pax_size("9223372036854775808"),
             ),
-            bad_layer("a_size_of_2_to_the_64_in_pax", &["its PAX size is no number"], pax_size("18446744073709551616")),
-            bad_layer("a_size_with_a_sign_in_pax", &["its PAX size is no number"], pax_size("-1")),
+            bad_layer(
+                "a_size_of_2_to_the_63_less_1_in_pax",
+                &["`f`: a file of 9223372036854775807 bytes is larger"],
+                pax_size("9223372036854775807"),
+            ),
+            good_layer("a_size_with_a_plus_in_pax", pax_size("+4")),
+            bad_layer("a_size_with_a_minus_in_pax", &["`f`: its size is below 0"], pax_size("-1")),
             good_layer(
                 "a_directory_with_a_size",
                 Layer::new().edited(b'5', b"d", b"", |block| block[124..135].copy_from_slice(b"77777777777")),
@@ -578,7 +624,7 @@ fn a_tar_with_bad_headers_or_sizes_is_refused() {
             good_layer("pax_records_1_300_000_of_them", with_pax_bytes(&b"6 a=b\n".repeat(1_300_000))),
             bad_layer(
                 "a_pax_header_of_nothing",
-                &["ends in the middle"],
+                &["no tar header at byte 2048: an extended header stands before it"],
                 Layer::new().edited(b'x', b"pax", b"6 a=b\n", |_| ()),
             ),
         ],
@@ -605,7 +651,8 @@ fn sparse_forms(runs: &[Run]) -> [(&'static str, Layer); 4] {
     let size = SIZE.to_string();
     let numbers: Vec<(String, String)> =
         runs.iter().map(|(offset, length)| (offset.to_string(), length.to_string())).collect();
-    let mut records = vec![("GNU.sparse.size", &*size)];
+    let count = runs.len().to_string();
+    let mut records = vec![("GNU.sparse.size", &*size), ("GNU.sparse.numblocks", &*count)];
     for (offset, length) in &numbers {
         records.extend([("GNU.sparse.offset", &**offset), ("GNU.sparse.numbytes", &**length)]);
     }
@@ -615,7 +662,11 @@ fn sparse_forms(runs: &[Run]) -> [(&'static str, Layer); 4] {
         ("pax_0_0", Layer::new().file_with("f", b"headtail", &pax(&records))),
         (
             "pax_0_1",
-            Layer::new().file_with("f", b"headtail", &pax(&[("GNU.sparse.size", &size), ("GNU.sparse.map", &text)])),
+            Layer::new().file_with(
+                "f",
+                b"headtail",
+                &pax(&[("GNU.sparse.size", &size), ("GNU.sparse.numblocks", &count), ("GNU.sparse.map", &text)]),
+            ),
         ),
         ("pax_1_0", pax_1_0(SIZE, in_data.as_bytes(), b"headtail")),
     ]
@@ -657,7 +708,8 @@ fn a_tar_with_sparse_maps_that_lie_is_refused() {
     let hole = |bytes: u64| pax_1_0(bytes, b"1\n4096\n4\n", b"data");
     let tib = 1 << 40;
     let digits = |count: usize| {
-        let (start, meta) = (count.to_string(), [("GNU.sparse.major", "1"), ("GNU.sparse.realsize", "1")]);
+        let (start, meta) =
+            (count.to_string(), [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "1")]);
         let records = [&meta[..], &[("size", &*start)]].concat();
         let mut packed = gzip(&open_ended(&Layer::new().file_with("f", b"", &pax(&records))));
         packed.extend(repeated(Packing::Gzip, &vec![b'1'; MIB], count / MIB));
@@ -686,16 +738,37 @@ fn a_tar_with_sparse_maps_that_lie_is_refused() {
             hole(100 * tib),
         )
         .with(&["--max-size", "1GiB"]),
+        good_layer("a_sparse_file_without_a_size", {
+            let mut data = b"1\n0\n4\n".to_vec();
+            data.resize(512, 0);
+            data.extend_from_slice(b"data");
+            Layer::new().file_with("f", &data, &pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")]))
+        }),
         bad_layer(
-            "a_sparse_file_without_a_size",
-            &["`f`", "without its real size"],
-            Layer::new().file_with("f", b"1\n0\n4\n", &pax(&[("GNU.sparse.major", "1")])),
+            "a_sparse_directory",
+            &["`f`", "a sparse map of something that is not a file"],
+            Layer::new().dir_with("f", &pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")])),
+        ),
+        bad_layer(
+            "an_old_gnu_map_in_a_ustar_header",
+            &["`f`", "a sparse file of the old GNU form with a header of another form"],
+            Layer::new().edited(b'S', b"f", b"", |_| ()),
+        ),
+        bad_layer(
+            "a_sparse_map_of_another_count",
+            &["`f`", "a sparse map that is not of the form"],
+            Layer::new().file_with("f", b"data", &pax(&[("GNU.sparse.numblocks", "2"), ("GNU.sparse.map", "0,4")])),
         ),
         bad_layer("a_sparse_map_of_letters", &["`f`", "a sparse map that is no number"], pax_1_0(4, b"x\n", b"")),
         bad_layer(
             "a_sparse_map_of_2_to_the_64_less_1_runs",
-            &["`f`", "more than 1,048,576 runs"],
+            &["`f`", "a sparse map that is no number"],
             pax_1_0(4, b"18446744073709551615\n0\n4\n", b"data"),
+        ),
+        bad_layer(
+            "a_sparse_map_of_2_to_the_63_less_1_runs",
+            &["`f`", "more than 1,048,576 runs"],
+            pax_1_0(4, b"9223372036854775807\n0\n4\n", b"data"),
         ),
         bad_layer("a_sparse_map_longer_than_its_file", &["`f`", "longer than its file"], pax_1_0(4, b"9\n0\n4\n", b"")),
         bad("a_sparse_map_of_one_number_of_64_mib", &["`f`", "a sparse map that is no number"], move || {

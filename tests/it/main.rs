@@ -9,6 +9,7 @@ mod cache_servers;
 mod cli;
 mod common;
 mod determinism;
+mod dialects;
 mod diff;
 mod doors;
 mod engines;

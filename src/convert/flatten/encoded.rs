@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use super::{Child, Entered, LayerDirectory, LayerTree, Link, MAX_ENTRIES, Node, NodeId, Step, Usage, index};
+use super::{Child, Entered, LayerDirectory, LayerTree, Link, MAX_ENTRIES, Node, NodeId, Relabel, Step, Usage, index};
 use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::unstorable;
 use crate::fs::tree::{Content, Data, Device, Kind, Metadata, Run, Timestamp, Xattrs};
@@ -42,6 +42,12 @@ impl LayerTree {
             out.bytes(target)?;
             out.u32(at.0)?;
         }
+        out.count(self.relabels.len())?;
+        for Relabel { child, path, metadata } in &self.relabels {
+            out.entered(*child)?;
+            out.bytes(path)?;
+            out.metadata(metadata)?;
+        }
         out.count(self.replaced.len())?;
         for ((NodeId(node), name), entered) in &self.replaced {
             out.u32(*node)?;
@@ -69,6 +75,10 @@ impl LayerTree {
         for _ in 0..from.count(MAX_ENTRIES)? {
             links.push(Link { path: from.bytes()?, target: from.bytes()?, at: Step(from.u32()?) });
         }
+        let mut relabels = Vec::new();
+        for _ in 0..from.count(MAX_ENTRIES)? {
+            relabels.push(Relabel { child: from.entered()?, path: from.bytes()?, metadata: from.metadata()? });
+        }
         let mut replaced = BTreeMap::new();
         for _ in 0..from.count(MAX_ENTRIES)? {
             let (node, name) = (NodeId(from.u32()?), from.name()?);
@@ -78,7 +88,7 @@ impl LayerTree {
             }
             replaced.insert((node, name), before);
         }
-        let tree = Self { nodes, links, replaced, step: Step(from.u32()?), usage: Usage::default() };
+        let tree = Self { nodes, links, relabels, replaced, step: Step(from.u32()?), usage: Usage::default() };
         if tree.is_sound() { Ok(tree) } else { Err(invalid()) }
     }
 
@@ -98,7 +108,12 @@ impl LayerTree {
         let mut children =
             directories.flat_map(|(id, directory)| directory.children.values().map(move |entered| (id, entered)));
         let is_directory = |id: NodeId| (id.0 as usize) < self.nodes.len() && self.is_directory(id);
+        let is_leaf = |entered: &Entered| match entered.child() {
+            Child::Link(link) => (link as usize) < self.links.len(),
+            Child::Node(node) => (node.0 as usize) < self.nodes.len() && !self.is_directory(node),
+        };
         is_directory(Self::ROOT)
+            && self.relabels.iter().all(|relabel| is_leaf(&relabel.child))
             && children.all(|(id, entered)| sound(id, entered, true))
             && self
                 .replaced

@@ -69,8 +69,14 @@ impl Usage {
         }
     }
 
-    /// Counts what an entry says of a directory that is there.
-    pub(super) fn add_directory_metadata(&mut self, metadata: &Metadata) {
+    /// Counts a hard link's metadata until the layer is merged, and what it adds to the inode.
+    pub(super) fn add_relabel(&mut self, path: &[u8], metadata: &Metadata) {
+        self.memory_bytes += (size_of::<super::Relabel>() + path.len()) as u64;
+        self.add_metadata(metadata);
+    }
+
+    /// Counts what an entry says of a directory, or by a hard link of another inode, that is there.
+    pub(super) fn add_metadata(&mut self, metadata: &Metadata) {
         self.device_bytes += attribute_bytes(metadata);
         self.memory_bytes += xattrs_in_memory(&metadata.xattrs);
     }

@@ -1,0 +1,203 @@
+//! PAX records: their form, and what they say of times, owners and extended attributes.
+//!
+//! Read as Go's `archive/tar` reads them (`parsePAX`, `mergePAX`): the last value of a key counts, an empty one counts as
+//! absent, and one bad number makes the whole header invalid.
+
+use crate::fs::tree::{Timestamp, Xattrs};
+
+/// The records that mean something here; those of extended attributes begin in one of two ways.
+const KEYS: [&[u8]; 8] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"atime", b"ctime"];
+const PREFIXES: [&[u8]; 3] = [b"GNU.sparse.", SCHILY_XATTR, LIBARCHIVE_XATTR];
+/// Names, which hold no NUL.
+const STRINGS: [&[u8]; 4] = [b"path", b"linkpath", b"uname", b"gname"];
+const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
+const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
+const SPARSE_OFFSET: &[u8] = b"GNU.sparse.offset";
+const SPARSE_LENGTH: &[u8] = b"GNU.sparse.numbytes";
+
+/// The records of one extended header.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Records(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Records {
+    /// Parses records of the form `LENGTH KEY=VALUE\n`, the length counting the whole record. Values may hold any byte.
+    ///
+    /// The pairs of records of sparse form 0.0 become the one record of form 0.1.
+    pub(super) fn parse(mut body: &[u8]) -> Option<Self> {
+        let (mut records, mut map) = (Vec::new(), Vec::new());
+        let mut wants_length = false;
+        while !body.is_empty() {
+            let space = body.iter().position(|&byte| byte == b' ')?;
+            let length = usize::try_from(integer(&body[..space])?).ok()?;
+            let record = body.get(space + 1..length)?.strip_suffix(b"\n")?;
+            let equals = record.iter().position(|&byte| byte == b'=')?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            if key.is_empty() || (if STRINGS.contains(&key) { value } else { key }).contains(&0) {
+                return None;
+            }
+            if key == SPARSE_OFFSET || key == SPARSE_LENGTH {
+                if wants_length != (key == SPARSE_LENGTH) || value.contains(&b',') {
+                    return None;
+                }
+                wants_length = !wants_length;
+                map.extend_from_slice(value);
+                map.push(b',');
+            } else if KEYS.contains(&key) || PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+                records.push((key.to_vec(), value.to_vec()));
+            }
+            body = &body[length..];
+        }
+        if map.pop().is_some() {
+            records.push((b"GNU.sparse.map".to_vec(), map));
+        }
+        Some(Self(records))
+    }
+
+    /// Returns the last value of a key; `None` also where that is empty.
+    pub(super) fn get(&self, key: &str) -> Option<&[u8]> {
+        let last = self.0.iter().rev().find(|(k, _)| k == key.as_bytes());
+        last.map(|(_, value)| &**value).filter(|value| !value.is_empty())
+    }
+
+    /// Returns the number that a key has, or the key's name for messages where it is none.
+    pub(super) fn number(&self, key: &'static str) -> Result<Option<i64>, NotANumber> {
+        self.get(key).map(|text| integer(text).ok_or(NotANumber(key))).transpose()
+    }
+
+    /// Returns the time that a key has.
+    pub(super) fn time(&self, key: &'static str) -> Result<Option<Timestamp>, NotANumber> {
+        self.get(key).map(|text| time(text).ok_or(NotANumber(key))).transpose()
+    }
+
+    /// Checks the numbers of every key that has one, whatever the entry is.
+    pub(super) fn check(&self) -> Result<(), NotANumber> {
+        for key in ["uid", "gid", "size"] {
+            self.number(key)?;
+        }
+        for key in ["mtime", "atime", "ctime"] {
+            self.time(key)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the extended attributes of the SCHILY form, and of LIBARCHIVE's where the other does not name them; `None`
+    /// where one is not of its form.
+    pub(super) fn xattrs(&self) -> Option<Xattrs> {
+        let mut out = Xattrs::default();
+        for (key, value) in &self.0 {
+            if let Some(name) = key.strip_prefix(LIBARCHIVE_XATTR) {
+                out.insert(&percent_decoded(name)?, &base64_decoded(value)?);
+            }
+        }
+        for (key, value) in &self.0 {
+            if let Some(name) = key.strip_prefix(SCHILY_XATTR) {
+                out.insert(name, value);
+            }
+        }
+        Some(out)
+    }
+}
+
+/// A record whose value should be a number; its key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotANumber(pub(super) &'static str);
+
+/// Parses a decimal number with an optional sign, as `strconv.ParseInt` does.
+pub(super) fn integer(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Parses seconds with an optional sign and fraction, of which nine digits count.
+fn time(text: &[u8]) -> Option<Timestamp> {
+    let (whole, fraction) = match text.iter().position(|&byte| byte == b'.') {
+        Some(point) => (&text[..point], &text[point + 1..]),
+        None => (text, &[][..]),
+    };
+    let secs = integer(whole)?;
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let nanos = (0..9).fold(0, |nanos, i| nanos * 10 + u32::from(fraction.get(i).map_or(0, |digit| digit - b'0')));
+    Some(match (whole.starts_with(b"-"), nanos) {
+        (false, _) | (true, 0) => Timestamp { secs, nanos },
+        (true, _) => Timestamp { secs: secs.saturating_sub(1), nanos: 1_000_000_000 - nanos },
+    })
+}
+
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
+    while let [first, behind @ ..] = rest {
+        rest = behind;
+        if *first == b'%' {
+            let (hex, behind) = rest.split_at_checked(2)?;
+            out.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
+            rest = behind;
+        } else {
+            out.push(*first);
+        }
+    }
+    Some(out)
+}
+
+/// RFC 4648's alphabet, with or without padding.
+fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut out, mut bits, mut held) = (Vec::with_capacity(text.len() * 3 / 4), 0u32, 0);
+    for &byte in text.iter().filter(|byte| **byte != b'=') {
+        let value = ALPHABET.iter().position(|&c| c == byte)?;
+        bits = (bits << 6 | u32::try_from(value).ok()?) & 0xFFFF;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            out.push((bits >> held).to_le_bytes()[0]);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_with_signs_and_fractions() {
+        let at = |secs, nanos| Some(Timestamp { secs, nanos });
+        assert_eq!(time(b"1742472000.123456789"), at(1_742_472_000, 123_456_789));
+        assert_eq!(time(b"0.5"), at(0, 500_000_000));
+        assert_eq!(time(b"-0.5"), at(-1, 500_000_000));
+        assert_eq!(time(b"-1.25"), at(-2, 750_000_000));
+        assert_eq!(time(b"-315619200"), at(-315_619_200, 0));
+        assert_eq!(time(b"+1.0000000019"), at(1, 1));
+        assert_eq!((time(b"soon"), time(b".5"), time(b"1.+5"), time(b"1e9")), (None, None, None, None));
+        assert_eq!((integer(b""), integer(b"+1"), integer(b"01"), integer(b"-2")), (None, Some(1), Some(1), Some(-2)));
+    }
+
+    #[test]
+    fn values_hold_any_byte_but_names_no_nul() {
+        let out = Records::parse(b"19 SCHILY.xattr.a=\n6 k=v\n8 uid=v\n").unwrap();
+        assert_eq!(out.0, [(b"SCHILY.xattr.a".to_vec(), b"".to_vec()), (b"uid".to_vec(), b"v".to_vec())]);
+        let out = Records::parse(b"23 SCHILY.xattr.a=b\n=\0\n").unwrap();
+        assert_eq!(out.0, [(b"SCHILY.xattr.a".to_vec(), b"b\n=\0".to_vec())]);
+        for bad in [&b"99 a=b\n"[..], b"10 path=\0\n", b"11 uname=\0\n", b"7 k\0=v\n", b"5 =v\n", b"6 k=v\n\0\0"] {
+            assert_eq!(Records::parse(bad), None, "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn pairs_of_a_sparse_map_become_one_record() {
+        let (offset, length) = (b"23 GNU.sparse.offset=0\n", b"25 GNU.sparse.numbytes=5\n");
+        let parse = |records: &[&[u8]]| Records::parse(&records.concat());
+        assert_eq!(parse(&[&offset[..], length, offset, length]).unwrap().get("GNU.sparse.map"), Some(&b"0,5,0,5"[..]));
+        assert_eq!(parse(&[length]), None);
+        assert_eq!(parse(&[offset, offset]), None);
+        assert_eq!(parse(&[b"25 GNU.sparse.offset=0,1\n"]), None);
+    }
+
+    #[test]
+    fn libarchive_names_and_values() {
+        assert_eq!(percent_decoded(b"user.a%20b").unwrap(), b"user.a b");
+        assert_eq!(base64_decoded(b"AAEC/w==").unwrap(), [0, 1, 2, 255]);
+        assert_eq!(base64_decoded(b"AAEC/w").unwrap(), [0, 1, 2, 255]);
+        assert_eq!(base64_decoded(b"A*"), None);
+    }
+}
