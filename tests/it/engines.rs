@@ -65,7 +65,12 @@ const EMPTY: &str = "FROM scratch\nENV A=1\n";
 
 /// Runs `program`, which must succeed; what it printed.
 fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).env("DOCKER_BUILDKIT", "0").output();
+    run_with(program, args, "0")
+}
+
+/// As [`run`]; `buildkit` says which builder docker's client takes.
+fn run_with(program: &str, args: &[&str], buildkit: &str) -> String {
+    let output = Command::new(program).args(args).env("DOCKER_BUILDKIT", buildkit).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `make test-tools` installs it"));
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -123,7 +128,13 @@ impl Engine {
 
     /// Builds `text` as the image `name`, and saves it as `NAME.tar`.
     fn build(&self, name: &str, text: &str) {
-        self.client(&["build", "--network=none", "-q", "-t", name, &context(&self.bench, name, text)]);
+        self.build_with(name, text, "0");
+    }
+
+    fn build_with(&self, name: &str, text: &str, buildkit: &str) {
+        let context = context(&self.bench, name, text);
+        let args = ["-H", &self.host, "build", "--network=none", "-q", "-t", name, &context];
+        run_with("/usr/bin/docker", &args, buildkit);
     }
 
     fn save(&self, name: &str) {
@@ -277,8 +288,20 @@ fn shown(root: &Path) -> Vec<String> {
 
 #[test]
 fn what_docker_builds_is_converted_from_the_engine_and_runs() {
+    check_docker("0");
+}
+
+#[test]
+fn what_buildkit_builds_is_converted_from_the_engine_and_runs() {
+    let engine = check_docker("1");
+    let history = engine.client(&["history", "--format", "{{.Comment}}", "app"]);
+    assert!(history.contains("buildkit"), "{history}");
+}
+
+/// Builds with docker's classic builder or BuildKit.
+fn check_docker(buildkit: &str) -> Engine {
     let engine = Engine::docker("");
-    engine.build("app", APP);
+    engine.build_with("app", APP, buildkit);
     engine.save("app");
     let digest = engine.convert("docker-daemon:app", "app");
     let id = engine.client(&["image", "inspect", "-f", "{{.Id}}", "app"]);
@@ -295,6 +318,7 @@ fn what_docker_builds_is_converted_from_the_engine_and_runs() {
     check_app(&engine.bench, "app", "docker-daemon:app", &engine.host, &shown(&exported));
     let left = std::fs::read_dir(engine.bench.path("exported/srv")).unwrap().count();
     assert_eq!(left, 1, "the layers hide nothing");
+    engine
 }
 
 /// Whatever the config has, and however many layers.
@@ -378,24 +402,59 @@ fn what_buildah_builds_is_converted_and_runs() {
     buildah(&["push", "-q", "app", &format!("docker-archive:{}:app:latest", directory("app.tar"))]);
     let digest = bench.convert_from("oci:image", "app", &[])["root_digest"].clone();
     assert_eq!(bench.convert_from("docker-archive:app.tar", "archive", &[])["root_digest"], digest);
+    for format in ["zstd", "zstd:chunked"] {
+        let name = format.replace(':', "-");
+        buildah(&["push", "-q", "--compression-format", format, "app", &format!("oci:{}", directory(&name))]);
+        let layers = layers_of(&bench.path(&name));
+        let is_zstd = |layer: &Value| {
+            let chunked = layer["annotations"]["io.containers.zstd-chunked.manifest-checksum"].is_string();
+            layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+zstd" && chunked == (format == "zstd:chunked")
+        };
+        assert!(layers.len() > 3 && layers.iter().all(is_zstd), "{layers:?}");
+        assert_eq!(bench.convert_from(&format!("oci:{name}"), &name, &[])["root_digest"], digest, "{format}");
+    }
     let container = buildah(&["from", "--name", "c", "app"]);
     let merged = buildah(&["mount", container.trim()]);
-    // An overlay counts links of its own.
-    let copy = bench.path("copy");
-    std::fs::create_dir(&copy).unwrap();
-    run(
-        "sh",
-        &[
-            "-ec",
-            "tar -C \"$0\" --xattrs -cf - . | tar -C \"$1\" --xattrs -xpf -",
-            merged.trim(),
-            copy.to_str().unwrap(),
-        ],
-    );
-    let expected = shown(&copy);
+    let expected = shown_in_overlay(&bench, merged.trim());
     buildah(&["umount", container.trim()]);
     check_app(&bench, "app", "oci:image", "", &expected);
     buildah(&["rm", "-a"]);
+}
+
+/// The descriptors of the layers of a layout's one image.
+fn layers_of(layout: &Path) -> Vec<Value> {
+    let read = |path: PathBuf| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
+    let index = read(layout.join("index.json"));
+    let digest = index["manifests"][0]["digest"].as_str().unwrap().replace(':', "/");
+    read(layout.join("blobs").join(digest))["layers"].as_array().unwrap().clone()
+}
+
+/// What stands in an overlay's mount; it counts links of its own, so a copy is looked at.
+fn shown_in_overlay(bench: &Bench, merged: &str) -> Vec<String> {
+    let copy = bench.path("copy");
+    std::fs::create_dir(&copy).unwrap();
+    let script = "tar -C \"$0\" --xattrs -cf - . | tar -C \"$1\" --xattrs -xpf -";
+    run("sh", &["-ec", script, merged, copy.to_str().unwrap()]);
+    shown(&copy)
+}
+
+/// Saved in both forms, one image.
+#[test]
+fn what_podman_builds_is_converted_and_runs() {
+    let bench = Bench::new();
+    let directory = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+    let _mounted = Mount(bench.path("root/overlay"));
+    let storage = ["--root", &directory("root"), "--runroot", &directory("runroot"), "--storage-driver", "overlay"];
+    let podman = |args: &[&str]| run("podman", &[&storage, args].concat());
+    podman(&["build", "--isolation", "chroot", "--layers", "-q", "-t", "app", &context(&bench, "app", APP)]);
+    podman(&["save", "-q", "--format", "oci-archive", "-o", &directory("app.oci.tar"), "app"]);
+    podman(&["save", "-q", "--format", "docker-archive", "-o", &directory("app.tar"), "app"]);
+    let digest = bench.convert_from("oci-archive:app.oci.tar", "app", &[])["root_digest"].clone();
+    assert_eq!(bench.convert_from("docker-archive:app.tar", "archive", &[])["root_digest"], digest);
+    let merged = podman(&["image", "mount", "app"]);
+    let expected = shown_in_overlay(&bench, merged.trim());
+    podman(&["image", "umount", "app"]);
+    check_app(&bench, "app", "oci-archive:app.oci.tar", "", &expected);
 }
 
 /// What an engine answers.
