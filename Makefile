@@ -74,7 +74,7 @@ bench-parts: ## The parts of a conversion, timed: packing, keys, sealing
 	$(CARGO) bench --locked --bench parts
 
 .PHONY: test-corpus
-test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view (needs COLDPRESS_CORPUS and root; 15 minutes)
+test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view; random layers against containerd (needs COLDPRESS_CORPUS and root; 15 minutes)
 	tools/test-corpus.sh
 
 .PHONY: bundle-corpus

@@ -45,7 +45,10 @@ def walk(top):
     while stack:
         rel = stack.pop()
         path = os.path.join(top, rel) if rel else top
-        st = os.lstat(path)
+        try:
+            st = os.lstat(path)
+        except FileNotFoundError:
+            continue  # overlayfs lists a whiteout in a directory that no other layer has, but has no such entry
         facts = dict(type=stat.S_IFMT(st.st_mode), mode=stat.S_IMODE(st.st_mode), uid=st.st_uid, gid=st.st_gid, mtime=st.st_mtime_ns)
         facts["xattrs"] = {x: os.getxattr(path, x, follow_symlinks=False) for x in os.listxattr(path, follow_symlinks=False)}
         if stat.S_ISREG(st.st_mode):

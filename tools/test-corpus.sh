@@ -1,10 +1,23 @@
 #!/bin/sh
 # test-corpus.sh: converts and exports every image of the corpus and lets others judge: e2fsck, the kernel's mount against
-# what umoci or GNU tar unpack, and the readers of mkext4 and ext4-view. Needs root, umoci, and COLDPRESS_CORPUS.
+# what umoci or GNU tar unpack, and the readers of mkext4 and ext4-view; then compares 10,000 random entries of layers with what
+# containerd unpacks (differential.py; COLDPRESS_SEED draws others). Needs root, umoci, containerd, bsdtar, and COLDPRESS_CORPUS.
 set -eu
 corpus=${COLDPRESS_CORPUS:?set COLDPRESS_CORPUS to the folder of the corpus}
 coldpress=${COLDPRESS:-$PWD/target/release/coldpress}
-command -v umoci >/dev/null || { echo 'test-corpus needs umoci (Debian package)' >&2; exit 1; }
+missing=
+for tool in umoci:umoci containerd:containerd ctr:containerd runc:runc bsdtar:libarchive-tools e2fsck:e2fsprogs; do
+    command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "test-corpus needs: $missing (Debian packages; as root this installs them)" >&2
+        exit 1
+    fi
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
 cargo build --release --locked --example other_readers
 work=$(mktemp -d)
 mkdir "$work/mnt"
@@ -39,5 +52,10 @@ for image in py-web-v1 node-app whiteouts; do
         failed=$((failed + 1))
     fi
 done
+if COLDPRESS=$coldpress python3 tools/differential.py --cases 10000 --seed "${COLDPRESS_SEED:-1}"; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1))
+fi
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
