@@ -83,7 +83,7 @@ impl Plan {
             patience: if random.one_in(2) { deadline } else { random.time(MS * 1000, deadline) },
             faults,
             disk,
-            slots: disk.filter(|_| random.one_in(2)).map(|_| requests),
+            slots: disk.filter(|_| requests <= 4 && random.one_in(2)).map(|_| requests),
             deletes_locks: faults.disk && random.one_in(3),
             zone,
         }

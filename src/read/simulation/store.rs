@@ -14,7 +14,7 @@ use crate::sync::sleep;
 use crate::{ChunkIndex, Error, ErrorKind, Result};
 
 /// Longest time that a request takes that is not answered before its reader gives up.
-pub(super) const LONGEST_HANG: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_HANG: Duration = Duration::from_secs(25);
 const MS: Duration = Duration::from_millis(1);
 
 /// How the store behaves for a while.
