@@ -42,7 +42,7 @@ pub(super) struct Faulty {
 }
 
 impl Faulty {
-    const NOTHING: Self = Self { store: false, machine: false, disk: false, zone: false };
+    pub(super) const NOTHING: Self = Self { store: false, machine: false, disk: false, zone: false };
 
     fn of(random: &mut Random) -> Self {
         if random.one_in(4) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, LONGEST_HOLD};
 use super::image::{CHUNKS, PATTERN, any_chunk};
-use super::plan::Plan;
+use super::plan::{Faulty, Plan};
 use super::reader::Reader;
 use super::store::{Entries, First, LONGEST_HANG, Last, Service, Store, Weather, Who};
 use crate::ChunkIndex;
@@ -176,6 +176,7 @@ impl World {
     fn live(self, open: &AtomicUsize) {
         let others = Arc::<Group>::default();
         let world = Arc::new(self);
+        let in_calm = world.plan.faults == Faulty::NOTHING;
         for (number, device) in world.devices.iter().enumerate() {
             let mut random = thread().fork_random();
             if random.one_in(2) {
@@ -185,7 +186,7 @@ impl World {
             for _ in 0..world.plan.readers {
                 let (world, random) = (Arc::clone(&world), thread().fork_random());
                 let readers = Arc::clone(&world.readers);
-                readers.spawn("reader", move || Reader { world, number, random }.run());
+                readers.spawn("reader", move || Reader { world, number, random, in_calm }.run());
             }
         }
         if world.processes[0].cache.is_some() && world.plan.reads.is_multiple_of(3) {
@@ -258,7 +259,7 @@ impl World {
     fn recover(self: &Arc<Self>) {
         sleep(LONGEST_HANG + LONGEST_HOLD + self.plan.deadline + MS * 10_000);
         for number in 0..self.devices.len() {
-            let mut reader = Reader { world: Arc::clone(self), number, random: thread().fork_random() };
+            let mut reader = Reader { world: Arc::clone(self), number, random: thread().fork_random(), in_calm: true };
             for chunk in 0..CHUNKS {
                 reader.read(ChunkIndex(chunk).byte_offset(), PATTERN);
             }

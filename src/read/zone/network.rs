@@ -12,8 +12,8 @@ use crate::sync::scheduler::{Random, Simulated, current};
 use crate::sync::{Condvar, Mutex, now};
 
 const MS: Duration = Duration::from_millis(1);
-/// A server that hangs goes on after this at the latest.
-const LONGEST_HANG: Duration = Duration::from_secs(20);
+/// How often a server that hangs looks whether it still does.
+const HANG: Duration = Duration::from_millis(700);
 
 fn thread() -> Simulated {
     current().expect("only simulated threads use the simulated network")
@@ -82,6 +82,13 @@ struct Wire {
 enum Event {
     Command { wire: u64, words: Vec<Vec<u8>> },
     Reply { wire: u64, bytes: Vec<u8> },
+}
+
+impl Event {
+    fn wire(&self) -> u64 {
+        let (Self::Command { wire, .. } | Self::Reply { wire, .. }) = self;
+        *wire
+    }
 }
 
 /// The client's end of a connection.
@@ -178,7 +185,8 @@ impl Network {
             if ready.contains(&true) || left.is_zero() {
                 return ready;
             }
-            let next = state.events.first_key_value().map(|((at, _), _)| *at - time);
+            let is_own = |event: &Event| connections.iter().any(|connection| connection.number == event.wire());
+            let next = state.events.iter().find(|(_, event)| is_own(event)).map(|((at, _), _)| *at - time);
             let most = next.map_or(left, |next| next.min(left)).max(Duration::from_nanos(1));
             state = self.changed.wait_timeout(state, most).0;
         }
@@ -224,7 +232,7 @@ impl State {
         };
         let server = self.servers.get_mut(&name).expect("a wire ends at a server");
         if server.mood == Mood::Hangs {
-            let later = at + LONGEST_HANG / 64;
+            let later = at + HANG;
             self.add(later, Event::Command { wire, words: words.to_vec() });
             return;
         }
@@ -359,7 +367,6 @@ impl Write for Connection {
             state.add(arrives, Event::Command { wire: self.number, words });
         }
         drop(state);
-        network.changed.notify_all();
         Ok(bytes.len())
     }
 
