@@ -116,7 +116,7 @@ def read_clear(data):
     c["root id"], c["scope id"], c["application"], c["root digest"] = p.text(), p.raw(16), p.text(), p.raw(32)
     c["names"] = names = [p.raw(32) for _ in range(p.count("I", 32))]
     p.end()
-    need((c["codec"], c["level"], c["codec version"]) == (0, 0, 0) or c["codec"] == 1 and 1 <= c["level"] <= 19,
+    need((c["codec"], c["level"], c["codec version"]) == (0, 0, 0) or c["codec"] == 1 and 1 <= c["level"] <= 19 and c["codec version"],
          f"clear part: codec {c['codec']}, level {c['level']}, codec version {c['codec version']}")
     same("clear part: chunk size", c["chunk size"], CHUNK)
     need(re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", c["root id"]) and c["root id"] != "manifests",
@@ -130,6 +130,7 @@ def read_sealed(data, names):
     s["device chunks"], s["image digest"] = p.number("I"), p.raw(32)
     s["config"], s["config key"] = p.raw(p.number("I")), p.raw(32)
     has_source, s["source"], s["store"] = p.number("B"), p.raw(32), p.text()
+    need(re.fullmatch(r"(/.*|(s3|gs|az)://[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?", s["store"]), f"sealed part: store {s['store']!r}")
     need(has_source in (0, 1), f"sealed part: has source is {has_source}")
     need(has_source or s["source"] == bytes(32), "sealed part: a source where there is none")
     s["layers"] = [(p.raw(32), p.number("I"), p.number("I"), p.number("Q")) for _ in range(p.count("I", 48))]

@@ -3,8 +3,10 @@
 //! docs/manifest-format.md specifies every byte; `codec` has the primitives, [`v1`] both halves of the format.
 
 mod codec;
+mod recipe;
 pub mod root_digest;
 pub mod v1;
 
 pub use codec::DecodeError;
-pub use v1::{BlockManifest, ChunkRef, Clear, LayerInfo, OpenManifest, Recipe, Sealed};
+pub use recipe::Recipe;
+pub use v1::{BlockManifest, ChunkRef, Clear, LayerInfo, OpenManifest, Sealed};

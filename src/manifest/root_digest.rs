@@ -4,7 +4,8 @@
 //! recipe, geometry, every chunk's name and key, and a commitment to the config: what a reader can check before it reads.
 
 use super::codec::Encoder;
-use super::v1::{ChunkRef, Recipe};
+use super::recipe::Recipe;
+use super::v1::ChunkRef;
 use crate::ChunkIndex;
 use crate::crypto::Secret;
 use crate::crypto::convergent::mac;

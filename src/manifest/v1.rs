@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 
 use super::codec::{DecodeError, Decoder, Encoder};
+use super::recipe::Recipe;
 use super::root_digest::root_digest;
 use crate::crypto::convergent::TAG;
 use crate::crypto::packed::{MAX_PACKED, PAD};
 use crate::crypto::wrap::{EncryptionContext, KeyWrap, UnwrapError, Wrap, altered};
-use crate::crypto::{ChunkKey, Codec, ScopeId, Secret};
+use crate::crypto::{ChunkKey, ScopeId, Secret};
 use crate::digest::{Blake3, Sha256};
-use crate::store::RootId;
+use crate::store::{RootId, is_store_hint};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"\x89CPM\r\n\x1a\n";
@@ -24,45 +25,6 @@ const PREFIX: usize = 12;
 pub const MAX_BYTES: u64 = 4 << 30;
 /// Bytes of its first, fixed part.
 pub const HEAD_BYTES: u64 = 24;
-
-/// What decides a device's bytes besides the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipe {
-    /// The layout epoch.
-    pub epoch: u16,
-    /// How chunks are packed.
-    pub codec: Codec,
-    /// The version of the codec's library.
-    pub codec_version: u32,
-    /// What `--free` asked for, in bytes.
-    pub free: u64,
-    /// For which platform the image is; empty where nothing says it.
-    pub platform: String,
-}
-
-impl Recipe {
-    pub(super) fn encode(&self, out: &mut Encoder) {
-        let (codec, level) = self.codec.id();
-        out.u16(self.epoch);
-        out.u8(codec);
-        out.raw(&level.to_le_bytes());
-        out.u32(self.codec_version);
-        out.u32(CHUNK_SIZE);
-        out.u64(self.free);
-        out.text(&self.platform);
-    }
-
-    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let epoch = from.u16()?;
-        let (codec, [level]) = (from.u8()?, from.array::<1>()?);
-        let codec = Codec::from_id(codec, level.cast_signed()).ok_or(DecodeError("names a codec that is not known"))?;
-        let codec_version = from.u32()?;
-        if from.u32()? != CHUNK_SIZE {
-            return Err(DecodeError("has chunks of another size"));
-        }
-        Ok(Self { epoch, codec, codec_version, free: from.u64()?, platform: from.text()? })
-    }
-}
 
 /// The clear part: enough to collect, scrub and count without a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,6 +186,28 @@ impl BlockManifest {
         }
         let lengths = [from.u32()?, from.u32()?, from.u32()?];
         Ok((from, lengths))
+    }
+
+    /// How many bytes of the block manifest that begins with `start` hold all that [`BlockManifest::decode_clear`] needs.
+    ///
+    /// # Errors
+    /// As [`BlockManifest::decode`].
+    pub fn clear_end(start: &[u8]) -> Result<u64> {
+        let (_, [wraps, clear, _]) = Self::prefix(start)?;
+        Ok(HEAD_BYTES + u64::from(wraps) + u64::from(clear))
+    }
+
+    /// Reads the clear part alone, of the first [`BlockManifest::clear_end`] bytes.
+    ///
+    /// # Errors
+    /// As [`BlockManifest::decode`].
+    pub fn decode_clear(start: &[u8]) -> Result<Clear> {
+        let (mut from, [wraps, clear, _]) = Self::prefix(start)?;
+        let mut part = |length| from.raw(usize::try_from(length).map_err(|_| DecodeError("ends too early"))?);
+        let (wraps, clear) = (part(wraps)?, part(clear)?);
+        from.end()?;
+        decode_wraps(wraps)?;
+        Ok(Clear::decode(clear)?)
     }
 
     /// Tells block manifests of one root digest apart: made of root, application and the keys that enclose the data key.
@@ -425,6 +409,9 @@ impl Sealed {
             _ => return Err(DecodeError("says of its source what cannot be")),
         };
         let store = from.text()?;
+        if !is_store_hint(&store) {
+            return Err(DecodeError("says of its store what is neither an absolute path nor a bucket"));
+        }
         let mut layers = Vec::new();
         for _ in 0..from.count(48)? {
             let (diff_id, first_chunk, chunks, tar_bytes) = (from.sha256()?, from.u32()?, from.u32()?, from.u64()?);
@@ -481,7 +468,7 @@ pub fn names_of(chunks: &[ChunkRef]) -> Vec<Sha256> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::WrappingKey;
+    use crate::crypto::{Codec, WrappingKey};
 
     const APART: u32 = 1 << 20;
 
@@ -585,6 +572,10 @@ mod tests {
         assert!(with(CHUNKS + 12, 1).is_err(), "a name without a chunk");
         assert!(with(CHUNKS - 4, 1).is_err() && with(CHUNKS - 4, 3).is_err(), "another number of chunks");
         assert!(with(CHUNKS - 4, APART).is_err(), "more chunks than there can be");
+        for (store, allowed) in [("/srv/store", true), ("s3://b/p", true), ("relative", false), ("http://h/p", false)] {
+            let other = Sealed { store: store.to_owned(), ..sealed.clone() };
+            assert_eq!(Sealed::decode(&other.encode(&names), &names).is_ok(), allowed, "{store}");
+        }
         assert!(Sealed::decode(&good[..good.len() - 1], &names).is_err());
         assert!(Sealed::decode(&[&good[..], &[0]].concat(), &names).is_err());
     }

@@ -19,7 +19,7 @@ pub use names::{ObjectName, ParseRootIdError, RootId};
 pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put, open_repair};
 pub use planned::Planned;
 pub use probe::{Found, Operation, Probe};
-pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl};
+pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl, is_store_hint};
 
 use crate::Result;
 pub use crate::retry::Failure;

@@ -103,6 +103,16 @@ impl StoreUrl {
     }
 }
 
+/// Whether a block manifest may have `text` as its store hint: nothing, a directory's absolute path, or a bucket's URL.
+#[must_use]
+pub fn is_store_hint(text: &str) -> bool {
+    let is_bucket = || match StoreUrl::parse(text.as_ref()) {
+        Ok(url @ StoreUrl::Bucket(_)) => url.to_string() == text,
+        _ => false,
+    };
+    text.is_empty() || text.starts_with('/') || is_bucket()
+}
+
 impl BucketUrl {
     /// The key of the object `name` in the bucket.
     #[must_use]
@@ -150,6 +160,12 @@ mod tests {
             ["", "s3://", "s3:///p", "s3://b//p", "s3://b/../p", "s3://b/p?q", "s3://k:s@b/p", "ftp://b", "file://p"]
         {
             assert!(parse(text).is_err(), "{text}");
+        }
+        for hint in ["", "/srv/store", "s3://bucket", "gs://b/p", "az://c/p/q"] {
+            assert!(is_store_hint(hint), "{hint}");
+        }
+        for hint in ["relative/x", ".", "http://attacker/evil", "file:///srv/store", "s3://bucket/", "s3://b/../p"] {
+            assert!(!is_store_hint(hint), "{hint}");
         }
         let StoreUrl::Bucket(url) = parse("s3://bucket/a").unwrap() else { panic!("a bucket") };
         assert_eq!(url.key("main/x"), "a/main/x");
