@@ -26,6 +26,8 @@ use crate::{Error, ErrorKind, Result};
 pub const MAX_MANIFEST: u64 = 8 << 20;
 /// Most bytes of a token service's answer.
 const MAX_TOKEN: u64 = 1 << 20;
+/// Most bytes of a reason for a refusal that are read.
+const MAX_REASON: u64 = 64 << 10;
 /// No registry may make a client wait longer between two requests.
 const MOST_AFTER: Duration = Duration::from_secs(60);
 /// Redirects that are followed.
@@ -119,6 +121,8 @@ impl Client {
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
             .redirect(redirect::Policy::custom(follow))
+            // Addresses of blobs can have signatures in them.
+            .referer(false)
             .https_only(!plain_http);
         if plain_http {
             // What goes in clear stays on this machine.
@@ -537,7 +541,7 @@ impl Client {
                 format!("{} answered 400; does it speak TLS, without --plain-http?", self.host()),
             ),
             _ => {
-                let code = self.body(name, response, MAX_TOKEN).ok().and_then(|body| error_code(&body));
+                let code = self.body(name, response, MAX_REASON).ok().and_then(|body| error_code(&body));
                 let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
                 last(ErrorKind::Input, format!("{} answered {}{code}", self.host(), status.as_u16()))
             }

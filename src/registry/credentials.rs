@@ -1,14 +1,11 @@
 //! Whom a registry is told that we are: as the command line says, else as `docker login` and `podman login` keep it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::PathBuf;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
-
 use super::RegistryRef;
-use crate::{Error, ErrorKind, Result};
+use super::login_file::LoginFile;
+use crate::Result;
 
 /// A name and a password, or a token that stands for both. Prints neither.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,47 +47,10 @@ impl Credentials {
             return Ok(Some(login.clone()));
         }
         for path in &self.files {
+            let Some(file) = LoginFile::read(path)? else { continue };
             for name in reference.credential_names() {
-                let file = match File::open(path) {
-                    Ok(file) => file,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
-                    Err(error) => return Err(Error::file(path, error)),
-                };
-                // What a helper prints may be a password: none of it is told.
-                let fail = |kind, what: &str| Err(Error::new(kind, format!("{}: {what}", path.display())));
-                match get_credential_from_reader(BufReader::new(file), &name) {
-                    Ok(DockerCredential::IdentityToken(token)) => return Ok(Some(Login::IdentityToken(token))),
-                    // How an identity token looks that a helper gives.
-                    Ok(DockerCredential::UsernamePassword(user, token)) if user == "<token>" => {
-                        return Ok(Some(Login::IdentityToken(token)));
-                    }
-                    Ok(DockerCredential::UsernamePassword(user, password)) => {
-                        return Ok(Some(Login::Password { user, password }));
-                    }
-                    Err(
-                        CredentialRetrievalError::NoCredentialConfigured | CredentialRetrievalError::ConfigNotFound,
-                    ) => {}
-                    // Helpers say so when they have none.
-                    Err(CredentialRetrievalError::HelperFailure { stdout, .. }) if stdout.contains("not found") => {}
-                    Err(CredentialRetrievalError::ConfigReadError) => {
-                        return fail(ErrorKind::Input, "not a file of `docker login`");
-                    }
-                    Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
-                        return fail(ErrorKind::Denied, &format!("the credential helper `{helper}` failed for {name}"));
-                    }
-                    Err(
-                        CredentialRetrievalError::HelperCommunicationError
-                        | CredentialRetrievalError::MalformedHelperResponse,
-                    ) => {
-                        return fail(
-                            ErrorKind::Denied,
-                            &format!("the credential helper for {name} cannot be run, or answers nonsense"),
-                        );
-                    }
-                    Err(
-                        CredentialRetrievalError::CredentialDecodingError
-                        | CredentialRetrievalError::CredentialMismatchError,
-                    ) => return fail(ErrorKind::Input, &format!("the login for {name} cannot be read")),
+                if let Some(login) = file.find(&name).map_err(|error| error.within(path.display()))? {
+                    return Ok(Some(login));
                 }
             }
         }

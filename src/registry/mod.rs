@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod auth;
 mod client;
 pub mod credentials;
+mod login_file;
 pub mod reference;
 
 pub use client::{Client, Fetched, MAX_MANIFEST, Settings};
