@@ -81,6 +81,10 @@ test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 a
 bundle-corpus: build test-tools ## A real image as a runtime bundle, started by runc (needs COLDPRESS_CORPUS and root; 1 minute)
 	tools/bundle-corpus.sh
 
+.PHONY: lying-servers
+lying-servers: test-tools ## Stores and key services that lie, with those lies that only the clock ends (3 minutes)
+	COLDPRESS_LYING_SERVERS=all $(CARGO) nextest run --locked -E 'test(lying_servers::)'
+
 .PHONY: kills
 kills: test-tools ## Conversions and mounts killed at 200 random moments each, 50 full disks, 50 removed stores, 50 power cuts (needs root; 8 minutes)
 	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::) or test(power_cut::)'

@@ -12,6 +12,7 @@ pub mod convert;
 pub mod crypto;
 pub mod digest;
 pub mod doctor;
+pub mod endpoint;
 pub mod error;
 pub mod fs;
 pub mod manifest;

@@ -59,10 +59,11 @@ pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut
 /// clocks need not agree.
 pub(crate) fn asked_wait(retry_after: &str, date: Option<&str>) -> Option<Duration> {
     let text = retry_after.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Some(Duration::from_secs(http_date(text)?.saturating_sub(http_date(date?)?))),
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // So many that they do not fit are as good as for ever.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
+    Some(Duration::from_secs(http_date(text)?.saturating_sub(http_date(date?)?)))
 }
 
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that may still be sent.
@@ -127,6 +128,7 @@ mod tests {
         assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(http_date("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
         assert_eq!(seconds(" 12 ", None), Some(12));
+        assert_eq!(seconds("99999999999999999999", None), Some(u64::MAX));
         let date = Some("Thu, 29 Feb 2024 23:59:50 GMT");
         assert_eq!(seconds("Fri, 01 Mar 2024 00:00:10 GMT", date), Some(20));
         assert_eq!(seconds("Thu, 29 Feb 2024 23:59:00 GMT", date), Some(0), "it is past");

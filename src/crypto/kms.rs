@@ -16,7 +16,9 @@ use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
 use super::convergent::Salt;
 use super::secret::Secret;
 use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
+use crate::aws::TooLong;
 use crate::digest::Sha256;
+use crate::endpoint::redirect_host;
 use crate::error::{first_cause, first_line};
 use crate::runtime::Services;
 use crate::{Error, ErrorKind, Result};
@@ -26,6 +28,11 @@ const ROOT_DIGEST: &str = "coldpress:root-digest";
 pub const APPLICATION: &str = "coldpress:application";
 /// What an HMAC key of the service signs to give a salt. Changes every stored byte of its scopes.
 const SALT_MESSAGE: &[u8] = b"coldpress salt v1\n";
+
+/// Longest enclosed data key that the service gives (its CiphertextBlob).
+const MAX_CIPHERTEXT: usize = 6144;
+/// Longest name of a key.
+const MAX_ARN: usize = 2048;
 
 /// A key of AWS KMS.
 pub struct KmsKey {
@@ -77,6 +84,15 @@ impl KmsKey {
         Secret::from_slice(&bytes).ok_or_else(|| self.unexpected())
     }
 
+    /// What goes into a manifest of an answer, where it has the form that the service documents.
+    fn made_wrap(&self, arn: Option<String>, blob: Option<Blob>) -> Result<Wrap> {
+        let (Some(arn), Some(blob)) = (arn, blob.map(Blob::into_inner)) else { return Err(self.unexpected()) };
+        if !is_arn_of_key(&arn) || !(1..=MAX_CIPHERTEXT).contains(&blob.len()) {
+            return Err(self.unexpected());
+        }
+        Ok(Wrap { kind: WRAP_AWS_KMS, key_id: arn.into_bytes(), blob })
+    }
+
     fn unexpected(&self) -> Error {
         Error::new(
             ErrorKind::Corrupt,
@@ -89,7 +105,13 @@ impl KmsKey {
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
         let status = error.raw_response().map(|response| response.status().as_u16());
-        let code = error.code().filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let code =
+            error.code().filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        if is_too_long(error) {
+            let message =
+                format!("key aws-kms://{}: {operation}: the service's answer is longer than any can be", self.id);
+            return Error::new(ErrorKind::Corrupt, message);
+        }
         let kind = match (status, code.unwrap_or_default()) {
             (_, "NotFoundException") => ErrorKind::NotFound,
             (Some(401 | 403), _)
@@ -109,7 +131,13 @@ impl KmsKey {
             }
             _ => ErrorKind::Input,
         };
+        let location = error.raw_response().and_then(|response| response.headers().get("location"));
+        let redirect = location.and_then(|location| redirect_host("https://kms", location));
         let answer = match (status, code) {
+            (Some(status @ 300..=399), _) => {
+                let host = redirect.map(|host| format!(" and redirects to {host}")).unwrap_or_default();
+                format!("the service answered {status}{host}; redirects are not followed")
+            }
             (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
             (Some(status), None) => format!("the service answered {status}"),
             // Nothing was answered: no credentials, no connection.
@@ -124,6 +152,26 @@ impl KmsKey {
         let alias = id.starts_with("alias/") || id.contains(":alias/");
         wrap.kind == WRAP_AWS_KMS && (alias || id == arn || arn.ends_with(&format!("/{id}")))
     }
+}
+
+/// Whether a text is `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
+fn is_arn_of_key(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    let word =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match parts[..] {
+        ["arn", partition, "kms", region, account, key] => {
+            text.len() <= MAX_ARN
+                && [partition, region, account].into_iter().all(word)
+                && key.strip_prefix("key/").is_some_and(word)
+        }
+        _ => false,
+    }
+}
+
+/// Whether an answer was cut off because it is longer than any of the service's can be.
+fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<TooLong>() || error.source().is_some_and(is_too_long)
 }
 
 /// Whether a request that got no answer may get one later.
@@ -253,8 +301,7 @@ impl KeyWrap for KmsKey {
             .key_spec(DataKeySpec::Aes256)
             .set_encryption_context(Some(fields(context)));
         let answer = self.services.wait(request.send()).map_err(|error| self.failure("GenerateDataKey", &error))?;
-        let (Some(key_id), Some(blob)) = (answer.key_id, answer.ciphertext_blob) else { return Err(self.unexpected()) };
-        let wrap = Wrap { kind: WRAP_AWS_KMS, key_id: key_id.into_bytes(), blob: blob.into_inner() };
+        let wrap = self.made_wrap(answer.key_id, answer.ciphertext_blob)?;
         Ok((DataKey(self.secret(answer.plaintext)?), wrap))
     }
 
@@ -266,8 +313,7 @@ impl KeyWrap for KmsKey {
             .plaintext(Blob::new(data_key.0.expose()))
             .set_encryption_context(Some(fields(context)));
         let answer = self.services.wait(request.send()).map_err(|error| self.failure("Encrypt", &error))?;
-        let (Some(key_id), Some(blob)) = (answer.key_id, answer.ciphertext_blob) else { return Err(self.unexpected()) };
-        Ok(Wrap { kind: WRAP_AWS_KMS, key_id: key_id.into_bytes(), blob: blob.into_inner() })
+        self.made_wrap(answer.key_id, answer.ciphertext_blob)
     }
 
     fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey> {
@@ -283,5 +329,35 @@ impl KeyWrap for KmsKey {
             .set_encryption_context(Some(fields(context)));
         let answer = self.services.wait(request.send()).map_err(|error| self.failure("Decrypt", &error))?;
         Ok(DataKey(self.secret(answer.plaintext)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_arn_of_a_key_gets_into_a_manifest() {
+        for good in [
+            "arn:aws:kms:us-east-1:123456789012:key/11111111-1111-1111-1111-111111111111",
+            "arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/mrk-1234abcd",
+            "arn:aws-cn:kms:cn-north-1:000000000000:key/a_b",
+        ] {
+            assert!(is_arn_of_key(good), "{good}");
+        }
+        let long = format!("arn:aws:kms:us-east-1:1:key/{}", "A".repeat(MAX_ARN));
+        for bad in [
+            "",
+            "11111111-1111-1111-1111-111111111111",
+            "arn:aws:kms:us-east-1:1:alias/x",
+            "arn:aws:kms:us-east-1:1:key/",
+            "arn:aws:s3:us-east-1:1:key/x",
+            "arn:\n\u{1b}[31m",
+            "arn:aws:kms:us-east-1:1:key/\u{1b}[31m",
+            "arn:aws:kms:us-east-1:1:key/x:y",
+            &long,
+        ] {
+            assert!(!is_arn_of_key(bad), "{bad}");
+        }
     }
 }

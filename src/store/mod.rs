@@ -4,6 +4,7 @@
 //! what is stored. Nothing here deletes, and only a damaged object in a directory is replaced.
 
 pub mod conformance;
+mod http;
 mod known;
 mod local;
 mod names;
@@ -12,7 +13,6 @@ mod planned;
 mod probe;
 mod remote;
 mod url;
-mod witness;
 
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
@@ -87,10 +87,36 @@ pub trait Get: Send + Sync {
     /// Those of the last request.
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>>;
 
+    /// Reads the object in pieces, for what may be too long to be held whole; `sink` takes them. Repeated as [`Get::get`], by which it is
+    /// read where a store does no better.
+    ///
+    /// # Errors
+    /// Those of the last request, `Corrupt` where there are more bytes than `limit`, and those of `sink`.
+    fn stream(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
+        let bytes = self.get(name, limit)?;
+        sink.begin(bytes.len() as u64)?;
+        sink.take(&bytes)
+    }
+
     /// How many gets at a time serve it best; 1 where a get does not wait.
     fn in_flight(&self) -> usize {
         1
     }
+}
+
+/// Takes an object in pieces.
+pub trait Sink: Send {
+    /// Begins an object of `length` bytes, anew where a request before brought only a part.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn begin(&mut self, length: u64) -> Result<()>;
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn take(&mut self, piece: &[u8]) -> Result<()>;
 }
 
 /// Lists manifests, and deletes: for whoever collects what is no longer used.

@@ -12,11 +12,12 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
 use tokio::sync::Mutex;
 
+use super::http::Connector;
 use super::local::{LocalCollect, LocalGet, LocalPut};
 use super::remote::{Bucket, RemoteCollect, RemoteGet, RemotePut};
 use super::url::Service;
-use super::witness::Witness;
 use super::{BucketUrl, Collect, Get, PutIfAbsent, RootId, StoreUrl};
+use crate::endpoint::{self, PlainHttp};
 use crate::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
@@ -31,14 +32,25 @@ pub struct Settings {
     pub virtual_host: bool,
     /// Most puts at a time.
     pub in_flight: usize,
+    /// Whether an endpoint on another machine may be reached without TLS.
+    pub allow_http: bool,
 }
+
+/// Maximum time of one request with its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Puts at a time where nothing else is said.
 pub const IN_FLIGHT: usize = 32;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { endpoint: None, region: None, virtual_host: false, in_flight: IN_FLIGHT }
+        Self { endpoint: None, region: None, virtual_host: false, in_flight: IN_FLIGHT, allow_http: false }
+    }
+}
+
+impl Settings {
+    fn plain_http(&self) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"))
     }
 }
 
@@ -99,6 +111,11 @@ pub fn open_collect(url: &StoreUrl, settings: &Settings) -> Result<Box<dyn Colle
 }
 
 pub(super) fn bucket(url: &BucketUrl, settings: &Settings) -> Result<Bucket> {
+    if let Some(endpoint) = &settings.endpoint {
+        let refused = |error: Error| error.within(format!("store {url}"));
+        let plain_http = if settings.allow_http { PlainHttp::Allowed } else { PlainHttp::Refused };
+        endpoint::check("the endpoint", endpoint, plain_http).map_err(refused)?;
+    }
     let services = Services::start()?;
     let store = match url.service {
         Service::S3 => s3(url, settings, &services),
@@ -113,12 +130,14 @@ fn once() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
+/// The rest of a client's settings is the connector's.
 fn client(settings: &Settings) -> ClientOptions {
-    ClientOptions::new()
-        .with_allow_http(settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")))
-        .with_connect_timeout(Duration::from_secs(10))
-        .with_timeout(Duration::from_secs(60))
-        .with_pool_max_idle_per_host(settings.in_flight)
+    ClientOptions::new().with_allow_http(settings.plain_http())
+}
+
+fn connector(settings: &Settings) -> Connector {
+    let loopback = settings.endpoint.as_deref().is_some_and(endpoint::is_loopback);
+    Connector { plain_http: settings.plain_http(), loopback, idle: settings.in_flight, timeout: REQUEST_TIMEOUT }
 }
 
 fn refused(error: &object_store::Error) -> Error {
@@ -142,7 +161,7 @@ fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<d
         .with_checksum_algorithm(Checksum::SHA256)
         .with_virtual_hosted_style_request(settings.virtual_host)
         .with_disable_bulk_delete(true)
-        .with_http_connector(Witness)
+        .with_http_connector(connector(settings))
         .with_client_options(client(settings))
         .with_retry(once());
     if let Some(endpoint) = &settings.endpoint {
@@ -154,7 +173,7 @@ fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<d
 fn gcs(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(&url.bucket)
-        .with_http_connector(Witness)
+        .with_http_connector(connector(settings))
         .with_client_options(client(settings))
         .with_retry(once());
     if let Some(endpoint) = &settings.endpoint {
@@ -166,7 +185,7 @@ fn gcs(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
 fn azure(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(&url.bucket)
-        .with_http_connector(Witness)
+        .with_http_connector(connector(settings))
         .with_client_options(client(settings))
         .with_retry(once());
     if let Some(endpoint) = &settings.endpoint {
@@ -183,6 +202,9 @@ struct Credentials {
 
 /// Credentials are asked for anew so long before they expire.
 const SPARE: Duration = Duration::from_secs(300);
+
+/// Maximum time that the whole chain may take: programs and services of many kinds are asked.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,7 +225,12 @@ impl CredentialProvider for Credentials {
         {
             return Ok(Arc::clone(credential));
         }
-        let found = self.chain.provide_credentials().await.map_err(|error| object_store::Error::Unauthenticated {
+        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, self.chain.provide_credentials());
+        let found = found.await.map_err(|_| object_store::Error::Generic {
+            store: "AWS credentials",
+            source: format!("no credentials came within {} seconds", CREDENTIALS_TIMEOUT.as_secs()).into(),
+        })?;
+        let found = found.map_err(|error| object_store::Error::Unauthenticated {
             path: "AWS credentials".to_owned(),
             source: Box::new(error),
         })?;

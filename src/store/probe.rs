@@ -88,7 +88,7 @@ impl Probe {
                 Operation::Overwrite => self.bucket.put_once(&name, &payload, PutMode::Overwrite).map(drop),
                 Operation::Get => self.bucket.get_once(&name, PROBE.len() as u64, false).map(drop),
                 Operation::Head => self.bucket.get_once(&name, PROBE.len() as u64, true).map(drop),
-                Operation::List => self.bucket.list_once(self.root.as_str()).map(drop),
+                Operation::List => self.bucket.list_first(self.root.as_str()),
                 Operation::Delete => self.bucket.delete_once(&name),
             };
             match tried {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use super::http::{Answer, Bounds, Redirect, observe};
 use super::url::Service;
-use super::witness::{Answer, noting};
-use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome};
+use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink};
 use crate::digest::Sha256;
 use crate::error::{first_cause, first_line};
 use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
@@ -23,6 +24,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// What the condition is tried on before the first chunk.
 pub(super) const PROBE: &[u8] = b"coldpress asks with this object whether the store keeps what is there\n";
+
+/// Maximum number of manifests of a root: a thousand pages of S3, of which a hundred megabytes of memory are needed.
+const MAX_MANIFESTS: usize = 1_000_000;
 
 /// A bucket, and what may be asked of it.
 #[derive(Clone)]
@@ -42,8 +46,8 @@ impl Bucket {
         Path::from(self.url.key(name.as_str()))
     }
 
-    fn ask<F: Future>(&self, request: F) -> (F::Output, Answer) {
-        self.heard(self.services.wait(noting(request)))
+    fn ask<F: Future>(&self, bounds: Bounds, request: F) -> (F::Output, Answer) {
+        self.heard(self.services.wait(observe(bounds, request)))
     }
 
     fn heard<T>(&self, (output, answer): (T, Answer)) -> (T, Answer) {
@@ -62,16 +66,16 @@ impl Bucket {
     /// One request.
     pub(super) fn put_once(&self, name: &ObjectName, payload: &PutPayload, mode: PutMode) -> Put {
         let options = PutOptions { mode, ..PutOptions::default() };
-        let (put, answer) = self.ask(self.store.put_opts(&self.key(name), payload.clone(), options));
+        let (put, answer) = self.ask(Bounds::SHORT, self.store.put_opts(&self.key(name), payload.clone(), options));
         match put {
             Ok(_) => Ok(PutOutcome::Stored),
-            Err(object_store::Error::AlreadyExists { .. }) if self.says_present(answer) => Ok(PutOutcome::Present),
-            Err(error) => Err(failure(name, &error, answer)),
+            Err(object_store::Error::AlreadyExists { .. }) if self.says_present(&answer) => Ok(PutOutcome::Present),
+            Err(error) => Err(failure(self.url.service, name, &error, &answer)),
         }
     }
 
     /// S3 and Google answer 412 to a put of what is there; S3's 409 says that another put is under way, Azure's that it is there.
-    fn says_present(&self, answer: Answer) -> bool {
+    fn says_present(&self, answer: &Answer) -> bool {
         match answer.status {
             Some(409) => self.url.service == Service::Azure,
             _ => true,
@@ -83,7 +87,7 @@ impl Bucket {
         let options = GetOptions { head, ..GetOptions::default() };
         let (store, key) = (Arc::clone(&self.store), self.key(name));
         // A long body comes in many pieces, each of which would wake this thread.
-        let got = self.services.run(noting(async move {
+        let got = self.services.run(observe(Bounds::object(limit), async move {
             let object = store.get_opts(&key, options).await?;
             // No more is taken into memory than such an object can have.
             match object.meta.size <= limit {
@@ -95,27 +99,70 @@ impl Bucket {
         match got {
             Ok(Some(bytes)) => Ok(bytes.into()),
             Ok(None) => {
-                let message = format!("{name}: longer than any such object is");
+                let message = format!("object {name}: longer than the {limit} bytes that it can have");
                 Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)))
             }
-            Err(error) => Err(failure(name, &error, answer)),
+            Err(error) => Err(failure(self.url.service, name, &error, &answer)),
         }
     }
 
-    pub(super) fn list_once(&self, prefix: &str) -> Result<Vec<String>, Failure> {
-        let prefix = self.url.key(prefix);
-        let (listed, answer) = self.ask(self.store.list_with_delimiter(Some(&Path::from(prefix.as_str()))));
-        let listed = listed.map_err(|error| failure(&prefix, &error, answer))?;
+    /// One request, whose answer `sink` takes.
+    fn stream_once(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<(), Failure> {
+        let key = self.key(name);
+        let (got, answer) = self.ask(Bounds::object(limit), async {
+            let object = self.store.get_opts(&key, GetOptions::default()).await?;
+            let begun = sink.begin(object.meta.size);
+            let mut pieces = object.into_stream();
+            let mut taken = begun;
+            while taken.is_ok()
+                && let Some(piece) = pieces.next().await
+            {
+                taken = sink.take(&piece?);
+            }
+            Ok(taken)
+        });
+        match got {
+            Ok(taken) => taken.map_err(Failure::Final),
+            Err(error) => Err(failure(self.url.service, name, &error, &answer)),
+        }
+    }
+
+    /// Lists what lies below `prefix`, as far as `keep` wants it: names, relative to the store. One page is asked for at a time.
+    pub(super) fn list_once<T>(
+        &self,
+        prefix: &str,
+        most: usize,
+        keep: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, Failure> {
+        let key = self.url.key(prefix);
         let own = |key: &str| match self.url.prefix.as_str() {
             "" => Some(key.to_owned()),
             prefix => key.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned),
         };
-        Ok(listed.objects.iter().filter_map(|object| own(object.location.as_ref())).collect())
+        let (listed, answer) = self.ask(Bounds::LIST, async {
+            let mut pages = self.store.list(Some(&Path::from(key.as_str())));
+            let mut kept = Vec::new();
+            while kept.len() <= most
+                && let Some(object) = pages.next().await
+            {
+                kept.extend(own(object?.location.as_ref()).and_then(|name| keep(&name)));
+            }
+            Ok(kept)
+        });
+        listed.map_err(|error| failure(self.url.service, &key, &error, &answer))
+    }
+
+    /// Asks for the first page of a listing.
+    pub(super) fn list_first(&self, prefix: &str) -> Result<(), Failure> {
+        let key = self.url.key(prefix);
+        let request = async { self.store.list(Some(&Path::from(key.as_str()))).next().await.transpose() };
+        let (listed, answer) = self.ask(Bounds::LIST, request);
+        listed.map(drop).map_err(|error| failure(self.url.service, &key, &error, &answer))
     }
 
     pub(super) fn delete_once(&self, name: &ObjectName) -> Result<(), Failure> {
-        let (deleted, answer) = self.ask(self.store.delete(&self.key(name)));
-        deleted.map_err(|error| failure(name, &error, answer))
+        let (deleted, answer) = self.ask(Bounds::SHORT, self.store.delete(&self.key(name)));
+        deleted.map_err(|error| failure(self.url.service, name, &error, &answer))
     }
 }
 
@@ -211,6 +258,10 @@ impl Get for RemoteGet {
         self.0.repeat(|| self.0.get_once(name, limit, false))
     }
 
+    fn stream(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
+        self.0.repeat(|| self.0.stream_once(name, limit, sink))
+    }
+
     fn in_flight(&self) -> usize {
         16
     }
@@ -225,8 +276,14 @@ impl Collect for RemoteCollect {
     }
 
     fn manifests(&self, root: &RootId) -> Result<Vec<ObjectName>> {
-        let names = self.0.0.repeat(|| self.0.0.list_once(&ObjectName::manifests(root)))?;
-        Ok(names.iter().filter_map(|name| ObjectName::parse_manifest(root, name)).collect())
+        let (bucket, prefix) = (&self.0.0, ObjectName::manifests(root));
+        let keep = |name: &str| ObjectName::parse_manifest(root, name);
+        let names = bucket.repeat(|| bucket.list_once(&prefix, MAX_MANIFESTS, keep))?;
+        if names.len() > MAX_MANIFESTS {
+            let message = format!("store {}: more than {MAX_MANIFESTS} objects are listed below {prefix}", bucket.url);
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        Ok(names)
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
@@ -238,8 +295,14 @@ impl Collect for RemoteCollect {
 }
 
 /// What an answer means for whoever asked; `answer` is empty where none was noted.
-fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: Answer) -> Failure {
+fn failure(service: Service, object: impl std::fmt::Display, error: &object_store::Error, answer: &Answer) -> Failure {
     use object_store::Error as E;
+    if let Some(refused) = answer.refused {
+        return Failure::Final(Error::new(
+            ErrorKind::Corrupt,
+            format!("object {object}: the service does not keep to what was asked: {refused}"),
+        ));
+    }
     let reason = Reason::of(error);
     let kind = match (answer.status, error) {
         // S3 says so with 400.
@@ -260,7 +323,7 @@ fn failure(object: impl std::fmt::Display, error: &object_store::Error, answer: 
         (Some(200..=299), _) => ErrorKind::Unavailable,
         _ => ErrorKind::Input,
     };
-    let error = Error::new(kind, format!("object {object}: {}", reason.text(answer)));
+    let error = Error::new(kind, format!("object {object}: {}", reason.text(service, answer)));
     match kind {
         ErrorKind::Unavailable => {
             Failure::Again { error, after: answer.retry_after.map(|after| after.min(MOST_AFTER)) }
@@ -289,18 +352,33 @@ impl Reason {
         Self { code: code.map(str::to_owned), innermost }
     }
 
-    fn text(self, answer: Answer) -> String {
-        let region = if matches!(answer.status, Some(301 | 307)) {
-            "; is the bucket in another region? (--store-region)"
-        } else {
-            ""
-        };
+    fn text(self, service: Service, answer: &Answer) -> String {
+        let redirect = answer.redirect.as_ref().map(|to| redirected(service, to)).unwrap_or_default();
         match (answer.status, self.code) {
-            (Some(status), Some(code)) => format!("the service answered {status} ({code}){region}"),
-            (Some(status), None) => format!("the service answered {status}{region}"),
+            (Some(status), Some(code)) => format!("the service answered {status} ({code}){redirect}"),
+            (Some(status), None) => format!("the service answered {status}{redirect}"),
             (None, Some(code)) => format!("the service answered {code}"),
             (None, None) => first_line(&self.innermost).to_owned(),
         }
+    }
+}
+
+/// What to say of a redirect, which is not followed.
+fn redirected(service: Service, to: &Redirect) -> String {
+    let host = match &to.host {
+        Some(host) => {
+            format!(" and redirects to {host}; redirects are not followed, since credentials would go there too")
+        }
+        None => String::new(),
+    };
+    let of_aws = |host: &String| host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn");
+    match &to.region {
+        Some(region) => format!("{host}; the bucket is in the region {region}: give --store-region {region}"),
+        None if service == Service::S3 && to.host.as_ref().is_none_or(of_aws) => {
+            format!("{host}; is the bucket in another region? (--store-region)")
+        }
+        None if to.host.is_some() => format!("{host}; if the store is there, name it with --store-endpoint"),
+        None => host,
     }
 }
 
@@ -311,7 +389,7 @@ mod tests {
     /// What a service answers, as `object_store` tells of it.
     fn answered(status: u16, body: &str) -> Failure {
         let error = object_store::Error::Generic { store: "S3", source: format!("status {status}: {body}").into() };
-        failure("o", &error, Answer { status: Some(status), retry_after: None })
+        failure(Service::S3, "o", &error, &Answer { status: Some(status), ..Answer::default() })
     }
 
     fn kind(failure: &Failure) -> ErrorKind {
@@ -345,6 +423,18 @@ mod tests {
         let told = text(answered(403, "<Code>SignatureDoesNotMatch</Code><Key>secret</Key>"));
         assert_eq!(told, "object o: the service answered 403 (SignatureDoesNotMatch)");
         assert!(text(answered(403, "<Code>a secret: x</Code>")).ends_with("answered 403"));
-        assert!(text(answered(301, "")).ends_with("(--store-region)"));
+    }
+
+    #[test]
+    fn a_redirect_names_its_host_and_the_next_step_that_fits() {
+        let told = |service, host: Option<&str>, region: Option<&str>| {
+            redirected(service, &Redirect { host: host.map(str::to_owned), region: region.map(str::to_owned) })
+        };
+        assert_eq!(told(Service::S3, None, None), "; is the bucket in another region? (--store-region)");
+        assert!(told(Service::S3, Some("s3.eu-west-1.amazonaws.com"), None).ends_with("(--store-region)"));
+        assert!(told(Service::S3, Some("x"), Some("eu-west-1")).ends_with("give --store-region eu-west-1"));
+        let elsewhere = told(Service::S3, Some("evil.example:8443"), None);
+        assert!(elsewhere.contains("redirects to evil.example:8443") && elsewhere.ends_with("--store-endpoint"));
+        assert_eq!(told(Service::Azure, None, None), "");
     }
 }

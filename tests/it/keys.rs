@@ -140,7 +140,7 @@ fn a_service_that_cannot_be_reached_and_one_without_credentials_are_told_apart()
     refused(&convert(&kms, false), 1, &["key aws-kms://k", "no credentials found", "hint: check the key"]);
     refused(&convert(&["--store", "s3://b"], false), 1, &["store s3://b", "no credentials found"]);
     let kms = [&kms[..7], &["http://192.0.2.1"]].concat();
-    refused(&convert(&kms, true), 2, &["keys would cross the network in clear"]);
+    refused(&convert(&kms, true), 2, &["secrets would cross the network in clear"]);
 }
 
 #[test]

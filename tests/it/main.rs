@@ -21,6 +21,8 @@ mod incremental;
 mod kernel;
 mod keys;
 mod kills;
+mod liar;
+mod lying_servers;
 mod nbd;
 mod nbd_client;
 mod outputs;

@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldpress");
+    shared::memory::spare_address_space();
     let cli = args::Cli::parse();
     end_on_signals();
     shared::failure::finish("coldpress", commands::run(&cli))

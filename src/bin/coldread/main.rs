@@ -18,6 +18,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
+    shared::memory::spare_address_space();
     let cli = args::Cli::parse();
     shared::failure::finish("coldread", commands::run(&cli))
 }

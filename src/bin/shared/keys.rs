@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use coldpress::crypto::kms::KmsKey;
 use coldpress::crypto::{KeyFile, KeyWrap};
+use coldpress::endpoint::{self, PlainHttp};
 use coldpress::manifest::OpenManifest;
 use coldpress::store::{Get, Settings, StoreUrl, open_get};
 use coldpress::{Error, ErrorKind};
@@ -71,20 +72,16 @@ impl KmsArgs {
     /// The key of the service.
     pub fn open(&self, id: &str) -> Result<KmsKey, Failure> {
         let endpoint = self.kms_endpoint.as_deref();
-        // Data keys come in its answers.
-        if endpoint.is_some_and(|endpoint| !endpoint.starts_with("https://") && !on_this_machine(endpoint)) {
-            let message = "--kms-endpoint: https:// is needed, or http:// and an address of this machine: keys would cross \
-                           the network in clear";
-            return Err(Failure::Usage(message.to_owned()));
+        if let Some(endpoint) = endpoint {
+            // Data keys come in its answers.
+            endpoint::check("--kms-endpoint", endpoint, PlainHttp::Refused).map_err(usage)?;
         }
         Ok(KmsKey::open(id, endpoint)?)
     }
 }
 
-fn on_this_machine(endpoint: &str) -> bool {
-    let host = endpoint.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
-    let host = host.map(|host| host.rsplit_once(':').map_or(host, |(host, _)| host));
-    matches!(host, Some("localhost" | "127.0.0.1" | "[::1]"))
+fn usage(error: Error) -> Failure {
+    Failure::Usage(error.to_string())
 }
 
 impl KeyArgs {
@@ -142,8 +139,14 @@ pub struct StoreArgs {
     pub store: Option<StoreUrl>,
 
     /// Another address than the service's own, for S3-compatible servers [default: $AWS_ENDPOINT_URL_S3 or $AWS_ENDPOINT_URL]
+    ///
+    /// https://HOST[:PORT]; http:// on this machine only, unless --store-allow-http is given.
     #[arg(long, value_name = "URL")]
     store_endpoint: Option<String>,
+
+    /// Allow an http:// endpoint on another machine: whoever is on the way can read credentials and replace answers
+    #[arg(long)]
+    store_allow_http: bool,
 
     /// The bucket's region [default: the environment's or the profile's]
     #[arg(long, value_name = "NAME")]
@@ -173,12 +176,24 @@ impl StoreArgs {
 
     /// What else a client of it is told.
     pub fn settings(&self, in_flight: usize) -> Result<Settings, Failure> {
-        let endpoint = match &self.store_endpoint {
-            Some(endpoint) => Some(endpoint.clone()),
-            None => environment("AWS_ENDPOINT_URL_S3")?.or(environment("AWS_ENDPOINT_URL")?),
+        let (source, endpoint) = match &self.store_endpoint {
+            Some(endpoint) => ("--store-endpoint", Some(endpoint.clone())),
+            None => match environment("AWS_ENDPOINT_URL_S3")? {
+                Some(endpoint) => ("AWS_ENDPOINT_URL_S3", Some(endpoint)),
+                None => ("AWS_ENDPOINT_URL", environment("AWS_ENDPOINT_URL")?),
+            },
         };
+        // What the environment says does not matter to a directory.
+        let is_used = self.store_endpoint.is_some() || matches!(self.named()?, Some(StoreUrl::Bucket(_)));
+        if let Some(endpoint) = endpoint.as_ref().filter(|_| is_used) {
+            let plain_http = match self.store_allow_http {
+                true => PlainHttp::Allowed,
+                false => PlainHttp::RefusedUnless("--store-allow-http"),
+            };
+            endpoint::check(source, endpoint, plain_http).map_err(usage)?;
+        }
         let (region, virtual_host) = (self.store_region.clone(), self.store_style == "virtual-host");
-        Ok(Settings { endpoint, region, virtual_host, in_flight })
+        Ok(Settings { endpoint, region, virtual_host, in_flight, allow_http: self.store_allow_http })
     }
 
     /// The store of an open manifest.

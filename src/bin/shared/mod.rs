@@ -5,5 +5,6 @@ pub mod failure;
 pub mod files;
 pub mod keys;
 pub mod manifests;
+pub mod memory;
 pub mod pages;
 pub mod size;

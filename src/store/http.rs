@@ -1,0 +1,350 @@
+//! The HTTP client of object stores: it follows no redirect, sends no `Referer`, and bounds every answer.
+//!
+//! `object_store` reads bodies without a bound, and its errors tell a conflict from a failed condition and a busy service
+//! from a refused request only in prose. So each operation runs within [`observe`], which says how long its answers may be
+//! and returns what was answered. A server that is told to send less than it does gets a closed connection.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http_body_util::{BodyExt, Limited};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+};
+use object_store::{ClientConfigKey, ClientOptions};
+use reqwest::header::{CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Method, StatusCode, redirect};
+
+use crate::digest::Sha256;
+use crate::endpoint::redirect_host;
+use crate::retry::asked_wait;
+
+/// Maximum length of an answer that is neither an object nor a page of a listing: an error, or the answer to a PUT.
+pub(super) const SHORT_ANSWER: u64 = 64 << 10;
+/// Maximum length of one page of a listing: Azure's have 5,000 names of up to 1,024 characters, which XML can lengthen.
+const LIST_PAGE: u64 = 16 << 20;
+/// Maximum number of pages of a listing; a page of S3 has 1,000 names.
+const LIST_PAGES: usize = 10_000;
+/// Requests of an operation that is not a listing: its own, and those for credentials.
+const REQUESTS: usize = 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A metadata service is next to the machine, or is not there.
+const METADATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// S3 names the bucket's region beside a redirect.
+const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+
+/// How long the answers of one operation may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    body: u64,
+    requests: usize,
+    /// Whether asking for the same URL again means that the service leads in a circle.
+    unique_urls: bool,
+}
+
+impl Bounds {
+    /// The bounds of an operation whose answers hold nothing of interest.
+    pub(super) const SHORT: Self = Self { body: SHORT_ANSWER, requests: REQUESTS, unique_urls: false };
+    /// The bounds of a listing.
+    pub(super) const LIST: Self = Self { body: LIST_PAGE, requests: LIST_PAGES, unique_urls: true };
+
+    /// The bounds of a GET of an object of at most `length` bytes.
+    pub(super) fn object(length: u64) -> Self {
+        Self { body: length, ..Self::SHORT }
+    }
+}
+
+/// The last answer to the requests of one operation.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answer {
+    /// The HTTP status; `None` where no answer came.
+    pub(super) status: Option<u16>,
+    /// How long the service asks to wait.
+    pub(super) retry_after: Option<Duration>,
+    /// Where it redirects to.
+    pub(super) redirect: Option<Redirect>,
+    /// Why the client refused to take the answer, or to go on asking.
+    pub(super) refused: Option<Refusal>,
+}
+
+/// Where a service redirects to, without the path and the query, which can have credentials in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Redirect {
+    /// Host, and port where it is not the usual one; `None` where the service does not say.
+    pub(super) host: Option<String>,
+    /// The region of the bucket, as S3 names it.
+    pub(super) region: Option<String>,
+}
+
+/// A bound that an answer did not keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The body is longer.
+    #[error("its answer is longer than the {0} bytes that it can have")]
+    TooLong(u64),
+    /// A listing has more pages.
+    #[error("its listing has more than {0} pages")]
+    TooManyPages(usize),
+    /// A page of a listing was asked for already.
+    #[error("its listing leads back to a page that it gave before (a repeated continuation token)")]
+    Circle,
+}
+
+/// What is known of the operation that a task carries out.
+struct Operation {
+    bounds: Bounds,
+    answer: Answer,
+    requests: usize,
+    urls: BTreeSet<Sha256>,
+}
+
+tokio::task_local! {
+    static OPERATION: RefCell<Operation>;
+}
+
+/// Runs `requests` within `bounds`, and returns what they come to with the last answer on the way.
+pub(super) async fn observe<F: Future>(bounds: Bounds, requests: F) -> (F::Output, Answer) {
+    let operation = Operation { bounds, answer: Answer::default(), requests: 0, urls: BTreeSet::new() };
+    let observed = async {
+        let output = requests.await;
+        (output, OPERATION.with(|operation| operation.borrow().answer.clone()))
+    };
+    OPERATION.scope(RefCell::new(operation), observed).await
+}
+
+/// Makes the HTTP clients of one store and of its credentials.
+#[derive(Debug)]
+pub(super) struct Connector {
+    /// Whether the store itself is reached by plain HTTP.
+    pub(super) plain_http: bool,
+    /// Whether the store is on this machine.
+    pub(super) loopback: bool,
+    /// Connections that are kept open.
+    pub(super) idle: usize,
+    /// Maximum time of one request with its answer.
+    pub(super) timeout: Duration,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let plain_http = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
+        // The metadata services of clouds speak plain HTTP whatever the store does.
+        let metadata = plain_http && !self.plain_http;
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("coldpress/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(if metadata { METADATA_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT })
+            .timeout(self.timeout)
+            .pool_max_idle_per_host(self.idle)
+            .http1_only()
+            .https_only(!plain_http);
+        if metadata || self.loopback {
+            // What goes in clear stays here.
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| object_store::Error::Generic {
+            store: "HTTP client",
+            source: Box::new(error.without_url()),
+        })?;
+        Ok(HttpClient::new(BoundedClient { client: HttpClient::new(client), metadata }))
+    }
+}
+
+/// A client that keeps to the bounds of the operation it works for.
+#[derive(Debug)]
+struct BoundedClient {
+    client: HttpClient,
+    /// Whether only short answers are expected, whatever the operation.
+    metadata: bool,
+}
+
+#[async_trait]
+impl HttpService for BoundedClient {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (method, url) = (request.method().clone(), request.uri().to_string());
+        let limit = admit(&url).map_err(refuse)?;
+        let is_read = method == Method::GET && !self.metadata;
+        let limit = if is_read { limit } else { SHORT_ANSWER };
+        let response = self.client.execute(request).await;
+        let answer = response.as_ref().map(|response| answer_of(response, &url)).unwrap_or_default();
+        update(|operation| operation.answer = answer);
+        bounded(response?, &method, limit).await
+    }
+}
+
+/// Changes what is known of the operation under way; without one, such as a request for credentials ahead, nothing.
+fn update<T>(change: impl FnOnce(&mut Operation) -> T) -> Option<T> {
+    OPERATION.try_with(|operation| change(&mut operation.borrow_mut())).ok()
+}
+
+/// The maximum length of the answer to the next request of the operation under way.
+fn admit(url: &str) -> Result<u64, Refusal> {
+    let admitted = update(|operation| {
+        let bounds = operation.bounds;
+        operation.requests += 1;
+        match operation.requests > bounds.requests {
+            true => Err(Refusal::TooManyPages(bounds.requests)),
+            false if bounds.unique_urls && !operation.urls.insert(Sha256::of(url.as_bytes())) => Err(Refusal::Circle),
+            false => Ok(bounds.body),
+        }
+    });
+    admitted.unwrap_or(Ok(SHORT_ANSWER))
+}
+
+fn refuse(refusal: Refusal) -> HttpError {
+    update(|operation| operation.answer.refused = Some(refusal));
+    HttpError::new(HttpErrorKind::Decode, refusal)
+}
+
+/// The answer with a body that cannot be longer than `limit`.
+async fn bounded(response: HttpResponse, method: &Method, limit: u64) -> Result<HttpResponse, HttpError> {
+    let (mut parts, body) = response.into_parts();
+    if !parts.status.is_success() {
+        // A reason that is cut, or does not come whole, still has its beginning.
+        let (reason, _) = read_up_to(body, SHORT_ANSWER).await;
+        return Ok(HttpResponse::from_parts(parts, String::from_utf8_lossy(&reason).into_owned().into()));
+    }
+    if *method == Method::HEAD {
+        return Ok(HttpResponse::from_parts(parts, body));
+    }
+    if *method == Method::PUT || *method == Method::DELETE {
+        // It is done; the body says nothing. `object_store` wants an entity tag, of which nothing is made.
+        if parts.headers.get(ETAG).is_none_or(|tag| tag.to_str().is_err()) {
+            parts.headers.insert(ETAG, HeaderValue::from_static("\"\""));
+        }
+        let (body, _) = read_up_to(body, limit).await;
+        return Ok(HttpResponse::from_parts(parts, body.into()));
+    }
+    match parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok()) {
+        Some(length) if length > limit => Err(refuse(Refusal::TooLong(limit))),
+        Some(_) => {
+            let most = usize::try_from(limit).unwrap_or(usize::MAX);
+            let body = Limited::new(body, most).map_err(|error| match error.downcast::<HttpError>() {
+                Ok(error) => *error,
+                Err(error) => HttpError::new_boxed(HttpErrorKind::Decode, error),
+            });
+            Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+        }
+        // Without a length nobody knows how much is to come; `object_store` refuses an object like this.
+        None => {
+            let (body, ended) = read_up_to(body, limit).await;
+            match ended {
+                Ended::Well => {
+                    parts.headers.insert(CONTENT_LENGTH, body.len().into());
+                    Ok(HttpResponse::from_parts(parts, body.into()))
+                }
+                Ended::Cut => Err(refuse(Refusal::TooLong(limit))),
+                Ended::Failed(error) => Err(error),
+            }
+        }
+    }
+}
+
+/// How reading a body ended.
+enum Ended {
+    Well,
+    /// There is more than the limit.
+    Cut,
+    Failed(HttpError),
+}
+
+/// Reads at most `limit` bytes of a body, in the pieces in which they come.
+async fn read_up_to(mut body: HttpResponseBody, limit: u64) -> (Vec<u8>, Ended) {
+    let mut bytes = Vec::new();
+    loop {
+        let piece = match body.frame().await {
+            None => return (bytes, Ended::Well),
+            Some(Err(error)) => return (bytes, Ended::Failed(error)),
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
+        let room = usize::try_from(limit).unwrap_or(usize::MAX) - bytes.len();
+        bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+        if piece.len() > room {
+            return (bytes, Ended::Cut);
+        }
+    }
+}
+
+fn answer_of(response: &HttpResponse, url: &str) -> Answer {
+    let header = |name: &HeaderName| response.headers().get(name)?.to_str().ok();
+    let status = response.status();
+    let retry_after = header(&RETRY_AFTER).and_then(|text| asked_wait(text, header(&DATE)));
+    let redirect = (status.is_redirection() && status != StatusCode::NOT_MODIFIED).then(|| Redirect {
+        host: header(&LOCATION).and_then(|to| redirect_host(url, to)),
+        region: header(&BUCKET_REGION).and_then(region),
+    });
+    Answer { status: Some(status.as_u16()), retry_after, redirect, refused: None }
+}
+
+/// A region's name, where it can be one.
+fn region(text: &str) -> Option<String> {
+    let is_name =
+        (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_name.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::Instant;
+
+    use object_store::client::HttpRequestBody;
+
+    use super::*;
+    use crate::runtime::Services;
+
+    #[test]
+    fn a_region_is_a_name() {
+        assert_eq!(region("eu-west-1").as_deref(), Some("eu-west-1"));
+        assert_eq!(region("eu\u{1b}[31m"), None);
+    }
+
+    /// Asks a server that answers with `pieces`, the last of them again and again (slowly where it is one byte), with 300 ms of time;
+    /// how it ends.
+    fn ask(method: &Method, pieces: &'static [&'static str]) -> Result<usize, HttpError> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            // An answer that comes ahead of its request is none.
+            assert!(client.read(&mut [0; 4096]).unwrap() > 0);
+            let (last, first) = pieces.split_last().unwrap();
+            for piece in first.iter().chain(std::iter::repeat(last)) {
+                if client.write_all(piece.as_bytes()).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(if piece.len() == 1 { 50 } else { 0 }));
+            }
+        });
+        let timeout = Duration::from_millis(300);
+        let connector = Connector { plain_http: true, loopback: true, idle: 1, timeout };
+        let client = connector.connect(&ClientOptions::new().with_allow_http(true)).unwrap();
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = url.parse().unwrap();
+        let asked =
+            observe(Bounds::object(1000), async move { client.execute(request).await?.into_body().bytes().await });
+        Services::start().unwrap().wait(asked).0.map(|body| body.len())
+    }
+
+    #[test]
+    fn an_answer_that_never_ends_is_ended_by_the_clock() {
+        let started = Instant::now();
+        for pieces in [
+            &["HTTP/1.1 200 OK\r\nx: ", "a"][..],
+            &["HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"],
+            &["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", "a"],
+            &["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "1\r\na\r\n", ""],
+        ] {
+            let timed_out = ask(&Method::GET, pieces).unwrap_err();
+            assert_eq!(timed_out.kind(), HttpErrorKind::Timeout, "{pieces:?}: {timed_out:?}");
+        }
+        // Of an upload and of a refusal, the status says all.
+        assert!(ask(&Method::PUT, &["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", "a"]).is_ok());
+        assert!(ask(&Method::GET, &["HTTP/1.1 403 No\r\ncontent-length: 100\r\n\r\n", "a"]).is_ok());
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}
