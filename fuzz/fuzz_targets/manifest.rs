@@ -7,7 +7,10 @@ use coldpress::manifest::{BlockManifest, Sealed};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
+    let end = BlockManifest::clear_end(bytes).ok().and_then(|end| bytes.get(..usize::try_from(end).ok()?));
+    let clear = end.and_then(|start| BlockManifest::decode_clear(start).ok());
     if let Ok(manifest) = BlockManifest::decode(bytes) {
+        assert_eq!(clear.as_ref(), Some(&manifest.clear), "the clear part alone is the same");
         let _ = manifest.open(&WrappingKey::new(Secret::from_bytes([0x42; 32])));
     }
     let names = [Sha256::from_bytes([1; 32]), Sha256::from_bytes([2; 32])];

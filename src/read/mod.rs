@@ -20,6 +20,7 @@ pub mod scrub;
 #[cfg(test)]
 mod simulation;
 pub mod slots;
+pub mod stored_manifest;
 pub mod tier;
 pub mod verify;
 pub mod zone;

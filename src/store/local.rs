@@ -6,18 +6,22 @@
 //! survives a power failure names chunks that did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, syncfs};
 use rustix::io::Errno;
 
-use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId};
+use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId, Sink};
 use crate::whole_file::{WholeFile, open_directory, sync_directory};
 use crate::{Error, ErrorKind, Result};
+
+/// Bytes that are read at a time of an object that is not held whole.
+const PIECE: usize = 256 << 10;
 
 /// The half that can only put.
 pub(super) struct LocalPut {
@@ -265,26 +269,69 @@ impl Get for LocalGet {
     }
 
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
-        let read = || {
-            // A FIFO in its place shall block nobody.
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = File::from(openat(CWD, self.0.join(name.as_str()), flags, Mode::empty())?);
-            let metadata = file.metadata()?;
-            if !metadata.is_file() {
-                return Ok(None);
-            }
-            let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or_default());
-            file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-            Ok(Some(bytes))
-        };
-        let Some(bytes) = read().map_err(|error| failure(name, error))? else {
-            return Err(Error::new(ErrorKind::Corrupt, format!("object {name}: not a regular file")));
-        };
+        let (file, length) = self.open_object(name)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| failure(name, error))?;
         if bytes.len() as u64 > limit {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{name}: longer than any such object is")));
+            return Err(too_long(name, limit));
         }
         Ok(bytes)
     }
+
+    fn stream(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
+        let (mut file, length) = self.open_object(name)?;
+        if length > limit {
+            return Err(too_long(name, limit));
+        }
+        sink.begin(length)?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(read) => sink.take(&piece[..read])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failure(name, error)),
+            }
+        }
+    }
+}
+
+impl LocalGet {
+    /// Opens an object for reading, and returns its length. Whoever can write to the directory can put anything under its name:
+    /// what is no regular file is damage, and is not waited for. Links are followed, since a store may be a tree of links, and
+    /// what is read is checked against its name.
+    fn open_object(&self, name: &ObjectName) -> Result<(File, u64)> {
+        let path = self.0.join(name.as_str());
+        let fail = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::LOOP) => {
+                Error::new(ErrorKind::Corrupt, format!("object {name}: a circle of links, not a regular file"))
+            }
+            _ => failure(name, error),
+        };
+        // Asked before it is opened: opening a device can set it in motion.
+        regular(name, &path.metadata().map_err(fail)?)?;
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2)");
+        let file = File::options().read(true).custom_flags(flags).open(&path).map_err(fail)?;
+        let length = regular(name, &file.metadata().map_err(fail)?)?;
+        Ok((file, length))
+    }
+}
+
+/// The length of a regular file.
+fn regular(name: &ObjectName, metadata: &Metadata) -> Result<u64> {
+    let file_type = metadata.file_type();
+    let what = match () {
+        () if file_type.is_file() => return Ok(metadata.len()),
+        () if file_type.is_dir() => "a directory",
+        () if file_type.is_fifo() => "a FIFO",
+        () if file_type.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(Error::new(ErrorKind::Corrupt, format!("object {name}: {what}, not a regular file")))
+}
+
+fn too_long(name: &ObjectName, limit: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("object {name}: longer than the {limit} bytes that it can have"))
 }
 
 impl LocalCollect {
@@ -329,8 +376,10 @@ impl Collect for LocalCollect {
 
 fn failure(name: &ObjectName, error: io::Error) -> Error {
     let kind = match error.kind() {
-        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        // A file stands where the object's directory should be.
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::NotFound,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+        io::ErrorKind::IsADirectory => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     };
     Error::caused(kind, format!("object {name}"), error)

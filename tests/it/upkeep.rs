@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use coldpress::digest::Sha256;
 use serde_json::Value;
 
 use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
@@ -262,4 +263,114 @@ fn scrub_and_heal_by_roles_of_a_service() {
     let once = Proxy::before(&moto.url, |n, _, _| if n == 4 { Fault::WrongByte } else { Fault::None });
     let output = moto.coldpress_via(&once.url, "reader", &[&["scrub", "app.cpm"], &store[..]].concat());
     assert_eq!(json(&output)["scrubbed"], true);
+}
+
+/// Whoever may upload to a directory can put anything under a manifest's name.
+#[test]
+fn bad_manifests_are_findings_and_the_rest_is_scrubbed() {
+    let bench = Bench::new();
+    let report = bench.convert(&image(), "app", &[]);
+    let manifests = bench.path("store/manifests/main");
+    let good = std::fs::read(bench.path("app.cpm")).unwrap();
+    let named = |number: u8| manifests.join(format!("{number:064x}"));
+    let of = |bytes: &[u8]| manifests.join(Sha256::of(bytes).to_hex());
+    std::fs::write(named(1), b"garbage, and no manifest").unwrap();
+    std::fs::write(of(b"garbage, and no manifest"), b"garbage, and no manifest").unwrap();
+    std::fs::write(of(&good[..good.len() - 1]), &good[..good.len() - 1]).unwrap();
+    std::fs::write(named(2), &good).unwrap();
+    std::fs::write(named(3), b"").unwrap();
+    // By its head, all of 3 GiB of zeros are names.
+    let head = [&good[..16], &(3_u32 << 30).to_le_bytes(), &0_u32.to_le_bytes()].concat();
+    std::fs::write(named(4), &head).unwrap();
+    std::fs::OpenOptions::new().write(true).open(named(4)).unwrap().set_len(24 + (3 << 30) + 16).unwrap();
+    std::fs::File::create(named(5)).unwrap().set_len(5 << 30).unwrap();
+    std::fs::create_dir(named(6)).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(named(7)).status().unwrap();
+    assert!(made.success());
+    std::os::unix::fs::symlink("nowhere", named(8)).unwrap();
+    std::os::unix::fs::symlink(named(9), named(9)).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", named(10)).unwrap();
+    // Another root's, and links to what is right.
+    let other = bench.convert(&image(), "other", &["--root", "other"]);
+    assert_eq!(other["root_digest"], report["root_digest"]);
+    let other = std::fs::read(bench.path("other.cpm")).unwrap();
+    std::fs::write(of(&other), &other).unwrap();
+    std::fs::rename(of(&good), bench.path("aside.cpm")).unwrap();
+    std::os::unix::fs::symlink(bench.path("aside.cpm"), of(&good)).unwrap();
+
+    let scrub = |more: &[&str]| {
+        let args = [&["scrub", "--all", "--store", "store", "--json"], more].concat();
+        crate::liar::run(&bench, env!("CARGO_BIN_EXE_coldpress"), &args)
+    };
+    let end = scrub(&[]);
+    let found = ended(&end.output, 3);
+    assert_eq!((&found["chunks"], &found["scrubbed"]), (&report["unique_chunks"], &false.into()));
+    let bad = found["bad_manifests"].as_array().unwrap();
+    assert_eq!(bad.len(), 13, "{bad:#?}");
+    let reason = |path: &Path| {
+        let object = format!("manifests/main/{}", path.file_name().unwrap().to_str().unwrap());
+        bad.iter().find(|one| one["object"] == object.as_str()).unwrap()["reason"].as_str().unwrap().to_owned()
+    };
+    for (path, word) in [
+        (of(b"garbage, and no manifest"), "does not begin as one"),
+        (named(2), "not those of its name"),
+        (named(6), "a directory, not a regular file"),
+        (named(7), "a FIFO, not a regular file"),
+        (named(8), "No such file"),
+        (named(9), "circle of links"),
+        (named(10), "a device, not a regular file"),
+        (of(&other), "a manifest of the root other"),
+    ] {
+        assert!(reason(&path).contains(word), "{}", reason(&path));
+    }
+    assert!(end.took.as_secs() < 20 && end.peak_kib < crate::liar::MEMORY, "{:?}, {} KiB", end.took, end.peak_kib);
+    assert!(end.message.contains("manifests that cannot be read: 13"), "{}", end.message);
+    let deleted = ended(&scrub(&["--delete-damaged"]).output, 3);
+    assert_eq!((&deleted["deleted_manifests"], &deleted["deleted"]), (&12.into(), &0.into()));
+    assert!(deleted["not_deleted"][0].as_str().unwrap().contains("Is a directory"), "{deleted:#}");
+    std::fs::remove_dir(named(6)).unwrap();
+    assert_eq!(json(&scrub(&[]).output)["scrubbed"], true);
+}
+
+#[test]
+fn what_is_no_file_under_a_chunks_name_is_damage_and_is_not_waited_for() {
+    type Make = fn(&Path);
+    let kinds: [(&str, Make, &str); 5] = [
+        ("a directory", |path| std::fs::create_dir(path).unwrap(), "damaged"),
+        (
+            "a FIFO",
+            |path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()),
+            "damaged",
+        ),
+        ("a socket", |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()), "damaged"),
+        ("a circle of links", |path| std::os::unix::fs::symlink(path, path).unwrap(), "damaged"),
+        ("No such file", |path| std::os::unix::fs::symlink("nowhere", path).unwrap(), "missing"),
+    ];
+    for (what, make, list) in kinds {
+        let bench = Bench::new();
+        bench.convert(&image(), "app", &[]);
+        let path = std::fs::canonicalize(&chunks(&bench.path("store"))[3]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        make(&path);
+        let object = format!("main/{}", path.file_name().unwrap().to_str().unwrap());
+        let (coldpress, coldread) = (env!("CARGO_BIN_EXE_coldpress"), env!("CARGO_BIN_EXE_coldread"));
+        let run = |program: &str, args: &[&str]| {
+            let end = crate::liar::run(&bench, program, &[args, &["--store", "store"]].concat());
+            assert!(end.took.as_secs() < 20, "{what}: {args:?} took {:?}", end.took);
+            end
+        };
+        let found = ended(&run(coldpress, &["scrub", "app.cpm", "--json"]).output, 3);
+        assert_eq!(found[list], serde_json::json!([object]), "{what}");
+        let verified = ended(&run(coldpress, &["verify", "app.cpm", "--json"]).output, 3);
+        let bad = verified["store"]["bad_chunks"][0].as_str().unwrap();
+        assert!(bad.contains(what) && bad.contains(&object), "{bad}");
+        let export = run(coldpress, &["export", "app.cpm", "-o", "app.img"]);
+        assert!(export.output.status.code() == Some(1) && export.message.contains(what), "{}", export.message);
+        let failed = (0..12)
+            .filter(|n| run(coldread, &["cat", "app.cpm", &format!("/f{n:02}")]).output.status.code() == Some(1));
+        assert!((1..=2).contains(&failed.count()), "{what}: the files of one chunk");
+        let deleted = ended(&run(coldpress, &["scrub", "app.cpm", "--json", "--delete-damaged"]).output, 3);
+        let gone = u32::from(list == "damaged" && what != "a directory");
+        assert_eq!(deleted["deleted"], gone, "{what}: {deleted:#}");
+    }
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coldpress::digest::{Sha256, Sha256Hasher};
-use coldpress::manifest::BlockManifest;
-use coldpress::manifest::v1::MAX_BYTES;
+use coldpress::manifest::Clear;
 use coldpress::output_file::Destination;
 use coldpress::read::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
+use coldpress::read::stored_manifest;
 use coldpress::store::{Collect, ObjectName, RootId, open_collect, open_get};
 use coldpress::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
@@ -52,13 +52,12 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     let mut names = Vec::new();
     check_logins(&args.registry, registries([], &args.manifests))?;
     for manifest in &args.manifests {
-        name_all(&read_manifest(manifest, &args.registry, None)?, &mut names);
+        name_all(&read_manifest(manifest, &args.registry, None)?.clear, &mut names);
     }
-    if let Some(collect) = collect.as_deref().filter(|_| args.all) {
-        for object in collect.manifests(&args.root)? {
-            name_all(&manifest_in_store(collect, &object)?, &mut names);
-        }
-    }
+    let bad = match collect.as_deref().filter(|_| args.all) {
+        Some(collect) => name_all_stored(collect, &args.root, &mut names)?,
+        None => Vec::new(),
+    };
     let resume = args.resume.as_deref().map(note_file).transpose()?;
     let noted = resume.as_deref().map(read_note).transpose()?.flatten();
     let seed = args.seed.or(noted.as_ref().map(|note| note.sample.seed)).unwrap_or_else(seed_of_the_day);
@@ -85,34 +84,93 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
         None => Ok(()),
     };
     let found = scrub(&plan, store, so_far, &*output::progress(cli), &mut note)?;
-    let deleted = delete(args, collect.as_deref(), &plan, &found)?;
+    let deleted = match collect.as_deref().filter(|_| args.delete_damaged) {
+        Some(collect) => delete(args, collect, &plan, &found, &bad)?,
+        None => Deleted::default(),
+    };
     if let Some(path) = resume.as_ref().filter(|path| path.exists()) {
         std::fs::remove_file(path).map_err(|error| Error::file(path, error))?;
     }
+    let clean = found.missing.is_empty() && found.damaged.is_empty() && bad.is_empty();
     let json = json!({
         "chunks": found.checked, "bytes": found.bytes, "missing": found.missing, "damaged": found.damaged,
-        "deleted": deleted, "seed": sample.seed, "scrubbed": found.missing.is_empty() && found.damaged.is_empty(),
+        "bad_manifests": bad.iter().map(BadManifest::json).collect::<Vec<_>>(),
+        "deleted": deleted.chunks, "deleted_manifests": deleted.manifests, "not_deleted": deleted.failed,
+        "seed": sample.seed, "scrubbed": clean,
     });
-    output::result(cli, &text(&found, deleted, sample), &json)?;
-    match (found.missing.len(), found.damaged.len()) {
-        (0, 0) => Ok(()),
-        (missing, damaged) => {
-            let message = format!("store {url}: {missing} chunks are missing and {damaged} damaged");
-            Err(Error::new(ErrorKind::Difference, message).into())
+    output::result(cli, &text(&found, &bad, &deleted, sample), &json)?;
+    if clean {
+        return Ok(());
+    }
+    let manifests = match bad.len() {
+        0 => String::new(),
+        bad => format!("; manifests that cannot be read: {bad}"),
+    };
+    let (missing, damaged) = (found.missing.len(), found.damaged.len());
+    let message = format!("store {url}: {missing} chunks are missing and {damaged} damaged{manifests}");
+    Err(Error::new(ErrorKind::Difference, message).into())
+}
+
+/// An object under a manifest's name that is no manifest that can be read.
+struct BadManifest {
+    object: ObjectName,
+    reason: String,
+}
+
+impl BadManifest {
+    fn json(&self) -> serde_json::Value {
+        json!({ "object": self.object.as_str(), "reason": self.reason })
+    }
+}
+
+/// What was deleted of what is damaged.
+#[derive(Default)]
+struct Deleted {
+    chunks: usize,
+    manifests: usize,
+    /// Why others could not be.
+    failed: Vec<String>,
+}
+
+impl Deleted {
+    /// How many objects a deletion deleted. What stands in its way, such as a directory under the name, is noted.
+    fn try_to(&mut self, deletion: Result<(), Error>) -> Result<usize, Error> {
+        match deletion {
+            Ok(()) => Ok(1),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.failed.push(error.chain());
+                Ok(0)
+            }
+            Err(error) => Err(error),
         }
     }
 }
 
-fn name_all(manifest: &BlockManifest, names: &mut Vec<(RootId, Sha256)>) {
-    names.extend(manifest.clear.names.iter().map(|name| (manifest.clear.root.clone(), *name)));
+fn name_all(clear: &Clear, names: &mut Vec<(RootId, Sha256)>) {
+    names.extend(clear.names.iter().map(|name| (clear.root.clone(), *name)));
 }
 
-fn manifest_in_store(collect: &dyn Collect, object: &ObjectName) -> Result<BlockManifest, Error> {
-    let bytes = collect.get().get(object, MAX_BYTES)?;
-    if !object.as_str().ends_with(&Sha256::of(&bytes).to_hex()) {
-        return Err(Error::new(ErrorKind::Corrupt, format!("object {object}: not what its name promises")));
+/// Adds the chunks of all manifests of a root, and returns the objects that are none: whoever may upload can put anything there.
+fn name_all_stored(
+    collect: &dyn Collect,
+    root: &RootId,
+    names: &mut Vec<(RootId, Sha256)>,
+) -> Result<Vec<BadManifest>, Error> {
+    let mut bad = Vec::new();
+    for object in collect.manifests(root)? {
+        let read = || stored_manifest::read_clear(collect.get(), root, &object);
+        // A byte may change on its way; what is bad is so twice.
+        let read = match read() {
+            Err(error) if error.kind() == ErrorKind::Corrupt => read(),
+            read => read,
+        };
+        match read {
+            Ok(clear) => name_all(&clear, names),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(error) => bad.push(BadManifest { object, reason: error.chain() }),
+        }
     }
-    BlockManifest::decode(&bytes).map_err(|error| error.within(format!("object {object}")))
+    Ok(bad)
 }
 
 fn digest_of(objects: &[(RootId, Sha256)]) -> Sha256 {
@@ -154,22 +212,32 @@ fn write_note(path: &Path, note: &Note) -> Result<(), Error> {
     write_whole(path, |mut file| file.write_all(&text).map_err(|error| Error::file(path, error)))
 }
 
-/// Deletes what still is damaged, where that was asked for; how many. A note may be days old, and chunks were put again since.
-fn delete(args: &ScrubArgs, collect: Option<&dyn Collect>, plan: &Plan, found: &Scrubbed) -> Result<usize, Error> {
-    let Some(collect) = collect.filter(|_| args.delete_damaged) else { return Ok(0) };
-    let mut deleted = 0;
+/// Deletes what still is damaged. A note may be days old, and chunks were put again since. What cannot be deleted, such as a directory
+/// under a chunk's name, is reported, and the rest is deleted all the same.
+fn delete(
+    args: &ScrubArgs,
+    collect: &dyn Collect,
+    plan: &Plan,
+    found: &Scrubbed,
+    bad: &[BadManifest],
+) -> Result<Deleted, Error> {
+    let mut deleted = Deleted::default();
     for (root, name) in &plan.objects {
         let object = ObjectName::chunk(root, *name);
         if found.damaged.iter().any(|damaged| damaged == object.as_str()) && is_damaged(collect.get(), &object, *name)?
         {
-            collect.delete(&object)?;
-            deleted += 1;
+            deleted.chunks += deleted.try_to(collect.delete(&object))?;
+        }
+    }
+    for BadManifest { object, .. } in bad {
+        if stored_manifest::is_damaged(collect.get(), &args.root, object)? {
+            deleted.manifests += deleted.try_to(collect.delete(object))?;
         }
     }
     Ok(deleted)
 }
 
-fn text(found: &Scrubbed, deleted: usize, sample: Sample) -> String {
+fn text(found: &Scrubbed, bad: &[BadManifest], deleted: &Deleted, sample: Sample) -> String {
     let part = if sample.share == Sample::WHOLE.share {
         String::new()
     } else {
@@ -177,16 +245,27 @@ fn text(found: &Scrubbed, deleted: usize, sample: Sample) -> String {
     };
     let good = found.checked - found.missing.len() - found.damaged.len();
     let mut text = format!("{good} of {} chunks are there and true ({}{part})\n", found.checked, show(found.bytes));
-    for (word, objects) in [("missing or refused", &found.missing), ("damaged", &found.damaged)] {
-        text.extend(objects.iter().take(NAMED).map(|object| format!("  {word}: {object}\n")));
-        if objects.len() > NAMED {
-            text.push_str(&format!("  and {} more {word}\n", objects.len() - NAMED));
+    let reasons: Vec<String> = bad.iter().map(|manifest| manifest.reason.clone()).collect();
+    let lists = [
+        ("missing or refused", &found.missing),
+        ("damaged", &found.damaged),
+        ("bad manifest", &reasons),
+        ("cannot be deleted", &deleted.failed),
+    ];
+    for (word, lines) in lists {
+        text.extend(lines.iter().take(NAMED).map(|line| format!("  {word}: {line}\n")));
+        if lines.len() > NAMED {
+            text.push_str(&format!("  and {} more {word}\n", lines.len() - NAMED));
         }
     }
-    if deleted > 0 {
+    if deleted.chunks > 0 {
         text.push_str(&format!(
-            "  {deleted} damaged chunks were deleted; `coldpress convert --heal` puts them again\n"
+            "  {} damaged chunks were deleted; `coldpress convert --heal` puts them again\n",
+            deleted.chunks
         ));
+    }
+    if deleted.manifests > 0 {
+        text.push_str(&format!("  {} bad manifests were deleted\n", deleted.manifests));
     }
     text
 }
