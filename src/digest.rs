@@ -93,6 +93,118 @@ impl Blake3 {
     }
 }
 
+/// The digest of a blob of an image, by either algorithm that the OCI image specification registers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ContentDigest {
+    /// `sha256:` and 64 hexadecimal digits; by far the usual one.
+    Sha256(Sha256),
+    /// `sha512:` and 128 hexadecimal digits.
+    Sha512([u8; 64]),
+}
+
+impl ContentDigest {
+    /// Returns the digest of `bytes` by the same algorithm.
+    #[must_use]
+    pub fn same_of(&self, bytes: &[u8]) -> Self {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// Returns a hasher of the same algorithm, with nothing hashed yet.
+    #[must_use]
+    pub fn hasher(&self) -> ContentHasher {
+        match self {
+            Self::Sha256(_) => ContentHasher::Sha256(Sha256Hasher::new()),
+            Self::Sha512(_) => ContentHasher::Sha512(digest::Context::new(&digest::SHA512)),
+        }
+    }
+
+    /// Returns the SHA-256 digest, if it is one.
+    #[must_use]
+    pub fn as_sha256(&self) -> Option<Sha256> {
+        match self {
+            Self::Sha256(digest) => Some(*digest),
+            Self::Sha512(_) => None,
+        }
+    }
+
+    /// Returns the path of its blob below `blobs/` of an image layout: `sha256/HEX`.
+    #[must_use]
+    pub fn blob_path(&self) -> String {
+        self.to_string().replacen(':', "/", 1)
+    }
+}
+
+impl fmt::Display for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sha256(digest) => digest.fmt(f),
+            Self::Sha512(bytes) => write!(f, "sha512:{}", to_hex(bytes)),
+        }
+    }
+}
+
+impl fmt::Debug for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Sha256> for ContentDigest {
+    fn from(digest: Sha256) -> Self {
+        Self::Sha256(digest)
+    }
+}
+
+/// A text that is no digest of a blob.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a digest of the form `sha256:` and 64, or `sha512:` and 128 hexadecimal digits")]
+pub struct ParseContentDigestError(String);
+
+impl FromStr for ContentDigest {
+    type Err = ParseContentDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseContentDigestError> {
+        let digest = match text.strip_prefix("sha512:") {
+            Some(hex) => from_hex(hex).map(Self::Sha512),
+            None => text.parse().map(Self::Sha256).ok(),
+        };
+        digest.ok_or_else(|| ParseContentDigestError(text.to_owned()))
+    }
+}
+
+/// The algorithm of a [`ContentDigest`] over parts.
+pub enum ContentHasher {
+    /// SHA-256.
+    Sha256(Sha256Hasher),
+    /// SHA-512.
+    Sha512(digest::Context),
+}
+
+impl ContentHasher {
+    /// Hashes `bytes` behind what came before.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(context) => context.update(bytes),
+        }
+    }
+
+    /// Returns the digest of all that was hashed.
+    #[must_use]
+    pub fn finish(self) -> ContentDigest {
+        match self {
+            Self::Sha256(hasher) => ContentDigest::Sha256(hasher.finish()),
+            Self::Sha512(context) => {
+                let mut bytes = [0; 64];
+                bytes.copy_from_slice(context.finish().as_ref());
+                ContentDigest::Sha512(bytes)
+            }
+        }
+    }
+}
+
 /// SHA-256 over parts.
 #[derive(Clone)]
 pub struct Sha256Hasher(digest::Context);

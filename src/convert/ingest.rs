@@ -138,7 +138,7 @@ impl<'a> Ingest<'a> {
     #[must_use]
     pub fn layer_name(&self, index: usize) -> String {
         let layer = &self.image.layers[index];
-        let digest = layer.digest.or(layer.diff_id);
+        let digest = layer.digest.or(layer.diff_id.map(Into::into));
         let name = digest.map_or_else(|| layer.blob.name().to_owned(), |digest| digest.to_string());
         format!("layer {} of {} ({name})", index + 1, self.image.layers.len())
     }

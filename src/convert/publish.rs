@@ -58,6 +58,12 @@ impl Publication {
         Ok(Self { client, subject, tag })
     }
 
+    /// Returns whether the block manifest gets a tag of its own, and not only a place beside its image.
+    #[must_use]
+    pub fn has_own_tag(&self) -> bool {
+        self.tag.is_some()
+    }
+
     /// Puts the block manifest `bytes`; the digest under which the registry has it.
     ///
     /// # Errors

@@ -266,5 +266,5 @@ pub fn read(client: &Client, manifest: &[u8]) -> Result<Vec<u8>> {
     let layer = layer.filter(|_| is_artifact(&parsed)).ok_or_else(|| {
         Error::new(ErrorKind::Input, format!("{}: not a block manifest's artifact", client.reference()))
     })?;
-    client.blob_bytes(digest_of(layer)?, layer.size(), crate::manifest::v1::MAX_BYTES)
+    client.blob_bytes(digest_of(layer)?.into(), layer.size(), crate::manifest::v1::MAX_BYTES)
 }

@@ -16,7 +16,7 @@ use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url, re
 
 use super::auth::{Challenge, TokenAnswer};
 use super::{Credentials, Login, RegistryRef};
-use crate::digest::Sha256;
+use crate::digest::{ContentDigest, Sha256};
 use crate::error::{first_cause, first_line};
 use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, asked_wait, repeat};
 use crate::runtime::Services;
@@ -161,7 +161,7 @@ impl Client {
     /// # Errors
     /// `NotFound`, `Denied`, `Unavailable`, or `Corrupt` where it is not what its digest says.
     pub fn manifest(&self, what: &str) -> Result<Fetched> {
-        let wanted: Option<Sha256> = what.parse().ok();
+        let wanted: Option<ContentDigest> = what.parse().ok();
         let name = format!("manifest {what}");
         self.repeat(&name, || {
             let request = || {
@@ -172,8 +172,8 @@ impl Client {
             let media_type = text_header(response.headers(), &CONTENT_TYPE).unwrap_or_default();
             let bytes = self.body(&name, response, MAX_MANIFEST)?;
             let digest = Sha256::of(&bytes);
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
-                let message = format!("{name}: its bytes are those of {digest}, not of {wanted}");
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != wanted.same_of(&bytes)) {
+                let message = format!("{name}: its bytes are those of {}, not of {wanted}", wanted.same_of(&bytes));
                 return Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)));
             }
             Ok(Fetched { bytes, digest, media_type })
@@ -186,7 +186,7 @@ impl Client {
     /// `NotFound`, `Denied`, `Unavailable`, or `Corrupt` where it is not as long; those of `write`.
     pub fn blob(
         &self,
-        digest: Sha256,
+        digest: ContentDigest,
         size: u64,
         written: &dyn Fn() -> u64,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
@@ -210,7 +210,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::blob`]; `Input` where it is larger, `Corrupt` where its digest is another.
-    pub fn blob_bytes(&self, digest: Sha256, size: u64, most: u64) -> Result<Vec<u8>> {
+    pub fn blob_bytes(&self, digest: ContentDigest, size: u64, most: u64) -> Result<Vec<u8>> {
         if size > most {
             let message = format!("blob {digest}: {size} bytes are more than the {most} that it may have");
             return Err(Error::new(ErrorKind::Input, message));
@@ -221,7 +221,7 @@ impl Client {
             Ok(())
         })?;
         let bytes = bytes.into_inner();
-        match Sha256::of(&bytes) {
+        match digest.same_of(&bytes) {
             found if found == digest => Ok(bytes),
             found => {
                 let message = format!("blob {digest}: its bytes are those of {found}");
@@ -234,7 +234,7 @@ impl Client {
     fn blob_from(
         &self,
         name: &str,
-        digest: Sha256,
+        digest: ContentDigest,
         size: u64,
         from: u64,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,

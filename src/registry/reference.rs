@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::digest::Sha256;
+use crate::digest::{ContentDigest, Sha256};
 
 /// The host that short names mean.
 const DOCKER_HUB: &str = "docker.io";
@@ -22,7 +22,7 @@ pub struct RegistryRef {
     /// The tag, where one is given.
     pub tag: Option<String>,
     /// The digest, which is what counts where it is given.
-    pub digest: Option<Sha256>,
+    pub digest: Option<ContentDigest>,
 }
 
 /// A text that names no image.
@@ -50,7 +50,7 @@ impl RegistryRef {
     /// The same repository, and the manifest `digest`.
     #[must_use]
     pub fn at(&self, digest: Sha256) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+        Self { tag: None, digest: Some(digest.into()), ..self.clone() }
     }
 
     /// The names under which its credentials may be kept, the most precise first.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Limits;
-use super::blob::Blob;
+use super::blob::{Blob, open_input};
 use super::layer::{Compression, LayerSource};
+use super::{Limits, recognize};
 use crate::fs::path::{Display, components};
 use crate::{Error, ErrorKind, Result};
 
@@ -37,28 +37,53 @@ impl Container {
     pub(super) fn directory(path: &Path) -> Result<Self> {
         let metadata = path.metadata().map_err(|error| Error::file(path, error))?;
         if !metadata.is_dir() {
-            return Err(Error::new(ErrorKind::Input, format!("{}: not a directory", path.display())));
+            let shown = path.display();
+            let message = format!(
+                "{shown}: not a directory; if it is an archive, write oci-archive:{shown} or docker-archive:{shown}"
+            );
+            return Err(Error::new(ErrorKind::Input, message));
         }
         Ok(Self::Directory(path.to_owned()))
     }
 
     /// Lists the archive; a compressed one is first unpacked into a file without a name.
     pub(super) fn archive(path: &Path, limits: Limits<'_>) -> Result<Self> {
-        let stored = Blob::open(path)?;
+        if path.is_dir() {
+            let shown = path.display();
+            let message = format!("{shown}: a directory, not an archive; if it is an image layout, write oci:{shown}");
+            return Err(Error::new(ErrorKind::Input, message));
+        }
+        Self::of_archive(open_input(path, limits)?, &path.display().to_string(), limits)
+    }
+
+    /// The same for an archive that is open; `shown` stands for it in errors.
+    pub(super) fn of_archive(stored: Blob, shown: &str, limits: Limits<'_>) -> Result<Self> {
         let blob = match Compression::detect(&stored)? {
             Compression::None => stored,
             _ => inflate(stored, limits)?,
         };
         let members = list(&blob).map_err(|error| {
-            Error::caused(ErrorKind::Corrupt, format!("{}: not a tar archive", path.display()), error)
+            let what = recognize::by_content(&blob).map_or_else(String::new, |what| format!(" but {what}"));
+            Error::caused(ErrorKind::Corrupt, format!("{shown}: not a tar archive{what}"), error)
         })?;
         if members.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{}: not a tar archive, or an empty one", path.display()),
-            ));
+            return Err(Error::new(ErrorKind::Corrupt, recognize::no_entries(shown, &blob)));
         }
         Ok(Self::Archive { blob, members })
+    }
+
+    /// `error`, of opening `name`, with what the container is instead.
+    pub(super) fn explain(&self, name: &str, error: Error) -> Error {
+        let found = match self {
+            Self::Directory(directory) => recognize::directory(directory),
+            Self::Archive { members, .. } => recognize::by_names(members.keys().map(Vec::as_slice)),
+        };
+        match found {
+            Some(what) if error.kind() == ErrorKind::NotFound => {
+                Error::new(ErrorKind::Input, format!("no {name} in it: it is {what}"))
+            }
+            _ => error,
+        }
     }
 
     /// The file `name`.
@@ -68,7 +93,12 @@ impl Container {
             Self::Directory(directory) => Blob::open(&directory.join(name)),
             Self::Archive { blob, members } => {
                 let mut key = clean(name.as_bytes());
-                for _ in 0..MAX_LINKS {
+                for followed in 0..MAX_LINKS {
+                    let dangling = || {
+                        let message = format!("{name}: a link to `{}`, which is not in the archive", Display(&key));
+                        Error::new(ErrorKind::NotFound, message)
+                    };
+                    let missing = || if followed == 0 { missing() } else { dangling() };
                     match members.get(&key).ok_or_else(missing)? {
                         Member::File { offset, length } => {
                             return blob.part(name, *offset, *length).ok_or_else(missing);
@@ -76,7 +106,7 @@ impl Container {
                         Member::Link(target) => key.clone_from(target),
                     }
                 }
-                Err(missing())
+                Err(Error::new(ErrorKind::Input, format!("{name}: more than {MAX_LINKS} links one behind the other")))
             }
         }
     }

@@ -3,15 +3,17 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, IsTerminal, Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::Limits;
 use super::spool::{Fetch, GIVEN_UP, Spool};
-use crate::digest::Sha256;
+use crate::digest::ContentDigest;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of an index, a manifest or a config (the registries' usual limit is 4 MiB).
@@ -57,6 +59,22 @@ impl Blob {
             return Err(Error::new(ErrorKind::Input, format!("{}: not a regular file", path.display())));
         }
         Ok(Self::of_file(&path.display().to_string(), file, metadata.len()))
+    }
+
+    /// What `input` yields to its end, copied to an unlinked temporary file so that it can be read from several places.
+    ///
+    /// # Errors
+    /// `Input` where it has more than `--max-size` bytes; those of reading and of the temporary directory.
+    pub(super) fn spooled(name: &str, input: File, limits: Limits<'_>) -> Result<Self> {
+        let mut file = tempfile::tempfile_in(limits.temp).map_err(|error| Error::file(limits.temp, error))?;
+        let most = limits.max_size;
+        let length =
+            io::copy(&mut input.take(most.saturating_add(1)), &mut file).map_err(|error| Error::io(name, error))?;
+        if length > most {
+            let message = format!("{name}: more than {most} bytes; --max-size allows more");
+            return Err(Error::new(ErrorKind::Input, message));
+        }
+        Ok(Self::of_file(name, file, length))
     }
 
     /// All of an open file, called `name` in errors.
@@ -165,7 +183,7 @@ impl Blob {
     }
 
     /// The bytes of a JSON document, which must be those of `digest` where there is one.
-    pub(super) fn document(&self, digest: Option<Sha256>) -> Result<Vec<u8>> {
+    pub(super) fn document(&self, digest: Option<ContentDigest>) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.reader().take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|error| Error::io(&self.name, error))?;
         if bytes.len() as u64 > MAX_DOCUMENT {
@@ -174,14 +192,46 @@ impl Blob {
             return Err(Error::new(ErrorKind::Input, message));
         }
         match digest {
-            Some(digest) if Sha256::of(&bytes) != digest => Err(wrong_digest(&self.name, digest, Sha256::of(&bytes))),
+            Some(digest) if digest.same_of(&bytes) != digest => {
+                Err(wrong_digest(&self.name, digest, digest.same_of(&bytes)))
+            }
             _ => Ok(bytes),
         }
     }
 }
 
+/// Opens an image's file for reading: a regular file in place, a pipe by a copy in the temporary directory; `-` is standard input.
+///
+/// # Errors
+/// Those of opening and reading it; `Input` for directories, devices and terminals.
+pub(super) fn open_input(path: &Path, limits: Limits<'_>) -> Result<Blob> {
+    let (name, input) = if path == Path::new("-") {
+        let input = io::stdin().as_fd().try_clone_to_owned().map_err(|error| Error::io("standard input", error))?;
+        ("standard input".to_owned(), File::from(input))
+    } else {
+        let metadata = path.metadata().map_err(|error| Error::file(path, error))?;
+        // Of a pipe that is open already, as /dev/stdin and /dev/fd/N are, there is no path to resolve. A named one could wait for its
+        // writer for ever, and is refused as what it is.
+        if !metadata.file_type().is_fifo() || path.canonicalize().is_ok() {
+            return Blob::open(path);
+        }
+        (path.display().to_string(), File::open(path).map_err(|error| Error::file(path, error))?)
+    };
+    if input.is_terminal() {
+        let message = format!(
+            "{name}: a terminal; pipe an archive into it, as in `docker save app | coldpress convert docker-archive:-`"
+        );
+        return Err(Error::new(ErrorKind::Input, message));
+    }
+    let metadata = input.metadata().map_err(|error| Error::io(&name, error))?;
+    match metadata.is_file() && (&input).stream_position().is_ok_and(|at| at == 0) {
+        true => Ok(Blob::of_file(&name, input, metadata.len())),
+        false => Blob::spooled(&name, input, limits),
+    }
+}
+
 /// What stands under a digest is something else.
-pub(super) fn wrong_digest(name: &str, wanted: Sha256, found: Sha256) -> Error {
+pub(super) fn wrong_digest(name: &str, wanted: ContentDigest, found: ContentDigest) -> Error {
     Error::new(ErrorKind::Corrupt, format!("{name}: its bytes are those of {found}, not of {wanted}"))
 }
 

@@ -1,7 +1,7 @@
 //! A layer's blob, inflated and checked: size and digest against its descriptor, DiffID against the config.
 //!
-//! The compression is told by the first bytes, as containerd does, since descriptors and docker archives are often silent
-//! or wrong. zstd:chunked and eStargz are valid zstd and gzip streams.
+//! The compression (gzip, zstd, xz, bzip2 or none) is told by the first bytes, as containerd does, since descriptors and docker
+//! archives are often silent or wrong. zstd:chunked and eStargz are valid zstd and gzip streams.
 //!
 //! One thread inflates and hashes what goes in; the caller's hashes what comes out, while it is in its core's cache.
 
@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use flate2::bufread::MultiGzDecoder;
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::GzDecoder;
+use lzma_rust2::XzReader;
 
 use super::blob::{Blob, BlobReader, wrong_digest};
-use crate::digest::{Sha256, Sha256Hasher};
+use crate::digest::{ContentDigest, ContentHasher, Sha256, Sha256Hasher};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that go from one thread to the next at once: enough that waking it costs little.
@@ -22,6 +24,8 @@ const PIECE: usize = 512 * 1024;
 const STORED_PIECE: usize = 128 * 1024;
 /// Pieces that may wait between two threads.
 const AHEAD: usize = 8;
+/// Most memory that decoding xz may take, in KiB: `xz -9` needs 65 MiB, and a header can ask for 4 GiB.
+const XZ_MEMORY_KIB: u32 = 96 << 10;
 
 /// One layer, not yet read.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ pub struct LayerSource {
     /// Its bytes as stored.
     pub blob: Blob,
     /// What the descriptor says its bytes hash to.
-    pub digest: Option<Sha256>,
+    pub digest: Option<ContentDigest>,
     /// What the descriptor says its length is.
     pub size: Option<u64>,
     /// What the config says its uncompressed bytes hash to.
@@ -42,16 +46,22 @@ pub(super) enum Compression {
     None,
     Gzip,
     Zstd,
+    Xz,
+    Bzip2,
 }
 
 impl Compression {
     /// By the blob's first bytes; a zstd blob may start with a skippable frame.
     pub(super) fn detect(blob: &Blob) -> Result<Self> {
         let mut start = Vec::new();
-        blob.reader().take(4).read_to_end(&mut start).map_err(|error| Error::io(blob.name(), error))?;
+        blob.reader().take(10).read_to_end(&mut start).map_err(|error| Error::io(blob.name(), error))?;
         Ok(match start[..] {
             [0x1F, 0x8B, ..] => Self::Gzip,
-            [0x28, 0xB5, 0x2F, 0xFD] | [0x50..=0x5F, 0x2A, 0x4D, 0x18] => Self::Zstd,
+            [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Self::Zstd,
+            [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            // With the first block's or the end's mark: a tar may begin with a file whose name begins with BZh.
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90] => Self::Bzip2,
             _ => Self::None,
         })
     }
@@ -101,8 +111,32 @@ struct Stored {
     blob: BlobReader,
     buf: Vec<u8>,
     used: usize,
-    hasher: Sha256Hasher,
+    hasher: ContentHasher,
     bytes_read: Arc<AtomicU64>,
+}
+
+impl Stored {
+    /// Returns whether the bytes that come next are `magic`, which are not consumed.
+    fn comes_next(&mut self, magic: &[u8]) -> io::Result<bool> {
+        while self.buf.len() - self.used < magic.len() {
+            let mut more = [0; 64];
+            let read = self.blob.read(&mut more)?;
+            if read == 0 {
+                return Ok(false);
+            }
+            self.buf.drain(..self.used);
+            self.used = 0;
+            self.take_in(read, |buf| buf.extend_from_slice(&more[..read]));
+        }
+        Ok(self.buf[self.used..].starts_with(magic))
+    }
+
+    /// Hashes and counts the last `read` bytes of the buffer, once `put` put them there.
+    fn take_in(&mut self, read: usize, put: impl FnOnce(&mut Vec<u8>)) {
+        put(&mut self.buf);
+        self.hasher.update(&self.buf[self.buf.len() - read..]);
+        self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+    }
 }
 
 impl BufRead for Stored {
@@ -110,10 +144,8 @@ impl BufRead for Stored {
         if self.used == self.buf.len() {
             self.buf.resize(STORED_PIECE, 0);
             let read = self.blob.read(&mut self.buf)?;
-            self.buf.truncate(read);
             self.used = 0;
-            self.hasher.update(&self.buf);
-            self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+            self.take_in(read, |buf| buf.truncate(read));
         }
         Ok(&self.buf[self.used..])
     }
@@ -133,11 +165,39 @@ impl Read for Stored {
     }
 }
 
+/// Inflates gzip members one behind the other. Bytes behind the last one that begin no further member are left unread, as gzip and
+/// pigz leave them, with which docker inflates.
+struct GzipMembers(Option<GzDecoder<Stored>>);
+
+impl GzipMembers {
+    fn new(stored: Stored) -> Self {
+        Self(Some(GzDecoder::new(stored)))
+    }
+
+    fn into_inner(self) -> Stored {
+        self.0.expect("there is one between two reads").into_inner()
+    }
+}
+
+impl Read for GzipMembers {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let decoder = self.0.as_mut().expect("there is one between two reads");
+            let read = decoder.read(buf)?;
+            if read > 0 || buf.is_empty() || !decoder.get_mut().comes_next(&[0x1F, 0x8B])? {
+                return Ok(read);
+            }
+            // Its member has ended, so nothing of the next one is in it.
+            self.0 = self.0.take().map(|ended| GzDecoder::new(ended.into_inner()));
+        }
+    }
+}
+
 /// What the inflating thread sends.
 enum Sent {
     Piece(Piece),
     /// All was read; the digest of the bytes as stored, where those are not the ones that were sent.
-    End(Option<Sha256>),
+    End(Option<ContentDigest>),
     Failed(io::Error),
 }
 
@@ -152,7 +212,13 @@ fn send_all(decoder: &mut impl Read, to: &SyncSender<Sent>, limit: u64, mut told
         // zstd's own errors are of no kind: its input is wrong.
         let ours = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<Error>());
         let wrong = |error: io::Error| match error.kind() {
-            io::ErrorKind::Other if !ours(&error) => io::Error::new(io::ErrorKind::InvalidData, error),
+            io::ErrorKind::Other | io::ErrorKind::Unsupported if !ours(&error) => {
+                io::Error::new(io::ErrorKind::InvalidData, error)
+            }
+            io::ErrorKind::OutOfMemory => {
+                let message = format!("decoding it needs more than {} MiB of memory", XZ_MEMORY_KIB >> 10);
+                io::Error::new(io::ErrorKind::FileTooLarge, message)
+            }
             _ => error,
         };
         let piece = pieces.fill(decoder).map_err(wrong)?;
@@ -172,22 +238,38 @@ fn send_all(decoder: &mut impl Read, to: &SyncSender<Sent>, limit: u64, mut told
 fn inflate(
     mut blob: BlobReader,
     compression: Compression,
+    digest: Option<ContentDigest>,
     to: &SyncSender<Sent>,
     limit: u64,
     bytes_read: Arc<AtomicU64>,
-) -> io::Result<Option<Sha256>> {
+) -> io::Result<Option<ContentDigest>> {
     let stored = |blob| {
-        let hasher = Sha256Hasher::new();
+        let hasher = digest.map_or_else(|| ContentHasher::Sha256(Sha256Hasher::new()), |digest| digest.hasher());
         Stored { blob, buf: Vec::new(), used: 0, hasher, bytes_read: Arc::clone(&bytes_read) }
     };
     let mut stored = match compression {
+        Compression::None if matches!(digest, Some(ContentDigest::Sha512(_))) => {
+            let mut stored = stored(blob);
+            send_all(&mut stored, to, limit, |_| ())?;
+            stored
+        }
         Compression::None => {
             // The bytes are the uncompressed ones: one hash serves both.
             send_all(&mut blob, to, limit, |n| _ = bytes_read.fetch_add(n as u64, Ordering::Relaxed))?;
             return Ok(None);
         }
         Compression::Gzip => {
-            let mut decoder = MultiGzDecoder::new(stored(blob));
+            let mut decoder = GzipMembers::new(stored(blob));
+            send_all(&mut decoder, to, limit, |_| ())?;
+            decoder.into_inner()
+        }
+        Compression::Xz => {
+            let mut decoder = XzReader::new_mem_limit(stored(blob), true, XZ_MEMORY_KIB);
+            send_all(&mut decoder, to, limit, |_| ())?;
+            decoder.into_inner()
+        }
+        Compression::Bzip2 => {
+            let mut decoder = MultiBzDecoder::new(stored(blob));
             send_all(&mut decoder, to, limit, |_| ())?;
             decoder.into_inner()
         }
@@ -211,7 +293,7 @@ pub struct LayerReader<'a> {
     plain_bytes: u64,
     bytes_read: Arc<AtomicU64>,
     /// What [`Sent::End`] said.
-    ended: Option<Option<Sha256>>,
+    ended: Option<Option<ContentDigest>>,
 }
 
 impl LayerSource {
@@ -239,10 +321,10 @@ impl LayerSource {
         let compression = Compression::detect(&self.blob)?;
         let (to, sent) = sync_channel(AHEAD);
         let bytes_read = Arc::new(AtomicU64::new(0));
-        let (blob, counter) = (self.blob.reader(), Arc::clone(&bytes_read));
+        let (blob, counter, digest) = (self.blob.reader(), Arc::clone(&bytes_read), self.digest);
         let work = move || {
             // Where the reader is gone, nobody wants to know.
-            let _ = to.send(match inflate(blob, compression, &to, limit, counter) {
+            let _ = to.send(match inflate(blob, compression, digest, &to, limit, counter) {
                 Ok(digest) => Sent::End(digest),
                 Err(error) => Sent::Failed(error),
             });
@@ -310,7 +392,7 @@ impl LayerReader<'_> {
             self.used = self.now.len();
         }
         let diff_id = self.hasher.finish();
-        let digest = self.ended.flatten().unwrap_or(diff_id);
+        let digest = self.ended.flatten().unwrap_or(ContentDigest::Sha256(diff_id));
         if let Some(wanted) = self.source.digest.filter(|wanted| *wanted != digest) {
             return Err(wrong_digest(name, wanted, digest));
         }

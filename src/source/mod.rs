@@ -7,10 +7,14 @@ pub mod reference;
 
 mod archive;
 mod blob;
+mod containers_storage;
 mod docker_archive;
+mod index;
 mod layer;
 mod oci_layout;
+mod recognize;
 mod registry;
+mod skopeo_dir;
 mod spool;
 
 use std::path::Path;
@@ -24,6 +28,7 @@ pub use platform::Platform;
 pub use reference::ImageRef;
 pub use registry::{Top, block_manifest, top_of};
 
+use index::Wanted;
 use oci_spec::image::Descriptor;
 
 use crate::registry::Settings;
@@ -38,6 +43,8 @@ pub struct Image {
     pub config: ImageConfig,
     /// Its OCI manifest; `None` where it came in a form without one.
     pub manifest: Option<Descriptor>,
+    /// What a person should know of it: it is another machine's, or its archive was edited.
+    pub warnings: Vec<String>,
     /// Who has it, where that is an engine.
     engine: Option<Arc<engine::Saved>>,
 }
@@ -80,25 +87,53 @@ pub struct Access {
 /// `NotFound`, `Input`, `Unsupported` or `Corrupt`, naming the file or the blob; `Denied` or `Unavailable` of a registry or an
 /// engine.
 pub fn open(reference: &ImageRef, platform: Option<&Platform>, access: &Access, limits: Limits<'_>) -> Result<Image> {
-    let archive = |file: &Path| archive::Container::archive(file, limits);
-    let image = match reference {
-        ImageRef::OciLayout { directory, tag } => archive::Container::directory(directory)
-            .and_then(|container| oci_layout::open(&container, tag.as_deref(), platform)),
-        ImageRef::OciArchive { file, tag } => {
-            archive(file).and_then(|container| oci_layout::open(&container, tag.as_deref(), platform))
-        }
-        ImageRef::DockerArchive { file, reference } => {
-            archive(file).and_then(|container| docker_archive::open(&container, reference.as_deref(), platform))
-        }
-        ImageRef::Registry(name) => registry::open(name, platform, &access.registry, limits),
-        ImageRef::DockerDaemon { reference } => engine::open(reference, platform, limits, &access.engine),
-        ImageRef::Tar { file } => open_tar(file, platform),
-    };
-    image.map_err(|error: Error| error.within(reference))
+    find(reference, Wanted::One(platform), access, limits).map(|mut images| images.remove(0))
 }
 
-fn open_tar(file: &Path, platform: Option<&Platform>) -> Result<Image> {
-    let blob = Blob::open(file)?;
+/// Finds all images that `reference` names, one for each platform, in the order of its index; never none.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_all(reference: &ImageRef, access: &Access, limits: Limits<'_>) -> Result<Vec<Image>> {
+    find(reference, Wanted::All, access, limits)
+}
+
+fn find(reference: &ImageRef, wanted: Wanted<'_>, access: &Access, limits: Limits<'_>) -> Result<Vec<Image>> {
+    let archive = |file: &Path| archive::Container::archive(file, limits);
+    let platform = match wanted {
+        Wanted::One(platform) => platform,
+        Wanted::All => None,
+    };
+    let images = match reference {
+        ImageRef::OciLayout { directory, tag, digest } => archive::Container::directory(directory)
+            .and_then(|container| oci_layout::open(&container, tag.as_deref(), *digest, wanted)),
+        ImageRef::OciArchive { file, tag } => {
+            archive(file).and_then(|container| oci_layout::open(&container, tag.as_deref(), None, wanted))
+        }
+        ImageRef::Directory { directory } => skopeo_dir::open(directory, wanted),
+        ImageRef::Registry(name) => registry::open(name, wanted, &access.registry, limits),
+        ImageRef::ContainersStorage { reference } => containers_storage::open(reference, wanted, limits),
+        // These have one image for one platform.
+        ImageRef::DockerArchive { file, reference } => archive(file)
+            .and_then(|container| docker_archive::open(&container, reference.as_deref(), platform))
+            .map(|image| vec![image]),
+        ImageRef::DockerDaemon { reference } => {
+            engine::open(reference, platform, limits, &access.engine).map(|image| vec![image])
+        }
+        ImageRef::Tar { file } => open_tar(file, platform, limits).map(|image| vec![image]),
+    };
+    images.map_err(|error: Error| error.within(reference))
+}
+
+fn open_tar(file: &Path, platform: Option<&Platform>, limits: Limits<'_>) -> Result<Image> {
+    let blob = blob::open_input(file, limits)?;
+    recognize::check_root_file_system(file, &blob, limits.max_size)?;
     let layers = vec![LayerSource { blob, digest: None, size: None, diff_id: None }];
-    Ok(Image { layers, config: ImageConfig::without_image(platform), manifest: None, engine: None })
+    Ok(Image {
+        layers,
+        config: ImageConfig::without_image(platform),
+        manifest: None,
+        engine: None,
+        warnings: Vec::new(),
+    })
 }

@@ -1,20 +1,17 @@
 //! An OCI image layout, in a directory or an archive: from `index.json` to the layers of one platform.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 
-use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::archive::Container;
+use super::index::{Chosen, Wanted, choose, choose_all, parse_index, schema_1};
 use super::{Blob, Image, ImageConfig, LayerSource, Platform};
-use crate::digest::Sha256;
+use crate::digest::{ContentDigest, Sha256};
 use crate::{Error, ErrorKind, Result};
 
 const TAG: &str = "org.opencontainers.image.ref.name";
-/// Indexes inside indexes.
-const MAX_DEPTH: usize = 4;
-/// Manifests and indexes that all indexes of a layout together may name.
-const MAX_MANIFESTS: usize = 10_000;
 
 /// Where what descriptors name is found.
 pub(super) trait Content {
@@ -28,20 +25,73 @@ pub(super) trait Content {
     fn blob(&self, descriptor: &Descriptor) -> Result<Blob>;
 }
 
-/// Finds the image `tag` (the only one, where none is given) for `platform` (the host's, where several are offered).
-pub(super) fn open(container: &Container, tag: Option<&str>, platform: Option<&Platform>) -> Result<Image> {
-    let index = parse_index("index.json", &container.open("index.json")?.document(None)?)?;
-    image(container, tagged(&index, tag)?, platform)
+/// Finds the image with the manifest or index `digest`, else the image `tag` (the only one, where none is given), and of it what is
+/// `wanted`.
+pub(super) fn open(
+    container: &Container,
+    tag: Option<&str>,
+    digest: Option<ContentDigest>,
+    wanted: Wanted<'_>,
+) -> Result<Vec<Image>> {
+    if let Some(digest) = digest {
+        let name = format!("blobs/{}", digest.blob_path());
+        let bytes = container.open(&name)?.document(Some(digest))?;
+        return images(container, vec![descriptor_of(&bytes, digest, None)?], wanted);
+    }
+    let index = container.open("index.json").map_err(|error| container.explain("index.json", error))?;
+    let index = parse_index("index.json", &index.document(None)?)?;
+    images(container, tagged(&index, tag)?, wanted)
 }
 
-/// The image for `platform` among what `descriptors` name.
-pub(super) fn image(content: &dyn Content, descriptors: Vec<Descriptor>, platform: Option<&Platform>) -> Result<Image> {
-    let chosen = choose(content, descriptors, platform)?;
-    let manifest = parse_manifest(&chosen, &content.manifest(&chosen)?)?;
+/// The descriptor of a manifest or an index that was asked for without one; `sent` is the media type that came with it.
+pub(super) fn descriptor_of(bytes: &[u8], digest: ContentDigest, sent: Option<&str>) -> Result<Descriptor> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Document {
+        media_type: Option<String>,
+        schema_version: Option<u32>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let document: Option<Document> = serde_json::from_slice(bytes).ok();
+    let own = document.as_ref().and_then(|document| document.media_type.clone());
+    let default = match &document {
+        Some(Document { manifests: Some(_), .. }) => MediaType::ImageIndex,
+        _ => MediaType::ImageManifest,
+    };
+    let media_type = own.or(sent.map(str::to_owned)).unwrap_or_else(|| default.to_string());
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+    let is_schema_1 = document.is_some_and(|document| document.schema_version == Some(1));
+    if is_schema_1 || media_type.contains("distribution.manifest.v1") {
+        return Err(schema_1(&digest.to_string(), &media_type));
+    }
+    let digest: oci_spec::image::Digest = digest.to_string().parse().expect("it has the form of a digest");
+    Ok(Descriptor::new(MediaType::from(media_type.as_str()), bytes.len() as u64, digest))
+}
+
+/// The images that are `wanted` among what `descriptors` name; never none.
+pub(super) fn images(content: &dyn Content, descriptors: Vec<Descriptor>, wanted: Wanted<'_>) -> Result<Vec<Image>> {
+    match wanted {
+        Wanted::One(platform) => {
+            let chosen = choose(content, descriptors, platform)?;
+            image(content, chosen, |config| check_platform(config, platform)).map(|image| vec![image])
+        }
+        // Whoever asks for all knows that some are other machines'.
+        Wanted::All => {
+            let chosen = choose_all(content, descriptors)?.into_iter();
+            chosen.map(|chosen| image(content, chosen, |_| Ok(Vec::new()))).collect()
+        }
+    }
+}
+
+fn image(
+    content: &dyn Content,
+    Chosen { descriptor, manifest }: Chosen,
+    check: impl FnOnce(&ImageConfig) -> Result<Vec<String>>,
+) -> Result<Image> {
     let config = config_of(content, &manifest)?;
-    check_platform(&config, platform)?;
+    let warnings = check(&config)?;
     let layers = layers(content, &manifest, &config)?;
-    Ok(Image { layers, config, manifest: Some(chosen), engine: None })
+    Ok(Image { layers, config, manifest: Some(descriptor), engine: None, warnings })
 }
 
 pub(super) fn config_of(content: &dyn Content, manifest: &ImageManifest) -> Result<ImageConfig> {
@@ -54,11 +104,11 @@ impl Content for Container {
     }
 
     fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        self.blob(descriptor)?.document(Some(sha256(descriptor)?))
+        self.blob(descriptor)?.document(Some(digest_of(descriptor)?))
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
-        let name = format!("blobs/sha256/{}", sha256(descriptor)?.to_hex());
+        let name = format!("blobs/{}", digest_of(descriptor)?.blob_path());
         let blob = self.open(&name).map_err(|error| error.within(format!("blob {}", descriptor.digest())))?;
         if let Some(length) = blob.length().filter(|length| *length != descriptor.size()) {
             let message = format!("{}: {length} bytes, its descriptor says {}", blob.name(), descriptor.size());
@@ -68,22 +118,12 @@ impl Content for Container {
     }
 }
 
-fn parse_index(name: &str, bytes: &[u8]) -> Result<ImageIndex> {
-    ImageIndex::from_reader(bytes)
-        .map_err(|error| Error::caused(ErrorKind::Input, format!("{name}: not an OCI image index"), error))
-}
-
-pub(super) fn parse_manifest(descriptor: &Descriptor, bytes: &[u8]) -> Result<ImageManifest> {
-    ImageManifest::from_reader(bytes).map_err(|error| {
-        Error::caused(ErrorKind::Input, format!("{}: not an image manifest", descriptor.digest()), error)
-    })
-}
-
-pub(super) fn sha256(descriptor: &Descriptor) -> Result<Sha256> {
+/// The digest of what a descriptor names.
+pub(super) fn digest_of(descriptor: &Descriptor) -> Result<ContentDigest> {
     let digest = descriptor.digest().to_string();
-    digest
-        .parse()
-        .map_err(|_| Error::new(ErrorKind::Unsupported, format!("{digest}: only sha256 digests are supported")))
+    digest.parse().map_err(|_| {
+        Error::new(ErrorKind::Unsupported, format!("{digest}: only sha256 and sha512 digests are supported"))
+    })
 }
 
 fn tag_of(descriptor: &Descriptor) -> Option<&str> {
@@ -109,88 +149,21 @@ fn tagged(index: &ImageIndex, tag: Option<&str>) -> Result<Vec<Descriptor>> {
     }
 }
 
-/// What indexes offer.
-#[derive(Default)]
-struct Offered {
-    candidates: Vec<Candidate>,
-    /// Indexes that were read.
-    indexes: BTreeSet<Sha256>,
-    descriptors: usize,
-}
-
-/// A manifest that an index offers, and for which platform it is.
-struct Candidate {
-    descriptor: Descriptor,
-    platform: Option<Platform>,
-}
-
-pub(super) fn choose(
-    content: &dyn Content,
-    descriptors: Vec<Descriptor>,
-    asked: Option<&Platform>,
-) -> Result<Descriptor> {
-    let mut offered = Offered::default();
-    collect(content, descriptors, MAX_DEPTH, &mut offered)?;
-    let mut candidates = offered.candidates;
-    if asked.is_none() && candidates.len() == 1 {
-        return Ok(candidates.remove(0).descriptor);
-    }
-    let wanted = asked.cloned().unwrap_or_else(Platform::host);
-    // A manifest without a platform is judged by its config, which open() checks.
-    let fits = |candidate: &Candidate| candidate.platform.as_ref().is_none_or(|offered| wanted.accepts(offered));
-    if let Some(at) = candidates.iter().position(fits) {
-        return Ok(candidates.swap_remove(at).descriptor);
-    }
-    let mut offered: Vec<_> =
-        candidates.iter().filter_map(|candidate| candidate.platform.as_ref().map(ToString::to_string)).collect();
-    offered.dedup();
-    let list = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-    Err(Error::new(ErrorKind::NotFound, format!("no image for {wanted} in it; --platform can be one of: {list}")))
-}
-
-fn collect(content: &dyn Content, descriptors: Vec<Descriptor>, depth: usize, out: &mut Offered) -> Result<()> {
-    out.descriptors += descriptors.len();
-    if out.descriptors > MAX_MANIFESTS {
-        return Err(Error::new(ErrorKind::Input, format!("its indexes name more than {MAX_MANIFESTS} manifests")));
-    }
-    for descriptor in descriptors {
-        let media_type = descriptor.media_type().to_string();
-        if media_type.ends_with("index.v1+json") || media_type.ends_with("manifest.list.v2+json") {
-            if depth == 0 {
-                return Err(Error::new(
-                    ErrorKind::Input,
-                    format!("{}: indexes nested too deeply", descriptor.digest()),
-                ));
-            }
-            if !out.indexes.insert(sha256(&descriptor)?) {
-                continue;
-            }
-            let bytes = content.manifest(&descriptor)?;
-            let index = parse_index(descriptor.digest().as_ref(), &bytes)?;
-            collect(content, index.manifests().clone(), depth - 1, out)?;
-            continue;
-        }
-        let platform = descriptor.platform().as_ref().map(|platform| Platform {
-            os: platform.os().to_string(),
-            architecture: platform.architecture().to_string(),
-            variant: platform.variant().clone().filter(|variant| !variant.is_empty()),
-        });
-        // Attestations stand beside images as manifests for no platform.
-        if platform.as_ref().is_some_and(|platform| platform.os == "unknown") || descriptor.artifact_type().is_some() {
-            continue;
-        }
-        out.candidates.push(Candidate { descriptor, platform });
-    }
-    Ok(())
-}
-
-/// Refuses an image whose config is for another platform than the one asked for.
-pub(super) fn check_platform(config: &ImageConfig, asked: Option<&Platform>) -> Result<()> {
+/// Refuses an image whose config is for another platform than the one asked for; returns a warning where none was asked for and
+/// this machine could not run it.
+///
+/// # Errors
+/// `NotFound`, naming both platforms.
+pub(super) fn check_platform(config: &ImageConfig, asked: Option<&Platform>) -> Result<Vec<String>> {
     match (asked, &config.platform) {
-        (Some(asked), Some(found)) if !asked.accepts(found) => {
+        (Some(asked), Some(found)) if !asked.admits(found) => {
             Err(Error::new(ErrorKind::NotFound, format!("the image is for {found}, not for {asked}")))
         }
-        _ => Ok(()),
+        (None, Some(found)) if !Platform::host().admits(found) => Ok(vec![format!(
+            "the image is for {found}, and this machine is {}; give --platform {found} to convert it without this warning",
+            Platform::host()
+        )]),
+        _ => Ok(Vec::new()),
     }
 }
 
@@ -202,30 +175,44 @@ fn layers(content: &dyn Content, manifest: &ImageManifest, config: &ImageConfig)
         return Err(Error::new(ErrorKind::Input, message));
     }
     // Equal layers are one file.
-    let mut blobs: BTreeMap<Sha256, Blob> = BTreeMap::new();
+    let mut blobs: BTreeMap<ContentDigest, Blob> = BTreeMap::new();
     let layer = |(descriptor, diff_id): (&Descriptor, &Sha256)| {
         check_layer_type(descriptor)?;
-        let digest = sha256(descriptor)?;
+        let digest = digest_of(descriptor)?;
         let blob = match blobs.entry(digest) {
             Entry::Occupied(there) => there.get().clone(),
-            Entry::Vacant(free) => free.insert(content.blob(descriptor)?).clone(),
+            Entry::Vacant(free) => {
+                free.insert(content.blob(descriptor).map_err(|error| absent(descriptor, error))?).clone()
+            }
         };
         Ok(LayerSource { blob, digest: Some(digest), size: Some(descriptor.size()), diff_id: Some(*diff_id) })
     };
     descriptors.iter().zip(&config.diff_ids).map(layer).collect()
 }
 
-/// Layers are tars, plain, gzip or zstd; foreign, encrypted and unknown ones are refused by name.
+/// Says of a layer that is not there where its bytes are, if its descriptor tells.
+fn absent(descriptor: &Descriptor, error: Error) -> Error {
+    let urls = descriptor.urls().iter().flatten().map(|url| url.escape_debug().to_string()).collect::<Vec<_>>();
+    if error.kind() != ErrorKind::NotFound || urls.is_empty() {
+        return error;
+    }
+    error.within(format!(
+        "layer {} is not distributed with the image, but from {}",
+        descriptor.digest(),
+        urls.join(", ")
+    ))
+}
+
+/// Layers are tars, plain or compressed; encrypted ones and those of unknown media types are refused by name.
 fn check_layer_type(descriptor: &Descriptor) -> Result<()> {
     let (media_type, digest) = (descriptor.media_type().to_string(), descriptor.digest());
     let refuse =
         |what: &str| Err(Error::new(ErrorKind::Unsupported, format!("layer {digest} is {what} (`{media_type}`)")));
-    if media_type.contains("nondistributable") || media_type.contains(".foreign.") {
-        return refuse("foreign: its bytes are not in the image");
-    }
     if media_type.ends_with("+encrypted") {
         return refuse("encrypted; decrypt the image first");
     }
+    // Where the bytes of a layer that may not be distributed are there all the same, they are a layer like any other.
+    let media_type = media_type.replace(".nondistributable.", ".").replace(".foreign.", ".");
     let known = [
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.oci.image.layer.v1.tar+gzip",

@@ -47,12 +47,73 @@ impl Platform {
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
-    /// Whether what is `offered` is what was asked for: a variant counts where one is asked.
+    /// Returns the platform under its usual names, by the rules of containerd's package `platforms` (`Normalize`):
+    /// lower case, `x86_64` is `amd64`, `aarch64` is `arm64`, `armhf` is `arm/v7`, `armel` is `arm/v6`; the variants
+    /// `amd64/v1` and `arm64/v8` say nothing more than their architecture, and `arm` alone means `arm/v7`.
     #[must_use]
-    pub fn accepts(&self, offered: &Self) -> bool {
-        self.os == offered.os
-            && self.architecture == offered.architecture
-            && (self.variant.is_none() || self.variant == offered.variant)
+    pub fn normalized(&self) -> Self {
+        let lower = |part: &str| part.to_ascii_lowercase();
+        let variant = lower(self.variant.as_deref().unwrap_or_default());
+        let (architecture, variant) = match (lower(&self.architecture).as_str(), variant.as_str()) {
+            ("i386", _) => ("386".to_owned(), String::new()),
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64".to_owned(), String::new()),
+            ("x86_64" | "x86-64", _) => ("amd64".to_owned(), variant),
+            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64".to_owned(), String::new()),
+            ("aarch64" | "arm64", "9" | "9.0" | "v9.0") => ("arm64".to_owned(), "v9".to_owned()),
+            ("aarch64", _) => ("arm64".to_owned(), variant),
+            ("armhf", _) => ("arm".to_owned(), "v7".to_owned()),
+            ("armel", _) => ("arm".to_owned(), "v6".to_owned()),
+            ("arm", "" | "7") => ("arm".to_owned(), "v7".to_owned()),
+            ("arm", "5" | "6" | "8") => ("arm".to_owned(), format!("v{variant}")),
+            (architecture, _) => (architecture.to_owned(), variant),
+        };
+        let os = match lower(&self.os).as_str() {
+            "macos" => "darwin".to_owned(),
+            os => os.to_owned(),
+        };
+        Self { os, architecture, variant: Some(variant).filter(|variant| !variant.is_empty()) }
+    }
+
+    /// Returns how well an image for `offered` serves a request for this platform: 0 for the same platform, more for each
+    /// step down to an older variant (`arm/v7` runs `arm/v6`, `amd64/v3` runs `amd64/v2`), `None` where it cannot run.
+    ///
+    /// Other than containerd, a 64-bit request is never served by a 32-bit image (`386`, `arm`): the result of a conversion is
+    /// kept, and who asked would not learn of it.
+    #[must_use]
+    pub fn distance(&self, offered: &Self) -> Option<u32> {
+        let (wanted, offered) = (self.normalized(), offered.normalized());
+        if wanted.os != offered.os || wanted.architecture != offered.architecture {
+            return None;
+        }
+        if wanted.variant == offered.variant {
+            return Some(0);
+        }
+        wanted.level()?.checked_sub(offered.level()?)
+    }
+
+    /// Returns whether an image that says that it is for `said` can serve a request for this platform. A config often leaves the
+    /// variant out that its index names; that is no contradiction.
+    #[must_use]
+    pub fn admits(&self, said: &Self) -> bool {
+        let same = |platform: &Self| {
+            let Self { os, architecture, .. } = platform.normalized();
+            (os, architecture)
+        };
+        match said.variant {
+            None => same(self) == same(said),
+            Some(_) => self.distance(said).is_some(),
+        }
+    }
+
+    /// The number of a normalized variant, where variants of this architecture run what older ones run.
+    fn level(&self) -> Option<u32> {
+        let number = |variant: &str| variant.strip_prefix('v')?.parse().ok();
+        match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("amd64", None) => Some(1),
+            ("arm64", None) => Some(8),
+            ("amd64" | "arm" | "arm64", Some(variant)) => number(variant),
+            _ => None,
+        }
     }
 }
 
@@ -81,13 +142,63 @@ impl fmt::Display for Platform {
 mod tests {
     use super::*;
 
+    fn platform(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    /// Source of the values: containerd/platforms, `Normalize` and `platformVector`.
     #[test]
-    fn a_variant_counts_only_where_it_is_asked_for() {
-        let offered: Platform = "linux/arm/v7".parse().unwrap();
-        for (asked, accepted) in
-            [("linux/arm", true), ("linux/arm/v7", true), ("linux/arm/v6", false), ("linux/arm64", false)]
-        {
-            assert_eq!(asked.parse::<Platform>().unwrap().accepts(&offered), accepted, "{asked}");
+    fn platforms_have_one_name() {
+        for (text, normalized) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("Linux/AARCH64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm64/v9.0", "linux/arm64/v9"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/i386", "linux/386"),
+            ("macos/arm64", "darwin/arm64"),
+            ("linux/riscv64", "linux/riscv64"),
+        ] {
+            assert_eq!(platform(text).normalized().to_string(), normalized, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_older_variant_serves_and_a_newer_never() {
+        for (wanted, offered, distance) in [
+            ("linux/amd64", "linux/amd64", Some(0)),
+            ("linux/amd64", "linux/amd64/v3", None),
+            ("linux/amd64/v3", "linux/amd64", Some(2)),
+            ("linux/amd64/v3", "linux/amd64/v2", Some(1)),
+            ("linux/arm", "linux/arm/v6", Some(1)),
+            ("linux/arm/v6", "linux/arm/v7", None),
+            ("linux/arm/v6", "linux/arm", None),
+            ("linux/arm64/v8", "linux/arm64", Some(0)),
+            ("linux/arm64/v9", "linux/arm64", Some(1)),
+            ("linux/arm64", "linux/arm/v7", None),
+            ("linux/amd64", "linux/386", None),
+            ("linux/amd64", "windows/amd64", None),
+            ("linux/mips/softfloat", "linux/mips/hardfloat", None),
+        ] {
+            assert_eq!(platform(wanted).distance(&platform(offered)), distance, "{wanted} by {offered}");
+        }
+    }
+
+    #[test]
+    fn a_config_without_a_variant_contradicts_none() {
+        for (wanted, said, admitted) in [
+            ("linux/arm/v6", "linux/arm", true),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/amd64/v3", "linux/x86_64", true),
+            ("linux/amd64", "linux/amd64/v2", false),
+            ("linux/arm64", "linux/amd64", false),
+        ] {
+            assert_eq!(platform(wanted).admits(&platform(said)), admitted, "{wanted} by {said}");
         }
         assert!("linux".parse::<Platform>().is_err());
         assert!("linux//v7".parse::<Platform>().is_err());

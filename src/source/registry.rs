@@ -7,39 +7,42 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use oci_spec::image::{Descriptor, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, ImageManifest};
 
 use super::blob::MAX_DOCUMENT;
-use super::oci_layout::{Content, choose, config_of, image, parse_manifest, sha256};
+use super::index::{Chosen, Wanted, choose};
+use super::oci_layout::{Content, config_of, descriptor_of, digest_of, images};
 use super::spool::{Fetch, Spool};
 use super::{Blob, Image, ImageConfig, Limits, Platform};
-use crate::digest::Sha256;
-use crate::registry::{Client, Fetched, RegistryRef, Settings, artifact};
+use crate::digest::{ContentDigest, Sha256};
+use crate::registry::{Client, RegistryRef, Settings, artifact};
 use crate::{Error, ErrorKind, Result};
 
 /// Blobs on their way at a time.
 const AT_ONCE: usize = 4;
 
-/// Finds the image `reference` for `platform`.
+/// Finds the image `reference`, and of it what is `wanted`.
 pub(super) fn open(
     reference: &RegistryRef,
-    platform: Option<&Platform>,
+    wanted: Wanted<'_>,
     settings: &Settings,
     limits: Limits<'_>,
-) -> Result<Image> {
+) -> Result<Vec<Image>> {
     let client = Arc::new(Client::new(reference, settings)?);
     let top = client.manifest(&reference.what())?;
-    let descriptor = descriptor_of(&top)?;
+    let descriptor = descriptor_of(&top.bytes, top.digest.into(), Some(&top.media_type))?;
     let manifests = BTreeMap::from([(top.digest, top.bytes)]);
     let pull = Pull { client: Arc::clone(&client), temp: limits.temp.to_owned(), state: Mutex::default() };
-    let image = image(&Remote { client: &client, manifests, pull: Some(Arc::new(pull)) }, vec![descriptor], platform)?;
-    let stored = image.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size.unwrap_or_default()));
-    if stored > limits.max_size {
-        let message =
-            format!("its layers have {stored} bytes as stored, more than the {} of --max-size", limits.max_size);
-        return Err(Error::new(ErrorKind::Input, message));
+    let images = images(&Remote { client: &client, manifests, pull: Some(Arc::new(pull)) }, vec![descriptor], wanted)?;
+    for image in &images {
+        let stored = image.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size.unwrap_or_default()));
+        if stored > limits.max_size {
+            let message =
+                format!("its layers have {stored} bytes as stored, more than the {} of --max-size", limits.max_size);
+            return Err(Error::new(ErrorKind::Input, message));
+        }
     }
-    Ok(image)
+    Ok(images)
 }
 
 /// What a name in a registry leads to.
@@ -69,9 +72,10 @@ pub fn top_of(client: &Client, what: &str, platform: Option<&Platform>) -> Resul
         return Ok(Some(Top::Artifact(top.bytes)));
     }
     let remote = Remote { client, manifests: BTreeMap::from([(top.digest, top.bytes.clone())]), pull: None };
-    let manifest = choose(&remote, vec![descriptor_of(&top)?], platform)?;
-    let config = config_of(&remote, &parse_manifest(&manifest, &remote.manifest(&manifest)?)?)?;
-    Ok(Some(Top::Image { manifest: Box::new(manifest), config }))
+    let Chosen { descriptor, manifest } =
+        choose(&remote, vec![descriptor_of(&top.bytes, top.digest.into(), Some(&top.media_type))?], platform)?;
+    let config = config_of(&remote, &manifest)?;
+    Ok(Some(Top::Image { manifest: Box::new(descriptor), config }))
 }
 
 /// The block manifests, of one root digest, that are beside the image `reference`, or the one that it names itself; with the root
@@ -89,28 +93,16 @@ pub fn block_manifest(
     let found = top_of(&client, &reference.what(), platform).and_then(|top| match top {
         None => Err(Error::new(ErrorKind::NotFound, "no such image there")),
         Some(Top::Artifact(manifest)) => artifact::read(&client, &manifest).map(|bytes| vec![bytes]),
-        Some(Top::Image { manifest, .. }) => artifact::find(&client, sha256(&manifest)?, expect),
+        Some(Top::Image { manifest, .. }) => {
+            let digest = digest_of(&manifest)?.as_sha256().ok_or_else(|| {
+                let message =
+                    format!("{}: block manifests are attached to images of sha256 digests only", manifest.digest());
+                Error::new(ErrorKind::Unsupported, message)
+            });
+            artifact::find(&client, digest?, expect)
+        }
     });
     found.map_err(|error| error.within(reference))
-}
-
-/// What names a manifest that was asked for by its tag.
-fn descriptor_of(fetched: &Fetched) -> Result<Descriptor> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Said {
-        media_type: Option<String>,
-    }
-    let said: Option<Said> = serde_json::from_slice(&fetched.bytes).ok();
-    let media_type = said.and_then(|said| said.media_type).unwrap_or_else(|| fetched.media_type.clone());
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
-    if media_type.contains("distribution.manifest.v1") {
-        let message =
-            format!("manifest {}: of docker's schema 1 (`{media_type}`), which is no more in use", fetched.digest);
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    let digest: oci_spec::image::Digest = fetched.digest.to_string().parse().expect("a sha256 digest is one");
-    Ok(Descriptor::new(MediaType::from(media_type.as_str()), fetched.bytes.len() as u64, digest))
 }
 
 struct Remote<'a> {
@@ -123,8 +115,8 @@ struct Remote<'a> {
 
 impl Content for Remote<'_> {
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let digest = sha256(descriptor)?;
-        if let Some(bytes) = self.manifests.get(&digest) {
+        let digest = digest_of(descriptor)?;
+        if let Some(bytes) = digest.as_sha256().and_then(|digest| self.manifests.get(&digest)) {
             return Ok(bytes.clone());
         }
         let bytes = self.client.manifest(&digest.to_string())?.bytes;
@@ -137,7 +129,7 @@ impl Content for Remote<'_> {
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
-        let (digest, size) = (sha256(descriptor)?, descriptor.size());
+        let (digest, size) = (digest_of(descriptor)?, descriptor.size());
         let pull = self.pull.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "no layer is asked for here"))?;
         let spool = Spool::new(&pull.temp);
         let mut state = pull.state();
@@ -147,7 +139,7 @@ impl Content for Remote<'_> {
     }
 
     fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        self.client.blob_bytes(sha256(descriptor)?, descriptor.size(), MAX_DOCUMENT)
+        self.client.blob_bytes(digest_of(descriptor)?, descriptor.size(), MAX_DOCUMENT)
     }
 }
 
@@ -160,7 +152,7 @@ struct Pull {
 
 #[derive(Default)]
 struct State {
-    blobs: Vec<(Sha256, u64, Arc<Spool>)>,
+    blobs: Vec<(ContentDigest, u64, Arc<Spool>)>,
     wanted: BTreeSet<usize>,
     waiting: VecDeque<usize>,
     running: usize,

@@ -39,6 +39,7 @@ mod sandbox;
 mod servers;
 mod sharing;
 mod slow_store;
+mod sources;
 mod stores;
 mod told;
 mod upkeep;

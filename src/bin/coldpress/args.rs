@@ -108,7 +108,7 @@ impl ThreadArgs {
     after_help = "Example:\n  docker save app -o app.tar\n  coldpress convert docker-archive:app.tar --store ./store --key file:coldpress.key -o app.cpm"
 )]
 pub struct ConvertArgs {
-    /// The image: docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], docker-daemon:REF or tar:FILE (a root file system)
+    /// The image: docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG][@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], dir:DIR, docker-daemon:REF, containers-storage:REF or tar:FILE (a root file system); a FILE of - is standard input
     #[arg(value_name = "IMAGE")]
     pub image: ImageRef,
 
@@ -146,6 +146,10 @@ pub struct ConvertArgs {
     /// Which platform of a multi-platform image [default: the only one, else this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<Platform>,
+
+    /// Convert the image of every platform in one run; `-o app.cpm` writes app.linux-amd64.cpm, app.linux-arm64.cpm, …
+    #[arg(long, conflicts_with_all = ["platform", "heal"])]
+    pub all_platforms: bool,
 
     /// How chunks are compressed before they are sealed: none, zstd or zstd:LEVEL (1 to 19)
     #[arg(long, value_name = "CODEC", default_value_t = Codec::DEFAULT)]

@@ -69,7 +69,7 @@ pub(super) fn open(reference: &str, platform: Option<&Platform>, limits: Limits<
     let api = Api::new(engine)?;
     let (answer, is_docker) = api.inspect(reference)?;
     let (id, config) = inspected(&answer).map_err(|error| error.within(format!("engine at {}", api.name())))?;
-    oci_layout::check_platform(&config, platform)?;
+    let warnings = oci_layout::check_platform(&config, platform)?;
     let told = if is_docker { Told::Whole(config.clone()) } else { Told::Partly };
     let saved = Arc::new(Saved::new(api, id, &config.diff_ids, told, platform, limits));
     let layer = |diff_id: &Sha256| {
@@ -78,7 +78,7 @@ pub(super) fn open(reference: &str, platform: Option<&Platform>, limits: Limits<
         LayerSource { blob, digest: None, size: None, diff_id: Some(*diff_id) }
     };
     let layers = config.diff_ids.iter().map(layer).collect();
-    Ok(Image { layers, config, manifest: None, engine: Some(saved) })
+    Ok(Image { layers, config, manifest: None, engine: Some(saved), warnings })
 }
 
 /// The image's id, and its config as far as the engine tells it: podman leaves out what OCI's has not.

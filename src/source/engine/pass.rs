@@ -213,7 +213,9 @@ impl<'a> Pass<'a> {
             return Err(Error::new(ErrorKind::Corrupt, format!("{name}: too long for a JSON document")));
         }
         match digest {
-            Some(digest) if Sha256::of(&bytes) != digest => Err(wrong_digest(name, digest, Sha256::of(&bytes))),
+            Some(digest) if Sha256::of(&bytes) != digest => {
+                Err(wrong_digest(name, digest.into(), Sha256::of(&bytes).into()))
+            }
             _ => Ok(bytes),
         }
     }

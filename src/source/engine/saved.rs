@@ -125,7 +125,7 @@ impl Saved {
         let within = |failure: Failure| failure.within(format!("engine at {}", self.api.name()));
         let pass = Pass::new(&self.diff_ids, wanted, &self.temp, self.max_size);
         let config = pass.read(stream).map_err(within)?;
-        oci_layout::check_platform(&config, self.platform.as_ref()).map_err(Failure::Final)?;
+        let _ = oci_layout::check_platform(&config, self.platform.as_ref()).map_err(Failure::Final)?;
         if matches!(&self.told, Told::Whole(told) if *told != config) {
             let message = format!("engine at {}: it sends another config than it told", self.api.name());
             return Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)));

@@ -1,7 +1,8 @@
 //! `coldpress convert`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coldpress::cache::Cache;
@@ -13,13 +14,14 @@ use coldpress::fs::ext4::layout::EPOCH;
 use coldpress::manifest::{BlockManifest, Clear};
 use coldpress::output_file::Destination;
 use coldpress::printable::is_escaped;
+use coldpress::registry::RegistryRef;
 use coldpress::registry::artifact::About;
 use coldpress::source::Platform;
 use coldpress::store::{Known, KnownPuts, ObjectName, Planned, PutIfAbsent, PutOutcome, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
-use super::report::Report;
+use super::report::{Report, file_part};
 use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
 use crate::clock::Started;
 use crate::output;
@@ -51,6 +53,13 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         return Err(Failure::Usage("--application: has control or invisible characters".to_owned()));
     }
     let manifest_path = args.output.as_deref().map(output::named);
+    if args.all_platforms
+        && manifest_path.is_some_and(|path| Destination::of(path).is_ok_and(|there| there.is_stdout()))
+    {
+        return Err(Failure::Usage(
+            "--all-platforms: several manifests do not go to standard output; name a file".to_owned(),
+        ));
+    }
     for path in [manifest_path, args.summary.as_deref(), args.outputs.as_deref()].into_iter().flatten() {
         output::check(path)?;
     }
@@ -89,44 +98,96 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         // A plan is told whole.
         max_new_bytes: args.max_new_bytes.map(|size| size.0).filter(|_| !args.dry_run),
     };
-    let platform = args.platform.as_ref();
-    let image = source::open(&args.image, platform, &access(&args.registry)?, options.limits())?;
-    let publication = match &args.push {
-        Some(to) if !args.dry_run => Some(Publication::prepare(to, &image, platform, &args.registry.settings()?)?),
-        _ => None,
+    let access = access(&args.registry)?;
+    let images = match args.all_platforms {
+        true => source::open_all(&args.image, &access, options.limits())?,
+        false => vec![source::open(&args.image, args.platform.as_ref(), &access, options.limits())?],
     };
-    let target = Target { store: store.as_deref(), cache: cache.as_ref() };
-    let converted = convert(&image, &salt, &options, target, &*progress)?;
-    let mut artifact = None;
-    if let (Some(store), false) = (&store, args.dry_run) {
-        let publish = Publish { key: &*key, store: &**store, publication: publication.as_ref(), started };
-        artifact = publish.run(&converted, manifest_path)?;
+    let mut reports = Vec::new();
+    for image in &images {
+        let began = if reports.is_empty() { began } else { Instant::now() };
+        image.warnings.iter().for_each(|warning| progress.warn(warning));
+        let platform = if args.all_platforms { image.config.platform.as_ref() } else { args.platform.as_ref() };
+        let path = manifest_path.map(|path| output_for(args, path, platform));
+        let convert_one = || -> Result<Report<'_>, Failure> {
+            let publication = match &args.push {
+                Some(to) if !args.dry_run => Some(prepare_push(args, to, image, platform)?),
+                _ => None,
+            };
+            let target = Target { store: store.as_deref(), cache: cache.as_ref() };
+            let converted = convert(image, &salt, &options, target, &*progress)?;
+            let mut artifact = None;
+            if let (Some(store), false) = (&store, args.dry_run) {
+                let publish = Publish { key: &*key, store: &**store, publication: publication.as_ref(), started };
+                artifact = publish.run(&converted, path.as_deref())?;
+            }
+            let seconds = began.elapsed().as_secs_f64();
+            let output = if args.all_platforms { path.clone() } else { args.output.clone() };
+            Ok(Report { args, converted, base: &base, planned: url.is_some(), output, artifact, seconds })
+        };
+        reports.push(convert_one().map_err(|failure| match (failure, platform) {
+            (Failure::Error(error), Some(platform)) if args.all_platforms => error.within(platform).into(),
+            (failure, _) => failure,
+        })?);
     }
     if let Some(error) = cache.as_ref().and_then(Cache::failure) {
         progress.warn(&format!("the cache learns nothing: {}", error.chain()));
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let report = Report { args, converted: &converted, base: &base, planned: url.is_some(), artifact, seconds };
-    if let Some(path) = &args.summary {
-        output::append(path, &report.markdown())?;
-    }
-    if let Some(path) = &args.outputs {
-        output::append(path, &report.key_values())?;
-    }
-    match manifest_path.map(Destination::of).transpose()? {
-        Some(destination) if !args.dry_run => {
-            output::result_beside(cli, &destination, &report.text(), &report.json())?;
-        }
-        _ => output::result(cli, &report.text(), &report.json())?,
-    }
-    match (args.max_new_bytes, report.new_chunks()) {
-        (Some(most), Some((_, bytes))) if bytes > most.0 => {
+    print_reports(cli, args, &reports, manifest_path)?;
+    let over = reports.iter().filter_map(Report::new_chunks).map(|(_, bytes)| bytes).sum::<u64>();
+    match args.max_new_bytes {
+        Some(most) if over > most.0 => {
             let message =
-                format!("the new chunks have {bytes} bytes, more than the {} that --max-new-bytes allows", most.0);
+                format!("the new chunks have {over} bytes, more than the {} that --max-new-bytes allows", most.0);
             Err(Error::new(ErrorKind::Difference, message).into())
         }
         _ => Ok(()),
     }
+}
+
+/// Prints the results, and appends them to the files that were asked for.
+fn print_reports(cli: &Cli, args: &ConvertArgs, reports: &[Report<'_>], path: Option<&Path>) -> CommandResult {
+    if let Some(path) = &args.summary {
+        output::append(path, &reports.iter().map(Report::markdown).collect::<String>())?;
+    }
+    if let Some(path) = &args.outputs {
+        output::append(path, &reports.iter().map(Report::key_values).collect::<String>())?;
+    }
+    let text = reports.iter().map(Report::text).collect::<String>();
+    let json = match reports {
+        [report] if !args.all_platforms => report.json(),
+        reports => json!({ "platforms": reports.iter().map(Report::json).collect::<Vec<_>>() }),
+    };
+    match path.map(Destination::of).transpose()? {
+        Some(destination) if !args.dry_run => Ok(output::result_beside(cli, &destination, &text, &json)?),
+        _ => Ok(output::result(cli, &text, &json)?),
+    }
+}
+
+/// Where the manifest for `platform` is written: with --all-platforms, `app.cpm` becomes `app.linux-arm64-v8.cpm`.
+fn output_for(args: &ConvertArgs, path: &Path, platform: Option<&Platform>) -> PathBuf {
+    let Some(platform) = platform.filter(|_| args.all_platforms) else { return path.to_owned() };
+    let text = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (stem, extension) = (text(path.file_stem()), text(path.extension()));
+    let extension = if extension.is_empty() { extension } else { format!(".{extension}") };
+    path.with_file_name(format!("{stem}.{}{extension}", file_part(platform)))
+}
+
+/// Prepares --push; with several platforms, each manifest goes beside its image, and none can have a tag of its own.
+fn prepare_push(
+    args: &ConvertArgs,
+    to: &RegistryRef,
+    image: &source::Image,
+    platform: Option<&Platform>,
+) -> Result<Publication, Failure> {
+    let publication = Publication::prepare(to, image, platform, &args.registry.settings()?)?;
+    if args.all_platforms && publication.has_own_tag() {
+        let message = format!(
+            "--push {to}: with --all-platforms the tag must name the image, or be left out: several block manifests cannot share one"
+        );
+        return Err(Failure::Usage(message));
+    }
+    Ok(publication)
 }
 
 /// The chunks that `base` names, if it speaks for the same root, scope and, as far as the key tells, store.

@@ -1,9 +1,11 @@
 //! What `coldpress convert` tells: to a person, to scripts, to a CI job's page.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use coldpress::convert::{Converted, Counts, Share};
 use coldpress::digest::Sha256;
+use coldpress::source::Platform;
 use serde_json::{Value, json};
 
 use crate::args::ConvertArgs;
@@ -12,16 +14,24 @@ use crate::size::show;
 /// A finished conversion, for whoever wants to know of it.
 pub struct Report<'a> {
     pub args: &'a ConvertArgs,
-    pub converted: &'a Converted,
+    pub converted: Converted,
     pub base: &'a BTreeSet<Sha256>,
     /// Whether it was said where the chunks would go.
     pub planned: bool,
+    /// Where its manifest is; with several platforms, each has its own.
+    pub output: Option<PathBuf>,
     /// What the registry has it under, where it was put there.
     pub artifact: Option<Sha256>,
     pub seconds: f64,
 }
 
 impl Report<'_> {
+    /// Of several platforms, which one this is; `None` where only one was asked for.
+    fn platform(&self) -> Option<Platform> {
+        let platform = &self.converted.manifest.clear.recipe.platform;
+        platform.parse().ok().filter(|_| self.args.all_platforms)
+    }
+
     /// Distinct chunks that are new and their bytes; `None` where nothing can tell.
     pub fn new_chunks(&self) -> Option<(u64, u64)> {
         let Counts { put_chunks, put_bytes, .. } = self.converted.counts;
@@ -38,7 +48,7 @@ impl Report<'_> {
         let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
         let new = self.new_chunks();
         json!({
-            "manifest": self.args.output.as_ref().filter(|_| !self.args.dry_run),
+            "manifest": self.output.as_ref().filter(|_| !self.args.dry_run),
             "dry_run": self.args.dry_run,
             "root_digest": manifest.clear.root_digest,
             "image_digest": manifest.sealed.image_digest,
@@ -65,8 +75,9 @@ impl Report<'_> {
     }
 
     pub fn text(&self) -> String {
+        let platform = self.platform().map_or_else(String::new, |platform| format!(" for {platform}"));
         let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
-        let target = match &self.args.output {
+        let target = match &self.output {
             Some(path) if !self.args.dry_run => path.display().to_string(),
             _ => "nothing written".to_owned(),
         };
@@ -88,7 +99,7 @@ impl Report<'_> {
             (None, _) => "say where they would go with --store, or what is there with --base MANIFEST".to_owned(),
         };
         format!(
-            "{} -> {target}\n  root digest   {}\n  image digest  {}\n  device        {}, {} layers\n  \
+            "{}{platform} -> {target}\n  root digest   {}\n  image digest  {}\n  device        {}, {} layers\n  \
              chunks        {} of 512 KiB, {} distinct, and {} all zero\n  stored        {} ({})\n  new           {new}\n  time          {:.1} s\n",
             self.args.image,
             manifest.clear.root_digest,
@@ -119,7 +130,8 @@ impl Report<'_> {
     /// A section for a CI job's page.
     pub fn markdown(&self) -> String {
         let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
-        let mut out = format!("### coldpress: {}\n\n", code(&self.args.image.to_string()));
+        let platform = self.platform().map_or_else(String::new, |platform| format!(" for {platform}"));
+        let mut out = format!("### coldpress: {}{platform}\n\n", code(&self.args.image.to_string()));
         out.push_str("| part | chunks | stored | new | |\n|---|---:|---:|---:|---|\n");
         let layers = manifest.sealed.layers.iter().map(|layer| code(&layer.diff_id.to_string()[..19]));
         for (name, share) in std::iter::once("metadata".to_owned()).chain(layers).zip(&self.converted.shares) {
@@ -149,7 +161,9 @@ impl Report<'_> {
     /// Lines of key=value.
     pub fn key_values(&self) -> String {
         let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
-        let path = self.args.output.as_ref().filter(|_| !self.args.dry_run);
+        let path = self.output.as_ref().filter(|_| !self.args.dry_run);
+        let platform = self.platform();
+
         let lines = [
             ("manifest", path.map(|path| path.display().to_string()).unwrap_or_default()),
             ("root_digest", manifest.clear.root_digest.to_string()),
@@ -161,10 +175,18 @@ impl Report<'_> {
             ("known_chunks", counts.known_chunks.to_string()),
             ("seconds", format!("{:.3}", self.seconds)),
         ];
+        // With several platforms, each has keys of its own: `root_digest_linux_arm64`.
+        let end =
+            platform.map_or_else(String::new, |platform| format!("_{}", file_part(&platform).replace(['-', '.'], "_")));
         // A value of several lines would say more than its key.
-        let line = |(key, value): (&str, String)| format!("{key}={}\n", value.replace(['\n', '\r'], " "));
+        let line = |(key, value): (&str, String)| format!("{key}{end}={}\n", value.replace(['\n', '\r'], " "));
         lines.into_iter().map(line).collect()
     }
+}
+
+/// A platform as part of a file's name: `linux-arm64-v8`.
+pub fn file_part(platform: &Platform) -> String {
+    platform.to_string().replace('/', "-")
 }
 
 /// As code in Markdown, and within a table's cell.
