@@ -4,6 +4,7 @@
 //! exported by the real programs, checked by e2fsck, and what the kernel mounts must be the overlay, line by line. The seed is
 //! fixed; `COLDPRESS_PROPERTY_CASES` asks for more cases than the usual ones.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::rc::Rc;
@@ -219,7 +220,8 @@ const IMPLIED: Stat = Stat { mode: 0o755, time: (0, 0) };
 
 #[derive(Debug)]
 struct Inode {
-    stat: Stat,
+    /// A hard link's entry changes it, for all names.
+    stat: Cell<Stat>,
     action: Action,
 }
 
@@ -308,6 +310,8 @@ impl Upper {
                     return Err(Refused);
                 }
                 let inode = linked(target, &self.onto(lower))?;
+                let mode = if matches!(inode.action, Action::Symlink(_)) { 0o777 } else { step.mode };
+                inode.stat.set(Stat { mode, time: step.time });
                 let below =
                     lower.values().any(|entry| matches!(entry, Entry::Other(other) if Rc::ptr_eq(other, &inode)));
                 self.forget(&path);
@@ -315,7 +319,8 @@ impl Upper {
             }
             action => {
                 self.forget(&path);
-                self.own.insert(path, Own::Other(Rc::new(Inode { stat: step.stat(), action: action.clone() })));
+                self.own
+                    .insert(path, Own::Other(Rc::new(Inode { stat: Cell::new(step.stat()), action: action.clone() })));
             }
         }
         Ok(())
@@ -452,7 +457,7 @@ fn lines(tree: &Overlay) -> Vec<String> {
 
 impl Inode {
     fn line(&self, name: &str) -> String {
-        let Stat { mode, time } = self.stat;
+        let Stat { mode, time } = self.stat.get();
         let time = shown_time(time.0, time.1.into());
         match &self.action {
             Action::File { size, seed } => format!("file {mode:04o} {name}{time} {}", shown(&noise(*size, *seed))),
