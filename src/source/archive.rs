@@ -58,13 +58,20 @@ impl Container {
 
     /// The same for an archive that is open; `shown` stands for it in errors.
     pub(super) fn of_archive(stored: Blob, shown: &str, limits: Limits<'_>) -> Result<Self> {
-        let blob = match Compression::detect(&stored)? {
+        let compression = Compression::detect(&stored)?;
+        let blob = match compression {
             Compression::None => stored,
             _ => inflate(stored, limits)?,
         };
         let members = list(&blob).map_err(|error| {
+            let unpacked = compression.name().map_or_else(String::new, |name| format!("unpacked from {name}, it is "));
             let what = recognize::by_content(&blob).map_or_else(String::new, |what| format!(" but {what}"));
-            Error::caused(ErrorKind::Corrupt, format!("{shown}: not a tar archive{what}"), error)
+            let message = format!("{shown}: {unpacked}not a tar archive{what}");
+            // The crate's errors can have bytes of the file in them.
+            match error.to_string().contains(char::REPLACEMENT_CHARACTER) {
+                true => Error::new(ErrorKind::Corrupt, message),
+                false => Error::caused(ErrorKind::Corrupt, message, error),
+            }
         })?;
         if members.is_empty() {
             return Err(Error::new(ErrorKind::Corrupt, recognize::no_entries(shown, &blob)));

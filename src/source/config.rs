@@ -98,7 +98,8 @@ impl ImageConfig {
             Some(rootfs) => rootfs.get::<Vec<String>>("diff_ids", "rootfs.diff_ids")?,
             None => None,
         };
-        let diff_ids = diff_ids.ok_or_else(|| broken("no rootfs.diff_ids"))?;
+        let diff_ids =
+            diff_ids.ok_or_else(|| broken("no rootfs.diff_ids, so it is an artifact's and not a container image's"))?;
         let diff_ids = diff_ids
             .iter()
             .map(|id| id.parse().map_err(|_| broken("a DiffID that is no sha256 digest")))

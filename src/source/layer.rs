@@ -51,6 +51,17 @@ pub(super) enum Compression {
 }
 
 impl Compression {
+    /// What the usual program for it is called; `None` for bytes as they are.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstd => Some("zstd"),
+            Self::Xz => Some("xz"),
+            Self::Bzip2 => Some("bzip2"),
+        }
+    }
+
     /// By the blob's first bytes; a zstd blob may start with a skippable frame.
     pub(super) fn detect(blob: &Blob) -> Result<Self> {
         let mut start = Vec::new();

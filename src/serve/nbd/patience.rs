@@ -59,7 +59,10 @@ impl<'a, S> Patient<'a, S> {
     fn patiently<T>(&mut self, mut once: impl FnMut(&mut S) -> io::Result<T>) -> io::Result<T> {
         loop {
             let done = once(&mut self.stream);
-            let waits = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+            // A signal interrupts a read with a timeout, whatever SA_RESTART says (signal(7)): the one that restricts each thread.
+            let waits = |error: &io::Error| {
+                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+            };
             match done {
                 Err(error) if waits(&error) => self.check()?,
                 done => {
