@@ -140,7 +140,7 @@ pub struct StoreArgs {
 
     /// Another address than the service's own, for S3-compatible servers [default: $AWS_ENDPOINT_URL_S3 or $AWS_ENDPOINT_URL]
     ///
-    /// https://HOST[:PORT]; http:// on this machine only, unless --store-allow-http is given.
+    /// https://HOST:PORT; http:// on this machine only, unless --store-allow-http is given.
     #[arg(long, value_name = "URL")]
     store_endpoint: Option<String>,
 
