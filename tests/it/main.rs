@@ -18,6 +18,7 @@ mod faults;
 mod flattening;
 mod hostile;
 mod incremental;
+mod journal;
 mod kernel;
 mod keys;
 mod kills;

@@ -319,6 +319,13 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
+    /// Add an ext4 journal of this size (4MiB to 512MiB), for a disk that is written to [default: no journal]
+    ///
+    /// With a journal, the file system survives a power failure while it is written to. It takes free space of the image (`convert
+    /// --free`). The written disk then differs from the image that the manifest describes; the manifest stays what it is.
+    #[arg(long, value_name = "SIZE")]
+    pub journal: Option<Size>,
+
     #[command(flatten)]
     pub threads: ThreadArgs,
 }

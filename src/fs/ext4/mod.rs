@@ -9,6 +9,7 @@ mod dirblock;
 mod dirhash;
 mod extent;
 mod inode;
+pub mod journal;
 pub mod layout;
 pub mod read;
 mod spec;

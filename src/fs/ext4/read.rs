@@ -136,6 +136,11 @@ impl<'d> Ext4<'d> {
         Ok(Self { device, blocks, inodes, inodes_per_group, tables })
     }
 
+    /// Returns the number of block groups.
+    pub(super) fn groups(&self) -> u32 {
+        super::spec::small(self.tables.len())
+    }
+
     /// The inode at `path`; its last component's symlink is followed where `follow` says so.
     ///
     /// # Errors

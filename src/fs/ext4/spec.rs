@@ -50,6 +50,8 @@ pub(super) const SUPERBLOCK_SIZE: usize = 1024;
 pub(super) const MAGIC: u16 = 0xEF53;
 
 pub(super) mod compat {
+    /// Only on exported devices to which a journal was added.
+    pub(crate) const HAS_JOURNAL: u32 = 0x4;
     pub(crate) const EXT_ATTR: u32 = 0x8;
     pub(crate) const DIR_INDEX: u32 = 0x20;
     pub(crate) const SPARSE_SUPER2: u32 = 0x200;

@@ -1,5 +1,7 @@
 //! `coldpress export`: the block image as a sparse file, on a block device, or as a stream.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -7,12 +9,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use coldpress::fs::ext4::journal::{Block, add_journal};
+use coldpress::fs::ext4::{BLOCK_SIZE, BlockAddr};
 use coldpress::manifest::OpenManifest;
 use coldpress::output_file::{self, Destination, Options};
 use coldpress::progress::Progress;
+use coldpress::read::ChunkDevice;
 use coldpress::read::device::fetch_all;
 use coldpress::store::Get;
-use coldpress::{CHUNK_SIZE, Error, ErrorKind};
+use coldpress::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use serde_json::json;
@@ -22,7 +27,7 @@ use crate::output;
 use crate::shared::failure::CommandResult;
 use crate::size::show;
 
-const BLOCK: usize = 4096;
+const BLOCK: usize = BLOCK_SIZE as usize;
 /// Zeros that are written at a time.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 /// The content may be secret, so the file is for this user alone.
@@ -34,8 +39,14 @@ pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let key = args.from.key.require()?;
     let manifest = args.from.manifest.open(&*key)?;
     let store = args.from.store.open(&manifest)?;
+    let journal = match args.journal {
+        Some(size) => add_journal(&ChunkDevice::plain(manifest.clone(), args.from.store.open(&manifest)?), size.0)?,
+        None => BTreeMap::new(),
+    };
     let progress = output::progress(cli);
-    let export = Export { manifest: &manifest, store: &*store, threads: args.threads.threads(), progress: &*progress };
+    let changes = Changes::of(journal);
+    let threads = args.threads.threads();
+    let export = Export { manifest: &manifest, store: &*store, threads, progress: &*progress, changes };
     export.to(&destination)?;
     let text =
         format!("{}: {} ({} chunks)\n", path.display(), show(manifest.device_bytes()), manifest.sealed.chunks.len());
@@ -45,6 +56,7 @@ pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
         "chunks": manifest.sealed.chunks.len(),
         "root_digest": manifest.clear.root_digest,
         "image_digest": manifest.sealed.image_digest,
+        "journal_bytes": args.journal.map(|size| size.0),
     });
     Ok(output::result_beside(cli, &destination, &text, &json)?)
 }
@@ -55,6 +67,31 @@ struct Export<'a> {
     store: &'a dyn Get,
     threads: usize,
     progress: &'a dyn Progress,
+    changes: Changes,
+}
+
+/// The blocks of an image that its export does not take from the store, by chunk.
+struct Changes(BTreeMap<ChunkIndex, Vec<(usize, Block)>>);
+
+impl Changes {
+    fn of(blocks: BTreeMap<BlockAddr, Block>) -> Self {
+        let mut chunks: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (addr, block) in blocks {
+            let in_chunk = CHUNK_SIZE / BLOCK_SIZE;
+            let at = (addr.0 % in_chunk) as usize * BLOCK;
+            chunks.entry(ChunkIndex(addr.0 / in_chunk)).or_default().push((at, block));
+        }
+        Self(chunks)
+    }
+
+    /// Applies the changes of the chunk `index` to its bytes.
+    fn apply<'b>(&self, index: ChunkIndex, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        let mut bytes = Cow::Borrowed(bytes);
+        for (at, block) in self.0.get(&index).into_iter().flatten() {
+            bytes.to_mut()[*at..*at + BLOCK].copy_from_slice(block);
+        }
+        bytes
+    }
 }
 
 /// Takes an image's chunks, by several threads in any order.
@@ -95,14 +132,29 @@ impl Export<'_> {
 
     /// Fetches all chunks, and gives them to `sink`.
     fn copy(&self, sink: &dyn Sink) -> Result<(), Error> {
-        let (failed, chunks) = (Mutex::new(None), &self.manifest.sealed.chunks);
+        let (failed, stored) = (Mutex::new(None), &self.manifest.sealed.chunks);
+        // Chunks of the image that are zero have no bytes in the store, but some have changes.
+        let mut written: BTreeSet<ChunkIndex> = stored.iter().map(|chunk| chunk.index).collect();
+        written.extend(self.changes.0.keys());
+        let written: Vec<ChunkIndex> = written.into_iter().collect();
         let end_of = |before: usize| {
-            let last = before.checked_sub(1).map(|at| chunks[at].index.byte_offset() + u64::from(CHUNK_SIZE));
+            let last = before.checked_sub(1).map(|at| written[at].byte_offset() + u64::from(CHUNK_SIZE));
             last.unwrap_or_default()
         };
+        let number_of = |index: ChunkIndex| written.partition_point(|other| *other < index);
+        let write = |number: usize, bytes: &[u8]| {
+            let index = written[number];
+            sink.chunk(number, end_of(number), index.byte_offset(), &self.changes.apply(index, bytes))
+        };
+        // Writes the chunks between the stored chunk before `at` and the chunk `number`.
+        let write_zero_chunks = |at: usize, number: usize| {
+            let first = at.checked_sub(1).map_or(0, |before| number_of(stored[before].index) + 1);
+            (first..number).try_for_each(|number| write(number, &[0; CHUNK_SIZE as usize]))
+        };
         fetch_all(self.manifest, self.store, self.threads, self.progress, &|at, chunk| {
-            let offset = chunks[at].index.byte_offset();
-            match chunk.and_then(|chunk| sink.chunk(at, end_of(at), offset, chunk)) {
+            let number = number_of(stored[at].index);
+            let done = chunk.and_then(|chunk| write_zero_chunks(at, number).and_then(|()| write(number, chunk)));
+            match done {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     failed.lock().expect("no thread panics with it").get_or_insert(error);
@@ -113,7 +165,10 @@ impl Export<'_> {
         });
         match failed.into_inner().expect("no thread panics with it") {
             Some(error) => Err(error),
-            None => sink.end(end_of(chunks.len()), self.manifest.device_bytes()),
+            None => {
+                write_zero_chunks(stored.len(), written.len())?;
+                sink.end(end_of(written.len()), self.manifest.device_bytes())
+            }
         }
     }
 }
