@@ -250,8 +250,13 @@ fn main() -> Result<(), AnyError> {
         let layout = corpus.join(name);
         File::open(layout.join("index.json")).map_err(|error| format!("{}: {error}", layout.display()))?;
         let reference = ImageRef::OciLayout { directory: layout.clone(), tag: None, digest: None };
-        let limits =
-            Limits { temp: &std::env::temp_dir(), max_size: u64::MAX, max_file: u64::MAX, max_entries: u64::MAX };
+        let limits = Limits {
+            temp: &std::env::temp_dir(),
+            max_size: u64::MAX,
+            max_file: u64::MAX,
+            max_entries: u64::MAX,
+            progress: &Silent,
+        };
         let image = source::open(&reference, None, &source::Access::default(), limits)?;
         for codec in [Codec::None, Codec::DEFAULT] {
             let parts = floor(&image, codec, &work)?;

@@ -20,6 +20,8 @@ pub trait Progress: Send + Sync {
 /// A part of the work that a person can tell from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// An archive that comes through a pipe is copied to a temporary file; its length is not known.
+    Input,
     /// Layers are read, decompressed and checked; counted in bytes as stored.
     Layers,
     /// One of them, the base being 0; counted in bytes as stored.
@@ -33,6 +35,7 @@ pub enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Input => f.write_str("input"),
             Self::Layers => f.write_str("layers"),
             Self::Layer(index) => write!(f, "layer {}", u32::from(*index) + 1),
             Self::Chunks => f.write_str("chunks"),

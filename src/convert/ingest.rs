@@ -443,6 +443,7 @@ impl<W: Write> Copy<'_, '_, '_, W> {
 mod tests {
     use super::*;
     use crate::fs::tree::Run;
+    use crate::progress::Silent;
 
     #[test]
     fn sizes_and_sparse_runs_are_allowed_up_to_their_limits() {
@@ -450,8 +451,13 @@ mod tests {
             let run = Run { offset: 0, length: 1, source: 512 };
             Content { size, data: Data::Sparse(vec![run; runs].into()) }
         };
-        let limits =
-            |bytes| Limits { temp: std::path::Path::new("."), max_size: bytes, max_file: bytes, max_entries: bytes };
+        let limits = |bytes| Limits {
+            temp: std::path::Path::new("."),
+            max_size: bytes,
+            max_file: bytes,
+            max_entries: bytes,
+            progress: &Silent,
+        };
         let check = |files: &[Content], limits| {
             let mut sizes = Sizes::default();
             files.iter().try_for_each(|content| check_size(b"f", content, limits, &mut sizes))

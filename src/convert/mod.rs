@@ -68,15 +68,16 @@ pub struct Options {
 }
 
 impl Options {
-    /// What unpacking may take.
+    /// Returns what unpacking may take; `progress` receives how far the input is read.
     #[must_use]
-    pub fn limits(&self) -> Limits<'_> {
+    pub fn limits<'a>(&'a self, progress: &'a dyn Progress) -> Limits<'a> {
         Limits {
             temp: &self.temp,
             max_size: self.max_size.unwrap_or(DEFAULT_MAX_SIZE),
             // Holes cost nothing here, and images have them: a lastlog of over 1 TiB is nothing unusual.
             max_file: self.max_size.unwrap_or(u64::MAX),
             max_entries: self.max_entries.unwrap_or(DEFAULT_MAX_ENTRIES),
+            progress,
         }
     }
 }
@@ -168,7 +169,9 @@ pub fn convert(
 /// # Errors
 /// As [`convert`].
 pub fn flatten_only(image: &Image, options: &Options, progress: &dyn Progress) -> Result<Tree> {
-    Ingest::new(image, options.limits(), None, None, progress).all(options.threads).map(|flattened| flattened.tree)
+    Ingest::new(image, options.limits(progress), None, None, progress)
+        .all(options.threads)
+        .map(|flattened| flattened.tree)
 }
 
 /// What is left when all chunks but the first are handed over.
@@ -193,7 +196,7 @@ fn make(
     known: Option<KnownLayers<'_>>,
     progress: &dyn Progress,
 ) -> Result<Made> {
-    let ingest = Ingest::new(image, options.limits(), Some(sealing), known, progress);
+    let ingest = Ingest::new(image, options.limits(progress), Some(sealing), known, progress);
     // A thread that inflates keeps about one that seals busy.
     let Flattened { tree, mut layers } = ingest.all(options.threads.div_ceil(2))?;
     let layout = Layout::new(&tree, options.free).map_err(|error| match error {

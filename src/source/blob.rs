@@ -14,10 +14,14 @@ use rustix::fs::OFlags;
 use super::Limits;
 use super::spool::{Fetch, GIVEN_UP, Spool};
 use crate::digest::ContentDigest;
+use crate::progress::Stage;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of an index, a manifest or a config (the registries' usual limit is 4 MiB).
 pub(super) const MAX_DOCUMENT: u64 = 8 << 20;
+
+/// Bytes of a pipe that are copied between two reports of progress.
+const SPOOL_PIECE: u64 = 1 << 20;
 
 /// Some bytes.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct Blob {
 enum Place {
     /// Bytes of a file, from an offset on.
     File { file: Arc<File>, offset: u64, length: u64 },
+    /// Bytes in memory.
+    Memory(Arc<[u8]>),
     /// What is fetched when it is wanted; of this length, where that was said before.
     Fetched { fetch: Arc<dyn Fetch>, number: usize, spool: Arc<Spool>, length: Option<u64> },
 }
@@ -38,6 +44,7 @@ impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, offset, length } => write!(f, "{file:?} {offset}+{length}"),
+            Self::Memory(bytes) => write!(f, "{} bytes in memory", bytes.len()),
             Self::Fetched { number, length, .. } => write!(f, "fetched {number}, {length:?}"),
         }
     }
@@ -65,11 +72,22 @@ impl Blob {
     ///
     /// # Errors
     /// `Input` where it has more than `--max-size` bytes; those of reading and of the temporary directory.
-    pub(super) fn spooled(name: &str, input: File, limits: Limits<'_>) -> Result<Self> {
+    pub(super) fn spooled(name: &str, mut input: File, limits: Limits<'_>) -> Result<Self> {
         let mut file = tempfile::tempfile_in(limits.temp).map_err(|error| Error::file(limits.temp, error))?;
-        let most = limits.max_size;
-        let length =
-            io::copy(&mut input.take(most.saturating_add(1)), &mut file).map_err(|error| Error::io(name, error))?;
+        let (most, progress) = (limits.max_size, limits.progress);
+        progress.begin(Stage::Input, 0);
+        let mut length = 0;
+        // By pieces, so that progress is reported between them.
+        while length <= most {
+            let copied = io::copy(&mut input.by_ref().take(SPOOL_PIECE), &mut file);
+            let copied = copied.map_err(|error| Error::io(name, error))?;
+            if copied == 0 {
+                break;
+            }
+            progress.advance(Stage::Input, copied);
+            length += copied;
+        }
+        progress.end(Stage::Input);
         if length > most {
             let message = format!("{name}: more than {most} bytes; --max-size allows more");
             return Err(Error::new(ErrorKind::Input, message));
@@ -80,6 +98,11 @@ impl Blob {
     /// All of an open file, called `name` in errors.
     pub(super) fn of_file(name: &str, file: File, length: u64) -> Self {
         Self { name: name.into(), place: Place::File { file: Arc::new(file), offset: 0, length } }
+    }
+
+    /// Creates a blob of `bytes` in memory, called `name` in errors.
+    pub(super) fn of_bytes(name: &str, bytes: Vec<u8>) -> Self {
+        Self { name: name.into(), place: Place::Memory(bytes.into()) }
     }
 
     /// The blob `number` of `fetch`, which writes it to `spool`.
@@ -130,6 +153,7 @@ impl Blob {
     pub fn length(&self) -> Option<u64> {
         match &self.place {
             Place::File { length, .. } => Some(*length),
+            Place::Memory(bytes) => Some(bytes.len() as u64),
             Place::Fetched { length, .. } => *length,
         }
     }
@@ -164,6 +188,12 @@ impl Blob {
                         "the file became shorter while it was read",
                     ));
                 }
+                Ok(n)
+            }
+            Place::Memory(bytes) => {
+                let start = usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));
+                let n = buf.len().min(bytes.len() - start);
+                buf[..n].copy_from_slice(&bytes[start..start + n]);
                 Ok(n)
             }
             Place::Fetched { fetch, number, spool, .. } => {

@@ -31,6 +31,7 @@ pub use registry::{Top, block_manifest, top_of};
 use index::Wanted;
 use oci_spec::image::Descriptor;
 
+use crate::progress::Progress;
 use crate::registry::Settings;
 use crate::{Error, Result};
 
@@ -59,8 +60,8 @@ impl Image {
     }
 }
 
-/// What unpacking may take.
-#[derive(Debug, Clone, Copy)]
+/// What unpacking may take, and who hears how far it is.
+#[derive(Clone, Copy)]
 pub struct Limits<'a> {
     /// Where what must be unpacked to be read again is kept, in files without a name.
     pub temp: &'a Path,
@@ -70,6 +71,8 @@ pub struct Limits<'a> {
     pub max_file: u64,
     /// Most entries of an image's layers together, with the directories that no entry describes.
     pub max_entries: u64,
+    /// Receives how much of a pipe was read.
+    pub progress: &'a dyn Progress,
 }
 
 /// How places that are not files are reached.

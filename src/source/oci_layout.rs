@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::archive::Container;
@@ -70,6 +72,7 @@ pub(super) fn descriptor_of(bytes: &[u8], digest: ContentDigest, sent: Option<&s
 
 /// The images that are `wanted` among what `descriptors` name; never none.
 pub(super) fn images(content: &dyn Content, descriptors: Vec<Descriptor>, wanted: Wanted<'_>) -> Result<Vec<Image>> {
+    let content = &WithEmbedded(content);
     match wanted {
         Wanted::One(platform) => {
             let chosen = choose(content, descriptors, platform)?;
@@ -96,6 +99,42 @@ fn image(
 
 pub(super) fn config_of(content: &dyn Content, manifest: &ImageManifest) -> Result<ImageConfig> {
     ImageConfig::parse(&content.document(manifest.config())?)
+}
+
+/// Content, some of which stands in the descriptors themselves: their `data` field in base64 (OCI image specification,
+/// "Embedded Content"). It is used where it is present, so that nothing is opened or fetched for it.
+struct WithEmbedded<'c>(&'c dyn Content);
+
+impl Content for WithEmbedded<'_> {
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        embedded(descriptor).unwrap_or_else(|| self.0.manifest(descriptor))
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        embedded(descriptor).unwrap_or_else(|| self.0.document(descriptor))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
+        let Some(bytes) = embedded(descriptor) else { return self.0.blob(descriptor) };
+        Ok(Blob::of_bytes(&format!("blob {}", descriptor.digest()), bytes?))
+    }
+}
+
+/// Returns the content that stands in the descriptor, once its size and digest are verified, as the specification requires.
+fn embedded(descriptor: &Descriptor) -> Option<Result<Vec<u8>>> {
+    let text = descriptor.data().as_ref()?;
+    let digest = descriptor.digest();
+    let corrupt =
+        |reason: String| Error::new(ErrorKind::Corrupt, format!("the `data` field of descriptor {digest}: {reason}"));
+    let verified = || {
+        let bytes = STANDARD.decode(text).map_err(|error| corrupt(format!("not base64: {error}")))?;
+        if bytes.len() as u64 != descriptor.size() {
+            return Err(corrupt(format!("{} bytes, but the descriptor's size is {}", bytes.len(), descriptor.size())));
+        }
+        let (wanted, found) = (digest_of(descriptor)?, digest_of(descriptor)?.same_of(&bytes));
+        if wanted == found { Ok(bytes) } else { Err(corrupt(format!("its digest is {found}"))) }
+    };
+    Some(verified())
 }
 
 impl Content for Container {

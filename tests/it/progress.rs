@@ -53,7 +53,8 @@ fn told(image: &Image, packing: Packing) -> [(u64, Vec<u64>); 2] {
     };
     let salt = KeyFile::decode(TEST_KEY).unwrap().salt.unwrap();
     let progress = Told::default();
-    let image = source::open(&reference.parse().unwrap(), None, &source::Access::default(), options.limits()).unwrap();
+    let image =
+        source::open(&reference.parse().unwrap(), None, &source::Access::default(), options.limits(&progress)).unwrap();
     convert(&image, &salt, &options, Target::default(), &progress).unwrap();
     let (begun, steps) = (progress.begun.into_inner().unwrap(), progress.steps.into_inner().unwrap());
     let layers = begun.iter().filter(|(stage, _)| matches!(stage, Stage::Layer(_))).count();

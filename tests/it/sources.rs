@@ -4,11 +4,14 @@
 //! `distribution/registry.go`, and what docker, containerd, umoci and skopeo do with such inputs.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA512, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use coldpress::digest::{Sha256, to_hex};
 use serde_json::{Value, json};
 
@@ -284,6 +287,74 @@ fn images_come_through_pipes() {
         pipe.write_all(&std::fs::read(bench.path(file)).unwrap()).unwrap();
         drop(pipe);
         assert_eq!(which(&bench, &child.wait_with_output().unwrap()), content, "{reference}");
+    }
+}
+
+/// A producer that has nothing to say for a while, as `docker save` of a large image: the wait is reported.
+#[test]
+fn a_pipe_that_is_slow_is_reported_every_two_seconds() {
+    let bench = Bench::new();
+    image("slow").docker_archive(&bench.path("docker.tar"), true);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_coldpress"))
+        .args(["convert", "docker-archive:-", "--store", "store", "-o", "out.cpm", "--no-cache"])
+        .current_dir(bench.dir.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    let began = Instant::now();
+    errors.read_line(&mut line).unwrap();
+    assert!(line.starts_with("coldpress: input: 0 B"), "{line}");
+    assert!(began.elapsed() < Duration::from_secs(10), "the first report took {:?}", began.elapsed());
+    pipe.write_all(&std::fs::read(bench.path("docker.tar")).unwrap()).unwrap();
+    drop(pipe);
+    assert_eq!(which(&bench, &child.wait_with_output().unwrap()), "slow");
+}
+
+/// OCI image specification, descriptor.md, "Embedded Content": the bytes in base64, of which size and digest must be verified.
+#[test]
+fn content_that_stands_in_its_descriptor_is_taken_from_there_and_verified() {
+    let bench = Bench::new();
+    let directory = image("embedded").oci_layout(&bench.path("image"), Packing::Gzip);
+    let index_path = directory.join("index.json");
+    let blob_path = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        directory.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap())
+    };
+    let embed = |descriptor: &mut Value| {
+        let path = blob_path(descriptor);
+        descriptor["data"] = json!(STANDARD.encode(std::fs::read(&path).unwrap()));
+        std::fs::remove_file(path).unwrap();
+    };
+    let mut index = read_json(&index_path);
+    let mut manifest = read_json(&blob_path(&index["manifests"][0]));
+    std::fs::remove_file(blob_path(&index["manifests"][0])).unwrap();
+    embed(&mut manifest["config"]);
+    embed(&mut manifest["layers"][0]);
+    let (digest, size) = put_blob(&directory, &serde_json::to_vec(&manifest).unwrap());
+    index["manifests"][0]["digest"] = json!(digest);
+    index["manifests"][0]["size"] = json!(size);
+    embed(&mut index["manifests"][0]);
+    write_json(&index_path, &index);
+    assert_eq!(std::fs::read_dir(directory.join("blobs/sha256")).unwrap().count(), 0);
+    assert_eq!(which(&bench, &convert(&bench, "oci:image", &[])), "embedded");
+
+    let good = index["manifests"][0].clone();
+    let bytes = STANDARD.decode(good["data"].as_str().unwrap()).unwrap();
+    let mut other = bytes.clone();
+    other[0] ^= 1;
+    for (data, reason) in [
+        ("?".to_owned(), "not base64"),
+        (STANDARD.encode(&bytes[1..]), "but the descriptor's size is"),
+        (STANDARD.encode(other), "its digest is sha256:"),
+    ] {
+        index["manifests"][0]["data"] = json!(data);
+        write_json(&index_path, &index);
+        let text = refusal(&convert(&bench, "oci:image", &[]));
+        assert!(text.contains(&format!("the `data` field of descriptor {digest}")) && text.contains(reason), "{text}");
     }
 }
 

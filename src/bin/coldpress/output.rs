@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coldpress::output_file::{self, Destination, Options, directory_of};
@@ -16,8 +16,10 @@ use serde::Serialize;
 use crate::args::Cli;
 use crate::size::show;
 
-/// How often plain lines tell of progress where there is no terminal.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// How often plain lines report progress where there is no terminal, whether or not there is any.
+const INTERVAL: Duration = Duration::from_millis(1500);
+/// How often it is looked whether a line is due.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Prints `text`, or with `--json` the value.
 pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Error> {
@@ -67,7 +69,7 @@ pub fn progress(cli: &Cli) -> Box<dyn Progress> {
     if std::io::stderr().is_terminal() {
         return Box::new(Bars::default());
     }
-    Box::new(Lines::default())
+    Box::new(Lines::new())
 }
 
 /// A bar for each stage that is under way, and each layer.
@@ -86,6 +88,8 @@ impl Progress for Bars {
         };
         let bar = self.all.add(ProgressBar::new(total).with_prefix(stage.to_string()));
         bar.set_style(ProgressStyle::with_template(template).expect("the template is of the form"));
+        // What waits moves, too.
+        bar.enable_steady_tick(TICK);
         self.bars.lock().expect("no thread panics with it").insert(stage, bar);
     }
 
@@ -116,28 +120,38 @@ struct Running {
     done: u64,
     total: u64,
     begun: Instant,
-    told: Instant,
+    reported: Instant,
 }
 
-/// A line for each stage every few seconds; layers are told of with theirs.
-#[derive(Default)]
-struct Lines(Mutex<BTreeMap<Stage, Running>>);
+/// A line for each stage every few seconds, from a thread of its own: a stage that waits is reported, too. Layers are reported with
+/// the stage of all layers.
+struct Lines(Arc<Mutex<BTreeMap<Stage, Running>>>);
 
-impl Progress for Lines {
-    fn begin(&self, stage: Stage, total: u64) {
-        let now = Instant::now();
-        let running = Running { done: 0, total, begun: now, told: now };
-        self.0.lock().expect("no thread panics with it").insert(stage, running);
+impl Lines {
+    fn new() -> Self {
+        let stages = Arc::new(Mutex::new(BTreeMap::new()));
+        let reported = Arc::downgrade(&stages);
+        // Without this thread nothing is reported, and the work is the same.
+        let _ = std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
+            while let Some(stages) = reported.upgrade() {
+                report(&mut stages.lock().expect("no thread panics with it"));
+                drop(stages);
+                std::thread::sleep(TICK);
+            }
+        });
+        Self(stages)
     }
+}
 
-    fn advance(&self, stage: Stage, bytes: u64) {
-        let mut stages = self.0.lock().expect("no thread panics with it");
-        let Some(running) = stages.get_mut(&stage) else { return };
-        running.done += bytes;
-        if matches!(stage, Stage::Layer(_)) || running.told.elapsed() < INTERVAL {
-            return;
-        }
-        running.told = Instant::now();
+/// Writes a line for each stage whose last line is old.
+fn report(stages: &mut BTreeMap<Stage, Running>) {
+    let is_due = |(stage, running): &(&Stage, &Running)| {
+        !matches!(stage, Stage::Layer(_)) && running.reported.elapsed() >= INTERVAL
+    };
+    let due: Vec<Stage> = stages.iter().filter(is_due).map(|(stage, _)| *stage).collect();
+    for stage in due {
+        let running = stages.get_mut(&stage).expect("it was just there");
+        running.reported = Instant::now();
         let mut line = format!("coldpress: {stage}: {}", running.shown());
         if stage == Stage::Layers {
             let layers = stages.iter().filter(|(stage, _)| matches!(stage, Stage::Layer(_)));
@@ -145,6 +159,20 @@ impl Progress for Lines {
         }
         line.push('\n');
         let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
+
+impl Progress for Lines {
+    fn begin(&self, stage: Stage, total: u64) {
+        let now = Instant::now();
+        let running = Running { done: 0, total, begun: now, reported: now };
+        self.0.lock().expect("no thread panics with it").insert(stage, running);
+    }
+
+    fn advance(&self, stage: Stage, bytes: u64) {
+        if let Some(running) = self.0.lock().expect("no thread panics with it").get_mut(&stage) {
+            running.done += bytes;
+        }
     }
 
     fn end(&self, stage: Stage) {

@@ -3,6 +3,10 @@
 //! Read as Go's `archive/tar` reads them (`parsePAX`, `mergePAX`): the last value of a key counts, an empty one counts as
 //! absent, and one bad number makes the whole header invalid.
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use crate::fs::tree::{Timestamp, Xattrs};
 
 /// The records that mean something here; those of extended attributes begin in one of two ways.
@@ -139,20 +143,15 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// RFC 4648's alphabet, with or without padding.
+/// Decodes base64 (RFC 4648, section 4) with or without padding, as libarchive writes it.
 fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut out, mut bits, mut held) = (Vec::with_capacity(text.len() * 3 / 4), 0u32, 0);
-    for &byte in text.iter().filter(|byte| **byte != b'=') {
-        let value = ALPHABET.iter().position(|&c| c == byte)?;
-        bits = (bits << 6 | u32::try_from(value).ok()?) & 0xFFFF;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held).to_le_bytes()[0]);
-        }
-    }
-    Some(out)
+    const ENGINE: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new()
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+            .with_decode_allow_trailing_bits(true),
+    );
+    ENGINE.decode(text).ok()
 }
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     };
     let access = access(&args.registry)?;
     let images = match args.all_platforms {
-        true => source::open_all(&args.image, &access, options.limits())?,
-        false => vec![source::open(&args.image, args.platform.as_ref(), &access, options.limits())?],
+        true => source::open_all(&args.image, &access, options.limits(&*progress))?,
+        false => vec![source::open(&args.image, args.platform.as_ref(), &access, options.limits(&*progress))?],
     };
     let mut reports = Vec::new();
     for image in &images {
@@ -255,7 +255,7 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let progress = output::progress(cli);
     // A store that lost something is not what a note says of it.
     let store = args.put.open_repair(&args.store, &url, &options.root)?;
-    let image = source::open(&args.image, platform.as_ref(), &access(&args.registry)?, options.limits())?;
+    let image = source::open(&args.image, platform.as_ref(), &access(&args.registry)?, options.limits(&*progress))?;
     let target = Target { store: Some(&*store), cache: None };
     let converted = convert(&image, &salt, &options, target, &*progress)?;
     let (wanted, found) = (manifest.clear.root_digest, converted.manifest.clear.root_digest);

@@ -84,7 +84,8 @@ fn from_source(
 ) -> Result<Finding, Failure> {
     let salt = args.salt.salt(key, &args.from.key.kms)?;
     let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.limits)?;
-    let image = source::open(reference, platform.as_ref(), &access(&args.from.manifest.registry)?, options.limits())?;
+    let image =
+        source::open(reference, platform.as_ref(), &access(&args.from.manifest.registry)?, options.limits(progress))?;
     let again = convert(&image, &salt, &options, Target::default(), progress)?;
     let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {
         true => None,
