@@ -33,45 +33,92 @@ fn the_session_of_the_readme() {
     }
 }
 
+/// Every command, by the words that name it.
+const COMMANDS: [(&str, &[&str]); 2] = [
+    (
+        "coldpress",
+        &[
+            "",
+            "keygen",
+            "convert",
+            "verify",
+            "inspect",
+            "diff",
+            "export",
+            "rewrap",
+            "profile",
+            "profile attach",
+            "scrub",
+            "doctor",
+            "completions",
+            "man",
+        ],
+    ),
+    (
+        "coldread",
+        &[
+            "",
+            "ls",
+            "cat",
+            "stat",
+            "cp",
+            "mount",
+            "bundle",
+            "serve",
+            "ps",
+            "umount",
+            "profile",
+            "profile record",
+            "status",
+            "top",
+            "report",
+            "zone",
+            "zone status",
+            "zone plan",
+            "completions",
+            "man",
+        ],
+    ),
+];
+
+/// Returns `(command, page)` of every command's help, by `-h` or `--help`.
+pub fn help_pages(bench: &Bench, flag: &str) -> Vec<(String, String)> {
+    let all = COMMANDS.iter().flat_map(|(program, commands)| commands.iter().map(move |command| (*program, *command)));
+    let page = |(program, command): (&str, &str)| {
+        let args: Vec<&str> = command.split_whitespace().chain([flag]).collect();
+        let output = if program == "coldpress" { bench.coldpress(&args) } else { bench.coldread(&args) };
+        (format!("{program} {}", args.join(" ")), String::from_utf8(stdout(&output)).unwrap())
+    };
+    all.map(page).collect()
+}
+
 /// `insta` keeps the pages in tests/it/snapshots; `INSTA_UPDATE=always` writes them anew.
 #[test]
 fn every_page_of_help_is_as_it_was_read_last() {
-    let bench = Bench::new();
-    let mut pages = String::new();
-    for command in ["", "keygen", "convert", "verify", "inspect", "diff", "export", "completions", "man"] {
-        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
-        pages.push_str(&format!(
-            "$ coldpress {}\n{}\n",
-            args.join(" "),
-            String::from_utf8(stdout(&bench.coldpress(&args))).unwrap()
-        ));
+    let pages = help_pages(&Bench::new(), "--help");
+    let all: String = pages.iter().map(|(command, page)| format!("$ {command}\n{page}\n")).collect();
+    insta::assert_snapshot!("help", all);
+}
+
+/// A summary that scrolls away is none. All commands are listed, so that none is without a page.
+#[test]
+fn short_help_fits_a_screen() {
+    let pages = help_pages(&Bench::new(), "-h");
+    for (command, page) in &pages {
+        assert!(page.lines().count() <= 60, "{command}: {} lines\n{page}", page.lines().count());
     }
-    for command in [
-        "",
-        "ls",
-        "cat",
-        "stat",
-        "cp",
-        "mount",
-        "bundle",
-        "serve",
-        "ps",
-        "umount",
-        "profile",
-        "status",
-        "top",
-        "report",
-        "completions",
-        "man",
-    ] {
-        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
-        pages.push_str(&format!(
-            "$ coldread {}\n{}\n",
-            args.join(" "),
-            String::from_utf8(stdout(&bench.coldread(&args))).unwrap()
-        ));
+    for (program, commands) in COMMANDS {
+        let (_, page) = pages.iter().find(|(command, _)| *command == format!("{program} -h")).unwrap();
+        let listed = page.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+        let listed: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        let known: Vec<&str> =
+            commands.iter().copied().filter(|name| !name.is_empty() && !name.contains(' ')).collect();
+        assert_eq!(listed, [known, vec!["help"]].concat());
     }
-    insta::assert_snapshot!("help", pages);
+    insta::assert_snapshot!(
+        "short_help",
+        pages.iter().map(|(command, page)| format!("$ {command}\n{page}\n")).collect::<String>()
+    );
 }
 
 /// Every message here is one that a person can cause; paths and digests are made equal.

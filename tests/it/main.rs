@@ -46,5 +46,6 @@ mod told;
 mod upkeep;
 mod vhost;
 mod vhost_client;
+mod words;
 mod writable;
 mod zone;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use coldpress::crypto::Codec;
 use coldpress::digest::Sha256;
 use coldpress::doctor::Role;
@@ -11,31 +11,56 @@ use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
 use crate::sealing::{PutArgs, SaltArgs};
+use crate::shared::help::{GLOBAL, choice, hide_switches};
 use crate::shared::keys::{KeyArgs, KeyRef, StoreArgs};
 use crate::shared::manifests::{ManifestArgs, ManifestRef, RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
 use crate::shared::size::Size;
 use crate::size::Share;
 
-/// Turns a container image into one sealed, chunked, lazily readable ext4 disk
+/// Convert container images into encrypted block images that hosts read lazily
 ///
-/// An image is flattened into one block image, cut in chunks of 512 KiB, each sealed under a key made of its own content
-/// and put in a store. The block manifest names the chunks; only the key file opens it. `coldread` reads the result.
-///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 a verification or a comparison found a difference, 4 a service is unavailable (safe to repeat).
+/// `convert` flattens an image into one ext4 block image, splits it into chunks of 512 KiB, encrypts each chunk with a key derived
+/// from its content, and uploads the chunks to a store: a directory, S3, GCS or Azure Blob. The block manifest lists the chunks and
+/// is encrypted; only holders of the wrapping key can decrypt it. `coldread` mounts or serves the result.
 #[derive(Debug, Parser)]
-#[command(name = "coldpress", version, max_term_width = 100)]
+#[command(
+    name = "coldpress",
+    version,
+    max_term_width = 100,
+    disable_help_flag = true,
+    after_long_help = "Exit codes:\n  \
+        0  done\n  \
+        1  failed\n  \
+        2  usage error\n  \
+        3  a verification or comparison found a difference\n  \
+        4  a service is unavailable; the command is safe to repeat\n\n\
+        Example:\n  \
+        coldpress keygen\n  \
+        coldpress convert docker://docker.io/library/alpine --store ./store -o alpine.cpm\n  \
+        coldread ls alpine.cpm /etc"
+)]
 pub struct Cli {
     /// Print one JSON object instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
 
     /// Print errors only
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
+
+    /// Print help (`-h`: a summary)
+    #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Help)]
+    help: Option<bool>,
 
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Returns the command line's description. Commands to which a global option means nothing do not show it.
+pub fn command() -> clap::Command {
+    let without_effect = |command: clap::Command| hide_switches(command, &[("json", None), ("quiet", Some('q'))]);
+    Cli::command().mut_subcommand("completions", without_effect).mut_subcommand("man", without_effect)
 }
 
 /// Each variant's text is that of its arguments.
@@ -55,36 +80,39 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// Make a key file: a wrapping key, and the salt of a dedup scope
+/// Generate a key file: a wrapping key and a deduplication salt
 ///
-/// Whoever converts needs both, whoever reads needs the wrapping key alone. Images converted with one salt share their
-/// equal chunks; who has the salt can confirm whether a known file is in the scope. Keep the file like a private key.
+/// Converters need both; hosts that only read images need the wrapping key. Images converted with the same salt share identical
+/// chunks, and whoever has the salt can test whether a known file is stored. Protect the file like a private key.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress keygen -o coldpress.key\n  coldpress keygen --worker-of coldpress.key -o worker.key"
 )]
 pub struct KeygenArgs {
-    /// Where to write it; an existing file is never replaced
+    /// Key file to create; an existing file is never overwritten
     #[arg(short, long, value_name = "FILE", default_value = "coldpress.key")]
     pub output: PathBuf,
 
-    /// Copy this key file without its salt, for machines that only read
+    /// Copy this key file without its salt, for hosts that only read
     #[arg(long, value_name = "FILE")]
     pub worker_of: Option<PathBuf>,
 
-    /// Make a salt and no key, to share a dedup scope between those who have keys of their own (--salt-file)
+    /// Generate only a salt, for --salt-file
+    ///
+    /// Converters with different wrapping keys share chunks when they use the same salt.
     #[arg(long, conflicts_with = "worker_of")]
     pub salt_only: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Resources")]
 pub struct ThreadArgs {
-    /// How many threads work [default: as many as there are processors]
+    /// Number of worker threads [default: number of CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// Where inflated layers are kept meanwhile, in files without a name [default: $TMPDIR or /tmp]
-    #[arg(long, value_name = "DIR")]
+    /// Directory for temporary decompressed layers (unlinked files) [default: $TMPDIR or /tmp]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     temp: Option<PathBuf>,
 }
 
@@ -98,22 +126,67 @@ impl ThreadArgs {
     }
 }
 
-/// Convert an image: put its chunks in a store and write its block manifest
+/// Convert an image: upload its chunks and write its block manifest
 ///
-/// Needs no root and no daemon, and unpacks nothing on the host. The same image gives the same root digest on any
-/// machine, with any number of threads, on any day. Chunks that the store has already are not put again; the manifest
-/// is written last, so a conversion can be killed and repeated at any moment.
+/// Needs neither root nor a daemon. The same image gives the same root digest on every machine. Chunks that are already stored are
+/// skipped, and the manifest is written last, so a conversion can be interrupted and repeated at any time.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  docker save app -o app.tar\n  coldpress convert docker-archive:app.tar --store ./store --key file:coldpress.key -o app.cpm"
+    after_help = "Example:\n  docker save app -o app.tar\n  coldpress convert docker-archive:app.tar --store ./store -o app.cpm\n  \
+        coldpress convert docker://HOST/app --store s3://chunks/prod --key aws-kms://alias/app -o app.cpm"
 )]
 pub struct ConvertArgs {
-    /// The image: docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG][@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:REF], dir:DIR, docker-daemon:REF, containers-storage:REF or tar:FILE (a root file system); a FILE of - is standard input
+    /// Image, such as docker://HOST/NAME:TAG or docker-archive:FILE (all forms: --help)
+    ///
+    /// docker://[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG][@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:REF],
+    /// dir:DIR, docker-daemon:REF, containers-storage:REF or tar:FILE (a root file system). `-` as FILE reads standard input.
     #[arg(value_name = "IMAGE")]
     pub image: ImageRef,
 
+    /// Platform of the image [default: the only one, else this host's]
+    #[arg(long, value_name = "OS/ARCH", help_heading = "Image")]
+    pub platform: Option<Platform>,
+
+    /// Convert every platform of the image in one run
+    ///
+    /// `-o app.cpm` then writes app.linux-amd64.cpm, app.linux-arm64.cpm and so on.
+    #[arg(long, help_heading = "Image", conflicts_with_all = ["platform", "heal"])]
+    pub all_platforms: bool,
+
+    /// Free space to reserve for writable mounts
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Image")]
+    pub free: Size,
+
+    /// Compression: none, zstd or zstd:1 to zstd:19
+    #[arg(long, value_name = "CODEC", default_value_t = Codec::DEFAULT, help_heading = "Image")]
+    pub compression: Codec,
+
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
     #[command(flatten)]
     pub store: StoreArgs,
+
+    /// Garbage collection root of the chunks in the store
+    #[arg(long, value_name = "NAME", default_value = "main", help_heading = "Store")]
+    pub root: RootId,
+
+    /// Assume that all chunks of this manifest are in the store
+    ///
+    /// For runners without a conversion cache. The manifest must belong to the same store, root and deduplication scope, and must still be published.
+    #[arg(long, value_name = "MANIFEST", help_heading = "Store")]
+    pub base: Option<ManifestRef>,
+
+    /// Re-upload chunks of MANIFEST that are missing from the store
+    ///
+    /// IMAGE must convert to the manifest's root digest. Recipe, root and application are the manifest's; no cache is used. In a
+    /// directory, stored chunks are compared, and damaged ones are replaced.
+    #[arg(long, value_name = "MANIFEST", help_heading = "Store", conflicts_with_all = ["output", "dry_run", "compression", "free", "root", "application", "platform", "base", "max_new_bytes", "push", "summary", "outputs"])]
+    pub heal: Option<ManifestRef>,
+
+    /// Fail with exit code 3 if more than this must be uploaded
+    #[arg(long, value_name = "SIZE", help_heading = "Store")]
+    pub max_new_bytes: Option<Size>,
 
     #[command(flatten)]
     pub put: PutArgs,
@@ -124,72 +197,35 @@ pub struct ConvertArgs {
     #[command(flatten)]
     pub salt: SaltArgs,
 
-    /// Where to write the block manifest; - for standard output
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["dry_run", "heal", "push"])]
-    pub output: Option<PathBuf>,
-
-    /// Put the block manifest into this repository, beside the image: docker://REPOSITORY[:TAG]
-    ///
-    /// It becomes an OCI artifact whose subject is the image, so that every command finds it by docker://IMAGE. A tag that names the
-    /// image there stays what it is; any other becomes the block manifest's own.
-    #[arg(long, value_name = "docker://REPOSITORY[:TAG]", value_parser = parse_push)]
-    pub push: Option<RegistryRef>,
-
-    /// Append a summary in Markdown to this file, for a CI job's page
-    #[arg(long, value_name = "FILE")]
-    pub summary: Option<PathBuf>,
-
-    /// Append the results as lines of key=value to this file, as $GITHUB_OUTPUT has them
-    #[arg(long, value_name = "FILE")]
-    pub outputs: Option<PathBuf>,
-
-    /// Which platform of a multi-platform image [default: the only one, else this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<Platform>,
-
-    /// Convert the image of every platform in one run; `-o app.cpm` writes app.linux-amd64.cpm, app.linux-arm64.cpm, …
-    #[arg(long, conflicts_with_all = ["platform", "heal"])]
-    pub all_platforms: bool,
-
-    /// How chunks are compressed before they are sealed: none, zstd or zstd:LEVEL (1 to 19)
-    #[arg(long, value_name = "CODEC", default_value_t = Codec::DEFAULT)]
-    pub compression: Codec,
-
-    /// Leave this much free for who writes to it (`coldread mount --writable`); zeros are not stored
-    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
-    pub free: Size,
-
-    #[command(flatten)]
-    pub limits: LimitArgs,
-
-    /// The root under which chunks lie in the store: what is collected together
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    pub root: RootId,
-
-    /// A stable name of the application, for key policies; part of the encryption context, and in clear
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// Application name for key policies (in the KMS encryption context)
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = "Keys")]
     pub application: String,
 
-    /// Put again what the store lost of this manifest's image: same recipe, root and application, nothing taken as known; it must
-    /// come to the same root digest. A directory is read and compared; what is missing or damaged is replaced
-    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["output", "dry_run", "compression", "free", "root", "application", "platform", "base", "max_new_bytes", "push", "summary", "outputs"])]
-    pub heal: Option<ManifestRef>,
+    /// Block manifest to write; - for standard output
+    #[arg(short, long, value_name = "FILE", help_heading = "Output", required_unless_present_any = ["dry_run", "heal", "push"])]
+    pub output: Option<PathBuf>,
 
-    /// Plan: do everything but put and write
+    /// Push the block manifest to this repository: docker://REPOSITORY[:TAG]
     ///
-    /// With a store, the figures say what would be put there, as far as a directory shows it and, for a service, the cache and --base
-    /// know it: no right to the store is needed, and nothing is asked. Layers that the cache knows are not read.
-    #[arg(long)]
+    /// It becomes an OCI artifact whose subject is the image, so that every command finds it as docker://IMAGE. If the tag names the
+    /// image, the tag is left unchanged; any other tag is set to the block manifest.
+    #[arg(long, value_name = "REFERENCE", help_heading = "Output", value_parser = parse_push)]
+    pub push: Option<RegistryRef>,
+
+    /// Append a Markdown summary to this file, such as $GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub summary: Option<PathBuf>,
+
+    /// Append results as key=value lines to this file, such as $GITHUB_OUTPUT
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub outputs: Option<PathBuf>,
+
+    /// Convert without uploading or writing anything
+    ///
+    /// With a store, the report says how much would be uploaded: as far as a directory shows it and, for a service, as the conversion
+    /// cache and --base know it. The service is not contacted and no access to it is needed. Layers in the cache are not read.
+    #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
-
-    /// Take the chunks that this manifest names as stored, where no cache survived; it must be of the same store, root and dedup scope,
-    /// and still be published
-    #[arg(long, value_name = "MANIFEST")]
-    pub base: Option<ManifestRef>,
-
-    /// Fail (with 3) where the image needs more new bytes in the store than this
-    #[arg(long, value_name = "SIZE")]
-    pub max_new_bytes: Option<Size>,
 
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -200,19 +236,20 @@ pub struct ConvertArgs {
 
 /// What an image may take before it is refused.
 #[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Refuse an image whose layers have more bytes than this uncompressed or on the device, and any larger file [default: 64GiB, any file]
+    /// Maximum decompressed size of all layers [default: 64GiB]
     ///
-    /// On the device count inodes, directories, extended attributes and data, each layer by itself. Holes of sparse files count where this
-    /// option is given: then no file may be larger.
+    /// If the option is given, it also bounds each single file, and holes of sparse files count. Also bounds what the layers take in the
+    /// block image: inodes, directories, extended attributes and data.
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<Size>,
 
-    /// Refuse an image whose layers have more entries than this, with the directories that no entry describes [default: 4194304]
+    /// Maximum number of entries in all layers [default: 4194304]
     ///
-    /// It bounds memory: an entry takes about 150 bytes. Names, link targets and extended attributes may take 64 MiB and 16 bytes for each
-    /// entry that is allowed.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 31))]
+    /// Bounds memory: an entry takes about 150 bytes. Directories without an entry of their own count. Names, link targets and extended
+    /// attributes may take 64 MiB, and 16 bytes more for each allowed entry.
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = clap::value_parser!(u64).range(1..=1 << 31))]
     pub max_entries: Option<u64>,
 }
 
@@ -221,11 +258,11 @@ fn parse_push(text: &str) -> Result<RegistryRef, String> {
     name.parse().map_err(|error: ParseRegistryRefError| error.to_string())
 }
 
-/// Prove that a store holds the image whole, or that a source image gives the same manifest
+/// Verify the chunks in a store, or a manifest against its source image
 ///
-/// With a store: every chunk is there, its name is true, it opens, and all together give the image digest. With --source:
-/// the image is converted again, nothing is stored, and the root digests are compared; where they differ, the first
-/// chunk that differs is named with the files in it. Ends with 3 where anything differs.
+/// With a store: fetches every chunk, authenticates and decrypts it, and compares the whole image with the image digest. With
+/// --source: converts the image again without storing anything and compares the root digests; if they differ, prints the first chunk
+/// that differs and its files. Exits with 3 if anything differs.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress verify app.cpm --store ./store\n  coldpress verify app.cpm --source docker-archive:app.tar"
@@ -234,25 +271,26 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub from: Source,
 
-    /// Convert this image again and compare; needs the salt
-    #[arg(long, value_name = "IMAGE")]
+    /// Source image to convert again and compare; needs the salt
+    #[arg(long, value_name = "IMAGE", help_heading = "Source image")]
     pub source: Option<ImageRef>,
 
     #[command(flatten)]
     pub salt: SaltArgs,
 
     #[command(flatten)]
-    pub threads: ThreadArgs,
-
-    #[command(flatten, next_help_heading = "Limits of --source")]
     pub limits: LimitArgs,
+
+    #[command(flatten)]
+    pub threads: ThreadArgs,
 }
 
-/// Show what a block manifest says
+/// Show the contents of a block manifest
 ///
-/// Without a key: its clear part (recipe, root, scope, root digest, how many chunks). With the key: sizes, layers, chunks,
-/// zero and unique share, and the image's config.
+/// Without a key, shows what is not encrypted: recipe, root, deduplication scope, root digest and number of chunks. With the key, also
+/// sizes, layers, the shares of zero and unique chunks, and the image's config.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldpress inspect app.cpm")]
 pub struct InspectArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,
@@ -261,30 +299,30 @@ pub struct InspectArgs {
     pub key: KeyArgs,
 }
 
-/// Compare two images: chunks, layers, files, and why each new chunk is new
+/// Compare two images by chunk, layer and file, and explain new chunks
 ///
-/// Chunks and layers are told by the manifests. With the stores of both (named by --store, or directories that the manifests say),
-/// the metadata of both images is read, and of files the bytes whose chunks differ. Says of every chunk that B has and A has not
-/// what made it new. Ends with 0 where nothing differs, with 3 where something does.
+/// Chunks and layers are compared by the manifests. With the stores of both images (from --store, or the directories that the manifests
+/// name), files are compared, too. For every chunk that only B has, the report says what made it new. Exits with 0 if nothing differs,
+/// with 3 otherwise.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress diff app-1.cpm app-2.cpm\n  coldpress diff app-1.cpm app-2.cpm --store s3://chunks/prod --json"
 )]
 pub struct DiffArgs {
-    /// The block manifest that was before
+    /// Block manifest of the older image
     #[arg(value_name = "A")]
     pub a: ManifestRef,
 
-    /// The block manifest that came after
+    /// Block manifest of the newer image
     #[arg(value_name = "B")]
     pub b: ManifestRef,
 
-    /// Refuse an A of any other root digest
-    #[arg(long, value_name = "sha256:HEX")]
+    /// Required root digest of A
+    #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
     pub expect_a: Option<Sha256>,
 
-    /// Refuse a B of any other root digest
-    #[arg(long, value_name = "sha256:HEX")]
+    /// Required root digest of B
+    #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
     pub expect_b: Option<Sha256>,
 
     #[command(flatten)]
@@ -293,48 +331,49 @@ pub struct DiffArgs {
     #[command(flatten)]
     pub key: KeyArgs,
 
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-
-    /// Compare manifests only; no store is asked
-    #[arg(long)]
+    /// Compare only the manifests, without a store
+    #[arg(long, help_heading = "Output")]
     pub no_files: bool,
 
-    /// Show every file and every chunk, not the first few
-    #[arg(long)]
+    /// Show all files and chunks, not only the first few
+    #[arg(long, help_heading = "Output")]
     pub all: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
-/// Write the block image as a sparse file, or to a block device
+/// Write the block image to a sparse file or a block device
 ///
-/// The file can be mounted (`mount -o loop,ro FILE DIR`), checked (`e2fsck -fn FILE`) and booted from; only its owner can read it. A
-/// block device must be large enough and not in use: the image is written to its start and flushed. To a FIFO, a character device or
-/// standard output, the whole image is written front to back.
+/// The file can be mounted (`mount -o loop,ro FILE DIR`), checked (`e2fsck -fn FILE`) and booted; only its owner can read it. A block
+/// device must be large enough and not in use. To a FIFO, a character device or standard output, the whole image is written
+/// sequentially.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldpress export app.cpm -o app.img\n  e2fsck -fn app.img")]
 pub struct ExportArgs {
     #[command(flatten)]
     pub from: Source,
 
-    /// Where to write it: a file, a block device, or - for standard output
-    #[arg(short, long, value_name = "FILE")]
+    /// File or block device to write; - for standard output
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
 
-    /// Add an ext4 journal of this size (4MiB to 512MiB), for a disk that is written to [default: no journal]
+    /// Add an ext4 journal of this size (4MiB to 512MiB), for a disk that is written to
     ///
     /// With a journal, the file system survives a power failure while it is written to. It takes free space of the image (`convert
-    /// --free`). The written disk then differs from the image that the manifest describes; the manifest stays what it is.
-    #[arg(long, value_name = "SIZE")]
+    /// --free`). The written disk then differs from the image that the manifest describes; the manifest does not change.
+    #[arg(long, value_name = "SIZE", help_heading = "Output")]
     pub journal: Option<Size>,
 
     #[command(flatten)]
     pub threads: ThreadArgs,
 }
 
-/// Give a block manifest to another key
+/// Re-encrypt a manifest's data key for another wrapping key
 ///
-/// Opens it with --key and encloses its data key for --to, and for no other. Not a byte of the image is read or sealed anew: the
-/// root digest stays. The new manifest is put into the store, too, beside the old one, so that the chunks stay named when the old one
-/// is deleted. It takes nothing back: who had the old key and the old manifest, or has read the image, still has it.
+/// Decrypts the data key with --key and encrypts it for --to only. The image is neither read nor encrypted again, and its root digest
+/// stays the same. The new manifest is also uploaded to the store, so that its chunks stay referenced when the old manifest is deleted.
+/// This does not revoke access: whoever had the old key and the old manifest can still read the image.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress rewrap app.cpm --key file:coldpress.key --to aws-kms://alias/shop -o app-kms.cpm"
@@ -346,19 +385,19 @@ pub struct RewrapArgs {
     #[command(flatten)]
     pub key: KeyArgs,
 
-    /// The new key: file:PATH, aws-kms://KEY or age:RECIPIENT,…
-    #[arg(long, value_name = "KEY")]
+    /// New wrapping key, in the forms of --key
+    #[arg(long, value_name = "KEY", help_heading = "Keys")]
     pub to: KeyRef,
 
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// Where to write the manifest; may be the old one; - for standard output
-    #[arg(short, long, value_name = "FILE")]
+    /// Manifest to write, which may replace the old one; - for standard output
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
 }
 
-/// Attach what a start read to a block manifest
+/// Attach startup profiles to block manifests
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
     #[command(subcommand)]
@@ -370,103 +409,110 @@ pub enum ProfileCommand {
     Attach(AttachArgs),
 }
 
-/// Put a profile beside a block manifest, where `coldread` finds it and fetches what it names before it is asked for
+/// Attach a recorded startup profile to a block manifest
 ///
-/// `coldread profile record` writes profiles. One of an earlier version of the image serves as well: its chunks are found by their
-/// names. It says no more of an image than who watches the store sees.
+/// `coldread` then prefetches the profile's chunks at startup. `coldread profile record` writes profiles. A profile of an earlier version
+/// of the image works as well: chunks are found by name. It reveals no more about the image than an observer of the store sees.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldread profile record app.cpm -o start.profile -- chroot {} python3 -c 'import numpy'\n  coldpress profile attach app.cpm start.profile"
 )]
 pub struct AttachArgs {
-    /// The block manifest's file; the profile becomes MANIFEST.profile. Of one in a registry, readers are given it by --profile
+    /// Block manifest file; the profile is written to MANIFEST.profile
+    ///
+    /// For a manifest in a registry, give readers the profile with --profile instead.
     #[arg(value_name = "MANIFEST")]
     pub manifest: ManifestRef,
 
-    /// The profile
+    /// Profile to attach
     #[arg(value_name = "PROFILE")]
     pub profile: PathBuf,
 }
 
-/// Look whether a store still has what manifests name
+/// Check that a store still has the chunks of manifests
 ///
-/// Needs no key: of each chunk that is named in clear, it is asked whether it is there and whether its bytes hash to its name.
-/// Nothing is opened. Ends with 3 where something is missing or damaged; `convert --heal` puts it again from the image.
+/// Needs no key: checks that each chunk that a manifest names exists and that its SHA-256 is its name. Exits with 3 if chunks are missing
+/// or damaged; `coldpress convert --heal` uploads them again from the image.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress scrub app.cpm --store s3://chunks/prod\n  coldpress scrub --all --store s3://chunks/prod --sample 1% --rate 50MiB --resume scrub.json"
 )]
 pub struct ScrubArgs {
-    /// The block manifests whose chunks are looked at
+    /// Block manifests whose chunks are checked
     #[arg(value_name = "MANIFEST", required_unless_present = "all")]
     pub manifests: Vec<ManifestRef>,
 
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-
-    /// Look at the chunks of every manifest that the store has under --root; needs the right to list
-    #[arg(long, conflicts_with = "manifests")]
+    /// Check every manifest that the store has under --root; needs permission to list
+    #[arg(long, conflicts_with = "manifests", help_heading = "Selection")]
     pub all: bool,
 
-    /// With --all: the root
-    #[arg(long, value_name = "NAME", default_value = "main")]
+    /// Garbage collection root for --all
+    #[arg(long, value_name = "NAME", default_value = "main", help_heading = "Selection")]
     pub root: RootId,
+
+    /// Check a random sample of the chunks
+    #[arg(long, value_name = "PERCENT", default_value = "100%", help_heading = "Selection")]
+    pub sample: Share,
+
+    /// Seed of the sample, printed by an earlier run, to check the same chunks
+    #[arg(long, value_name = "N", help_heading = "Selection")]
+    pub seed: Option<u64>,
+
+    /// Record progress in this file and continue from it; removed when done
+    #[arg(long, value_name = "FILE", help_heading = "Selection")]
+    pub resume: Option<PathBuf>,
 
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// Look at so many of them only, others each time
-    #[arg(long, value_name = "PERCENT", default_value = "100%")]
-    pub sample: Share,
-
-    /// Take the same sample as the run that printed this number
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-
-    /// Read at most so much a second
-    #[arg(long, value_name = "SIZE")]
+    /// Maximum bytes to read per second
+    #[arg(long, value_name = "SIZE", help_heading = "Store")]
     pub rate: Option<Size>,
 
-    /// Note there how far it came, and go on from there; removed at the end
-    #[arg(long, value_name = "FILE")]
-    pub resume: Option<PathBuf>,
-
-    /// Delete what is damaged, so that it can be put again; needs the right to delete
-    #[arg(long)]
+    /// Delete damaged chunks, so that they can be uploaded again; needs permission to delete
+    #[arg(long, help_heading = "Store")]
     pub delete_damaged: bool,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 
     #[command(flatten)]
     pub threads: ThreadArgs,
 }
 
-/// Try whether credentials can do what a role needs, and nothing else
+/// Check that credentials grant what a role needs and no more
 ///
-/// Prints the smallest policy for the role, then tries everything with the credentials at hand, on a small object of its own
-/// under --root. Ends with 3 where they can do more than the role, with 1 where they cannot do enough.
+/// Prints the least-privilege policy of the role, then tries each operation with the current credentials, on a small object of its own
+/// under --root. Exits with 3 if the credentials allow more than the role needs, with 1 if they allow less.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress doctor --store s3://chunks/prod --key aws-kms://alias/shop --as converter\n  coldpress doctor --store s3://chunks/prod --as worker --print"
 )]
 pub struct DoctorArgs {
-    /// converter, worker, verifier or collector
-    #[arg(long = "as", value_name = "ROLE")]
+    /// Role to check
+    #[arg(long = "as", value_name = "ROLE", help_heading = "Role", value_parser = choice::<Role>(&[
+        ("converter", "uploads chunks and manifests"),
+        ("worker", "reads images"),
+        ("verifier", "verifies manifests against source images"),
+        ("collector", "lists and deletes chunks"),
+    ]))]
     pub role: Role,
+
+    /// Print the policies without trying anything
+    #[arg(long, help_heading = "Role")]
+    pub print: bool,
 
     #[command(flatten)]
     pub store: StoreArgs,
 
+    /// Garbage collection root of the chunks
+    #[arg(long, value_name = "NAME", default_value = "main", help_heading = "Store")]
+    pub root: RootId,
+
     #[command(flatten)]
     pub key: KeyArgs,
 
-    /// The root that chunks are put under
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    pub root: RootId,
-
-    /// The application's name that key policies ask for
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// Application name that key policies require
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = "Keys")]
     pub application: String,
-
-    /// Print the policies and try nothing
-    #[arg(long)]
-    pub print: bool,
 }

@@ -14,14 +14,13 @@ mod sources;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldpress");
     shared::memory::spare_address_space();
-    let cli = args::Cli::parse();
+    let cli = shared::help::parse::<args::Cli>(args::command());
     end_on_signals();
     shared::failure::finish("coldpress", commands::run(&cli))
 }

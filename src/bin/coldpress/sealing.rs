@@ -13,18 +13,19 @@ use crate::shared::failure::Failure;
 use crate::shared::keys::{KeyRef, KmsArgs, StoreArgs, environment};
 use crate::shared::size::Size;
 
-/// Which dedup scope, for commands that seal.
+/// Which deduplication scope, for commands that encrypt chunks.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Keys")]
 pub struct SaltArgs {
-    /// Take the salt of this file, made by `coldpress keygen` [default: the key file's]
+    /// Deduplication salt file from `coldpress keygen` [default: the key file]
     #[arg(long, value_name = "FILE", conflicts_with = "salt_key")]
     salt_file: Option<PathBuf>,
 
-    /// Take the salt that this HMAC key of the key service makes: aws-kms://KEY
+    /// KMS HMAC key to derive the salt from: aws-kms://KEY
     #[arg(long, value_name = "KEY")]
     salt_key: Option<KeyRef>,
 
-    /// A dedup scope of its own within the salt's: images share chunks with those of the same name only
+    /// Share chunks only with images of the same scope name
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     scope: String,
 }
@@ -48,26 +49,29 @@ impl SaltArgs {
     }
 }
 
-/// How chunks are put.
+/// How chunks are uploaded.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Conversion cache")]
 pub struct PutArgs {
-    /// How many puts to a service are under way at a time
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Maximum number of concurrent uploads to a service
+    #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Store", hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     uploads: u16,
 
-    /// Where to keep what was learned of layers and stores, so that it is not learned again [default: $COLDPRESS_CACHE, else
-    /// coldpress in $XDG_CACHE_HOME or ~/.cache]
+    /// Cache directory [default: $COLDPRESS_CACHE or ~/.cache/coldpress]
     ///
-    /// Safe to keep between CI runs, to share between processes, and to delete. It holds neither salt nor key nor any file's bytes,
-    /// and opens under the salt alone.
+    /// Remembers layers and stored chunks, so that unchanged layers are not downloaded, decompressed or uploaded again. Safe to keep
+    /// between CI runs, to share between processes, and to delete. It contains no salt, key or file content, and is encrypted under the
+    /// salt. `$XDG_CACHE_HOME` replaces `~/.cache`.
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     cache: Option<PathBuf>,
 
-    /// Most bytes that the cache keeps; what was not used for longest goes first
+    /// Maximum size of the cache
+    ///
+    /// The least recently used entries are removed first.
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     cache_max: Size,
 
-    /// Neither read nor write a cache
+    /// Do not use a conversion cache
     #[arg(long)]
     no_cache: bool,
 }

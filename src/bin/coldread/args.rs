@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgAction, ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use coldpress::digest::Sha256;
 use coldpress::fs::BlockDevice;
 use coldpress::read::CowDevice;
@@ -15,6 +15,7 @@ use coldpress::read::zone::stripe::Code;
 use crate::reading::{ReadArgs, Wait};
 use crate::sandbox::{SandboxArgs, UserArgs};
 use crate::shared::failure::Failure;
+use crate::shared::help::{GLOBAL, hide_switches};
 use crate::shared::keys::{KeyArgs, StoreArgs};
 use crate::shared::manifests::{ManifestRef, RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
@@ -22,21 +23,51 @@ use crate::shared::size::Size;
 use crate::sockets::Address;
 use crate::zone::ServersArgs;
 
-/// Reads an image that coldpress converted, fetching only the chunks that are read
+/// Heading of positional arguments that follow a flattened group, whose heading they would get otherwise.
+const ARGUMENTS: Option<&str> = None;
+
+/// Read images converted by coldpress, fetching each chunk when it is first read
 ///
-/// Every chunk is verified before a byte of it is used. Needs the block manifest, the key file (without the salt will
-/// do) and the store.
-///
-/// Exit codes: 0 done, 1 failed, 2 usage, 4 a service is unavailable (safe to repeat).
+/// Needs the block manifest, the wrapping key and the chunk store. Every chunk is authenticated before its data is used.
 #[derive(Debug, Parser)]
-#[command(name = "coldread", version, max_term_width = 100)]
+#[command(
+    name = "coldread",
+    version,
+    max_term_width = 100,
+    disable_help_flag = true,
+    after_long_help = "Exit codes:\n  \
+        0  done\n  \
+        1  failed\n  \
+        2  usage error\n  \
+        4  a service is unavailable; the command is safe to repeat\n\n\
+        Example:\n  \
+        coldread ls app.cpm /etc\n  \
+        sudo coldread mount app.cpm /mnt/app"
+)]
 pub struct Cli {
-    /// Say on standard error how many chunks were fetched
-    #[arg(long, short, global = true)]
+    /// Print fetch statistics to stderr
+    #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub verbose: bool,
+
+    /// Print help (`-h`: a summary)
+    #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Help)]
+    help: Option<bool>,
 
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Returns the command line's description. Commands that fetch nothing do not show --verbose.
+pub fn command() -> clap::Command {
+    let without_verbose = |command: clap::Command| hide_switches(command, &[("verbose", Some('v'))]);
+    let mut command = Cli::command();
+    for name in ["ps", "umount", "status", "top", "report", "completions", "man"] {
+        command = command.mut_subcommand(name, without_verbose);
+    }
+    command.mut_subcommand("zone", |zone| {
+        let zone = ["status", "plan"].into_iter().fold(zone, |zone, name| zone.mut_subcommand(name, without_verbose));
+        without_verbose(zone)
+    })
 }
 
 /// Each variant's text is that of its arguments.
@@ -60,95 +91,115 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// List directories of the image
+/// List directories of an image
 ///
-/// Names are printed as they are, one a line; with --long, bytes that are no text are escaped.
+/// Prints one name per line, as stored; with --long, bytes that are not valid text are escaped.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread ls -l app.cpm /etc /usr/bin")]
 pub struct LsArgs {
     #[command(flatten)]
     pub source: Source,
 
     /// Paths in the image
-    #[arg(value_name = "PATH", default_value = "/")]
+    #[arg(value_name = "PATH", default_value = "/", help_heading = ARGUMENTS)]
     pub paths: Vec<OsString>,
 
-    /// One line an entry: mode, links, owner, group, size, time, name
-    #[arg(short, long)]
+    /// Show mode, links, owner, group, size and time, too
+    #[arg(short, long, help_heading = "Output")]
     pub long: bool,
 
-    /// Directories below, too
-    #[arg(short = 'R', long)]
+    /// List subdirectories recursively
+    #[arg(short = 'R', long, help_heading = "Output")]
     pub recursive: bool,
 
-    /// One JSON object a line, with names as text where they are UTF-8 and escaped where not
-    #[arg(long)]
+    /// Print one JSON object per line; names that are not UTF-8 are escaped
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
-/// Write files of the image to standard output
+/// Print files of an image
 ///
-/// Only the chunks of the files, and of the directories on the way, are fetched.
+/// Fetches only the chunks of the files and of the directories on their paths.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread cat app.cpm /etc/os-release")]
 pub struct CatArgs {
     #[command(flatten)]
     pub source: Source,
 
-    /// Paths in the image; symlinks are followed inside it
-    #[arg(value_name = "PATH", required = true)]
+    /// Paths in the image; symlinks are followed within the image
+    #[arg(value_name = "PATH", required = true, help_heading = ARGUMENTS)]
     pub paths: Vec<OsString>,
 }
 
-/// Show what an inode of the image says
+/// Show file metadata, like stat(1)
 ///
-/// Type, mode, owner, size, times to the nanosecond, link target, device, and extended attributes.
+/// Shows type, mode, owner, size, times in nanoseconds, link target, device number and extended attributes.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread stat app.cpm /bin/sh")]
 pub struct StatArgs {
     #[command(flatten)]
     pub source: Source,
 
-    /// Paths in the image; a symlink is shown itself
-    #[arg(value_name = "PATH", required = true)]
+    /// Paths in the image; symlinks are not followed
+    #[arg(value_name = "PATH", required = true, help_heading = ARGUMENTS)]
     pub paths: Vec<OsString>,
 
-    /// One JSON object a line
-    #[arg(long)]
+    /// Print one JSON object per line
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
-/// Copy a file, or with --recursive a directory, out of the image
+/// Copy files out of an image
 ///
-/// Nothing on the host is overwritten or followed: what the image names is made new. Files keep mode and time, and their
-/// holes; set-id bits and owners are left out.
+/// Never overwrites a file and never follows a symlink on the host. Keeps modes, times and holes; set-user-ID and set-group-ID bits and
+/// owners are not copied.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread cp -r app.cpm /etc ./etc")]
 pub struct CpArgs {
     #[command(flatten)]
     pub source: Source,
 
-    /// Path in the image; a last symlink is followed
-    #[arg(value_name = "PATH")]
+    /// Path in the image; a symlink at its end is followed
+    #[arg(value_name = "PATH", help_heading = ARGUMENTS)]
     pub path: OsString,
 
-    /// Where to write it: a new name, or an existing directory to put it in; nothing is overwritten
-    #[arg(value_name = "DEST")]
+    /// New name, or an existing directory to copy into
+    #[arg(value_name = "DEST", help_heading = ARGUMENTS)]
     pub dest: PathBuf,
 
-    /// Directories with all that is in them (devices and pipes are left out, and named)
-    #[arg(short, long)]
+    /// Copy directories recursively; devices and pipes are skipped with a warning
+    #[arg(short, long, help_heading = "Output")]
     pub recursive: bool,
 }
 
-/// Mount the image, read-only unless --writable, until it is unmounted or Ctrl-C is pressed
+/// Mount an image until it is unmounted or Ctrl-C is pressed
 ///
-/// A FUSE file, a loop device on it with direct I/O, and the kernel's ext4, in one step; needs root, FUSE and util-linux. It
-/// stays in the foreground. `umount DIR` ends it, and so do Ctrl-C and SIGTERM; then nothing is left behind.
+/// Stays in the foreground. `umount DIR`, Ctrl-C or SIGTERM ends it and cleans up. The mount is read-only unless --writable is given.
+/// It is the kernel's ext4 on a loop device with direct I/O on a FUSE file; needs root, FUSE and util-linux.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sudo coldread mount app.cpm /mnt/app --store s3://chunks/prod --cache /var/cache/coldread"
+)]
 pub struct MountArgs {
     #[command(flatten)]
     pub source: Source,
 
-    /// An existing directory
-    #[arg(value_name = "DIR")]
+    /// Existing directory to mount on
+    #[arg(value_name = "DIR", help_heading = ARGUMENTS)]
     pub directory: PathBuf,
+
+    #[command(flatten)]
+    pub writable: WritableArgs,
+
+    /// Enable set-user-ID, set-group-ID and file capabilities of the image
+    ///
+    /// Warning: every user who can access DIR can then run the image's programs with their owners' privileges, including root's.
+    #[arg(long, help_heading = "Mount")]
+    pub suid: bool,
+
+    /// Allow access to device nodes of the image
+    #[arg(long, help_heading = "Mount")]
+    pub dev: bool,
 
     #[command(flatten)]
     pub reading: ReadArgs,
@@ -156,33 +207,37 @@ pub struct MountArgs {
     #[command(flatten)]
     pub sandbox: SandboxArgs,
 
-    /// Write which chunks were read, and when, to this file at the end: a profile
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub recording: RecordingArgs,
 
     #[command(flatten)]
-    pub writable: WritableArgs,
+    pub threads: ThreadArgs,
+}
 
-    /// Let set-user-id and set-group-id bits and file capabilities of the image take effect on this host
-    ///
-    /// Every user who can reach DIR can then run the image's programs with the rights of their owners, root included.
-    #[arg(long)]
-    pub suid: bool,
+/// Where a startup profile is written.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Startup profile")]
+pub struct RecordingArgs {
+    /// Record a startup profile to this file, written at the end
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
 
-    /// Let device nodes of the image be opened on this host
-    #[arg(long)]
-    pub dev: bool,
-
-    /// Threads that answer reads; as many misses can be under way at once
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+/// How many reads are served at a time.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Resources")]
+pub struct ThreadArgs {
+    /// Number of threads that serve reads, per client; bounds concurrent cache misses
+    #[arg(long, value_name = "N", default_value_t = 16, hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
 }
 
-/// Write an OCI runtime bundle whose root is the image, mounted, until it is unmounted or Ctrl-C is pressed
+/// Create an OCI runtime bundle with a mounted image, for runc or crun
 ///
-/// DIR/config.json is made of the image's config, and DIR/rootfs is the image, mounted read-only as `mount` does it: `runc run -b DIR NAME` and `crun run
-/// -b DIR NAME` start it while this runs, and chunks are fetched as the program reads them. The file stays at the end, and is written anew each time.
-/// Environment, user, directory and program are the image's, capabilities and mounts docker's defaults; there is no seccomp profile.
+/// Writes DIR/config.json from the image's config and mounts the image read-only on DIR/rootfs, as `mount` does. Stays in the foreground
+/// until it is unmounted or Ctrl-C is pressed; meanwhile, start the container with `runc run -b DIR NAME` or `crun run -b DIR NAME`.
+/// Environment, user, working directory and program are the image's; capabilities and mounts are Docker's defaults, without a seccomp
+/// profile. config.json is rewritten each time and not removed.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldread bundle app.cpm /run/app --store ./store -- --port 80 &\n  runc run -b /run/app app"
@@ -191,24 +246,24 @@ pub struct BundleArgs {
     #[command(flatten)]
     pub source: Source,
 
-    /// The bundle's directory; made where it is not
-    #[arg(value_name = "DIR")]
+    /// Bundle directory, created if needed
+    #[arg(value_name = "DIR", help_heading = ARGUMENTS)]
     pub directory: PathBuf,
 
-    /// Arguments in place of the image's Cmd
-    #[arg(value_name = "ARGUMENT", last = true)]
+    /// Arguments that replace the image's Cmd
+    #[arg(value_name = "ARGUMENT", last = true, help_heading = ARGUMENTS)]
     pub arguments: Vec<String>,
 
-    /// Give the program a terminal: that of who runs the runtime
-    #[arg(long)]
+    /// Give the program the runtime's terminal
+    #[arg(long, help_heading = "Container")]
     pub terminal: bool,
 
-    /// The host's network, /etc/hosts and /etc/resolv.conf, and not an empty network of its own
-    #[arg(long)]
+    /// Use the host's network, /etc/hosts and /etc/resolv.conf
+    #[arg(long, help_heading = "Container")]
     pub host_network: bool,
 
-    /// Write DIR/config.json and make DIR/rootfs, and mount nothing
-    #[arg(long)]
+    /// Write DIR/config.json and create DIR/rootfs without mounting the image
+    #[arg(long, help_heading = "Container")]
     pub no_mount: bool,
 
     #[command(flatten)]
@@ -217,52 +272,68 @@ pub struct BundleArgs {
     #[command(flatten)]
     pub sandbox: SandboxArgs,
 
-    /// Write which chunks were read, and when, to this file at the end: a profile
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub recording: RecordingArgs,
 
-    /// Threads that answer reads; as many misses can be under way at once
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub threads: u16,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
 }
 
-/// Serve images as block devices at one or several doors, until Ctrl-C or SIGTERM
+/// Serve images over NBD, FUSE or vhost-user-blk until Ctrl-C or SIGTERM
 ///
-/// By the NBD protocol, on a socket that only this user opens, or on loopback: each image is an export of its name; the first
-/// is also that without a name. Or as a regular file, by FUSE; or as a disk
-/// of Firecracker, QEMU and Cloud Hypervisor, by vhost-user-blk. Read-only unless --writable. On SIGTERM requests under way are answered; nothing is left behind.
+/// Each image is an NBD export of its name, and the first one also the default export. With --fuse it is a regular file, with
+/// --vhost-user-blk a disk for Firecracker, QEMU and Cloud Hypervisor. Exports are read-only unless --writable is given. On SIGTERM,
+/// outstanding requests are answered first; nothing is left behind.
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("door").required(true).multiple(true),
-    after_help = "Examples:\n  coldread serve app.cpm --nbd unix:/run/app.sock\n  nbdcopy 'nbd+unix:///app?socket=/run/app.sock' app.img\n\n  \
+    group = ArgGroup::new("exports").required(true).multiple(true),
+    override_usage = "coldread serve [OPTIONS] [NAME=]MANIFEST... <--nbd ADDRESS | --fuse PATH | --vhost-user-blk PATH>...",
+    after_help = "Example:\n  coldread serve app.cpm --nbd unix:/run/app.sock",
+    after_long_help = "Example:\n  coldread serve app.cpm --nbd unix:/run/app.sock\n  nbdcopy 'nbd+unix:///app?socket=/run/app.sock' app.img\n\n  \
         coldread serve app.cpm --fuse app.img\n  debugfs -R 'ls -l /' app.img"
 )]
 pub struct ServeArgs {
-    /// The images: MANIFEST, or NAME=MANIFEST; without a name, it is the file's without its extension
+    /// Images to serve; the default NAME is the file name without its extension
     #[arg(value_name = "[NAME=]MANIFEST", required = true)]
     pub images: Vec<NamedImage>,
 
-    /// Offer NBD here: unix:PATH, or tcp:ADDRESS:PORT of loopback, where every user of this machine can read what is in the images
-    #[arg(long, value_name = "ADDRESS", group = "door")]
+    /// Listen for NBD clients on unix:PATH or a loopback tcp:IP:PORT
+    ///
+    /// Warning: a TCP port gives every local user read access to the images; prefer unix:PATH, which only this user can open.
+    #[arg(long, value_name = "ADDRESS", group = "exports", help_heading = "Exports")]
     pub nbd: Vec<Address>,
 
-    /// Offer an image as this file, by FUSE: of NAME, or without it the first
+    /// Serve an image (default: the first) as a file, by FUSE
     ///
-    /// The file is made, and removed at the end; one that is there is covered until then. Needs /dev/fuse, and root or fusermount3. Only who runs
-    /// this can read it: a loop device on it needs root here. Where it is still open at the end, it ends with its last user, at most 10 s later.
-    #[arg(long, value_name = "[NAME:]PATH", group = "door")]
+    /// The file is created, and removed at the end; an existing file is hidden meanwhile. Needs /dev/fuse, and root or fusermount3. Only this
+    /// user can read the file; a loop device on it needs root here. A file that is still open at the end is removed when it is closed, after
+    /// at most 10 s.
+    #[arg(long, value_name = "[NAME:]PATH", group = "exports", help_heading = "Exports")]
     pub fuse: Vec<ImagePath>,
 
-    /// Offer an image as a virtual machine's disk on this socket: of NAME, or without it the first
-    #[arg(long, value_name = "[NAME:]PATH", group = "door")]
+    /// Serve an image (default: the first) as a disk on this socket
+    ///
+    /// The vhost-user-blk backend of Firecracker, QEMU and Cloud Hypervisor.
+    #[arg(long, value_name = "[NAME:]PATH", group = "exports", help_heading = "Exports")]
     pub vhost_user_blk: Vec<ImagePath>,
 
-    /// Refuse any manifest of another root digest
-    #[arg(long, value_name = "sha256:HEX")]
-    pub expect: Option<Sha256>,
-
     #[command(flatten)]
-    pub registry: RegistryArgs,
+    pub writable: WritableArgs,
+
+    /// Maximum number of NBD and vhost-user-blk clients; further ones are disconnected
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Exports", hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_clients: u16,
+
+    /// Maximum memory for requests and replies of all NBD clients, at least 16MiB
+    ///
+    /// A client may use an eighth of it. While all of it is in use, a client that takes over 5 seconds to receive or send a piece of 2 MiB is
+    /// disconnected.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Exports", hide_short_help = true)]
+    pub client_memory: Size,
+
+    /// Required root digest of the manifests
+    #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
+    pub expect: Option<Sha256>,
 
     #[command(flatten)]
     pub store: StoreArgs,
@@ -279,43 +350,33 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub user: UserArgs,
 
-    /// Write which chunks were read, and when, to this file at the end: a profile
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub recording: RecordingArgs,
 
     #[command(flatten)]
-    pub writable: WritableArgs,
+    pub registry: RegistryArgs,
 
-    /// Maximum number of clients of all NBD and vhost-user-blk sockets together; further ones are disconnected
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
-    pub max_clients: u16,
-
-    /// Maximum memory for requests and replies of all NBD clients together, at least 16MiB
-    ///
-    /// A client may use an eighth of it. While all of it is in use, a client that takes over 5 seconds to receive or send a piece of 2 MiB is
-    /// disconnected.
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    pub client_memory: Size,
-
-    /// Misses of a client that can be under way at once
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub threads: u16,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
 }
 
-/// Whether a device can be written to, and where that is kept.
+/// Whether a device can be written to, and where changed blocks are stored.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Write overlay")]
 pub struct WritableArgs {
-    /// Let it be written to; what was written is kept beside the image, which never changes, and is gone when this ends
+    /// Allow writes, to a copy-on-write overlay that is discarded at the end
     ///
-    /// The room for it is what `coldpress convert --free SIZE` left, 16MiB unless said otherwise.
+    /// The image itself never changes. Its free space was set by `coldpress convert --free` (16MiB by default).
     #[arg(long)]
     writable: bool,
 
-    /// Keep what was written in a file without a name in this directory, sealed under a key that is never told [default: in memory]
+    /// Store the overlay in an unlinked file in this directory [default: in memory]
+    ///
+    /// The file is encrypted with an ephemeral key.
     #[arg(long, value_name = "DIR", requires = "writable")]
     cow: Option<PathBuf>,
 
-    /// Most bytes of changed blocks of an image; who writes more finds the device full
+    /// Maximum overlay size; further writes fail with ENOSPC
     #[arg(long, value_name = "SIZE", default_value = "1GiB", requires = "writable")]
     cow_max: Size,
 }
@@ -331,34 +392,36 @@ impl WritableArgs {
     }
 }
 
-/// List the running `mount`, `bundle`, `serve` and `profile record` processes of this user, and those that were killed
+/// List running coldread processes and their images
 ///
-/// Reads the run directory: $COLDREAD_RUN_DIR, else /run/coldread for root, else $XDG_RUNTIME_DIR/coldread, else
-/// ~/.local/state/coldread. STATE is `starting`, `running`, `unmounted` (the image is still in use elsewhere) or `dead` (killed:
-/// `coldread umount`, or the next start, removes what it left).
+/// Lists this user's `mount`, `bundle`, `serve` and `profile record` processes from the run directory: $COLDREAD_RUN_DIR, else /run/coldread
+/// for root, else $XDG_RUNTIME_DIR/coldread, else ~/.local/state/coldread. STATE is `starting`, `running`, `unmounted` (still in use
+/// elsewhere) or `dead` (killed; `coldread umount` or the next start cleans up).
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread ps")]
 pub struct PsArgs {
-    /// Print one JSON object a line
-    #[arg(long)]
+    /// Print one JSON object per line
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
-/// Unmount an image and wait until its `mount` or `bundle` process has ended
+/// Unmount an image and wait for its process to end
 ///
-/// If that process was killed, removes what it left: the mount, the loop device, the FUSE mount. Only mounts that `coldread ps`
-/// lists are unmounted. A mount that is in use stays, and the processes that use it are named.
+/// If the process was killed, removes its mount, loop device and FUSE mount. Only unmounts what `coldread ps` lists. If the mount is busy,
+/// it stays, and the processes that use it are printed.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sudo coldread umount /mnt/app")]
 pub struct UmountArgs {
-    /// Where the image is mounted, or the bundle's directory
+    /// Mount point, or bundle directory
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 
-    /// How long to wait for the process to end
+    /// Timeout for the process to end
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     pub wait: Wait,
 }
 
-/// Record what a start reads
+/// Record startup profiles
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
     #[command(subcommand)]
@@ -370,11 +433,11 @@ pub enum ProfileCommand {
     Record(Box<RecordArgs>),
 }
 
-/// Run a command on the mounted image, and write which chunks it read, and when
+/// Run a command on a mounted image and record which chunks it reads
 ///
-/// The image is mounted in a directory of its own, whose path stands for {} in the command, and unmounted when that ends.
-/// `coldpress profile attach` puts the file beside the manifest; the next start then fetches these chunks before they are asked
-/// for. Needs what `mount` needs. Exits as the command does.
+/// Mounts the image on a temporary directory, whose path replaces {} in the command, and unmounts it when the command ends. Attach the
+/// profile with `coldpress profile attach`: later startups then prefetch its chunks. Needs what `mount` needs. Exits with the command's
+/// exit code.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldread profile record app.cpm -o start.profile -- chroot {} python3 -c 'import numpy'"
@@ -383,67 +446,69 @@ pub struct RecordArgs {
     #[command(flatten)]
     pub source: Source,
 
-    /// Where to write the profile
-    #[arg(short, long, value_name = "FILE")]
+    /// Profile to write
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
 
     #[command(flatten)]
     pub reading: ReadArgs,
 
-    /// Threads that answer reads; as many misses can be under way at once
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub threads: u16,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
 
-    /// The command, and its arguments
-    #[arg(value_name = "COMMAND", required = true, last = true)]
+    /// Command to run, and its arguments
+    #[arg(value_name = "COMMAND", required = true, last = true, help_heading = ARGUMENTS)]
     pub command: Vec<String>,
 }
 
-/// Show what a running reader has done: hits, latencies, requests to the store, what it keeps
+/// Show statistics of a running reader
 ///
-/// Of a `serve`, `mount` or `bundle` with --metrics at the same address.
+/// Shows hit rates, latencies, requests to the store and cache sizes of a `serve`, `mount` or `bundle` that runs with --metrics ADDRESS.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread status unix:/run/app-metrics.sock")]
 pub struct StatusArgs {
-    /// Where it tells: unix:PATH, or tcp:ADDRESS:PORT
+    /// Metrics address of the reader: unix:PATH or tcp:IP:PORT
     #[arg(value_name = "ADDRESS")]
     pub address: Address,
 
-    /// One JSON object
-    #[arg(long)]
+    /// Print one JSON object
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
-/// Show once a second what a running reader does
+/// Show statistics of a running reader once a second
 ///
-/// As `status`, of the last second; where standard output is no terminal, a line a second. Ctrl-C ends it; when the reader
-/// goes away, it ends with exit code 4.
+/// Like `status`, for the last second; prints one line per second if standard output is not a terminal. Ctrl-C ends it. If the reader
+/// ends, exits with 4.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread top unix:/run/app-metrics.sock")]
 pub struct TopArgs {
-    /// Where it tells: unix:PATH, or tcp:ADDRESS:PORT
+    /// Metrics address of the reader: unix:PATH or tcp:IP:PORT
     #[arg(value_name = "ADDRESS")]
     pub address: Address,
 }
 
-/// Draw a recorded start: which chunks were read, when, from where, and who waited for them
+/// Draw a recorded startup: chunk reads over time, and where they came from
 ///
-/// PROFILE is what `profile record`, or --record of `serve`, `mount` and `bundle` wrote. The picture is an SVG without scripts, for light and dark
-/// backgrounds; it tells root digest and places of chunks, and no names or content.
+/// The picture is an SVG without scripts, for light and dark backgrounds. It contains the root digest and chunk offsets, but no file
+/// names or content.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread report app.profile -o app.svg")]
 pub struct ReportArgs {
-    /// A profile
+    /// Profile from `profile record`, or from --record of `serve`, `mount` or `bundle`
     #[arg(value_name = "PROFILE")]
     pub profile: PathBuf,
 
-    /// Where to write the picture [default: standard output, unless --json]
-    #[arg(short, long, value_name = "FILE")]
+    /// SVG file to write [default: standard output, unless --json]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
     /// Print the numbers as one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
-/// Look after the zone's cache
+/// Inspect and size the zone cache
 #[derive(Debug, Args)]
 pub struct ZoneArgs {
     #[command(subcommand)]
@@ -456,75 +521,78 @@ pub enum ZoneCommand {
     Plan(ZonePlanArgs),
 }
 
-/// Show what each cache server of the zone holds, and how often it had what it was asked for
+/// Show contents and hit rate of each cache server of the zone
 ///
-/// As the servers tell it: since they were started, of all hosts. Exit code 4 where one does not answer.
+/// As reported by the servers since their start, for all hosts. Exits with 4 if a server does not answer.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread zone status --zone redis://cache-1,redis://cache-2,redis://cache-3")]
 pub struct ZoneStatusArgs {
     #[command(flatten)]
     pub servers: ServersArgs,
 
-    /// One JSON object
-    #[arg(long)]
+    /// Print one JSON object
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
-/// Say how large the zone's cache should be: size against hit rate, cost and latency
+/// Recommend a zone cache size from recorded or synthetic traces
 ///
-/// Takes what hosts recorded with --trace, or what is made here, runs it through a cache of every size, and names the larger of the size that costs
-/// least and the smallest that is fast enough. Prices are in whatever currency they are given in.
+/// Simulates caches of all sizes on the traces and recommends the larger of the cheapest size and the smallest size that meets the
+/// latency goal. Prices are in any one currency.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  coldread zone plan --trace host-1.trace --trace host-2.trace --goal 3ms -o plan.svg\n  \
+    after_help = "Example:\n  coldread zone plan --trace host-1.trace --trace host-2.trace --goal 3ms -o plan.svg\n  \
         coldread zone plan --make zipf:20000,0.9,500000 --make cron:4000,3600,24"
 )]
 pub struct ZonePlanArgs {
-    /// A file that --trace of `serve`, `mount` or `bundle` wrote; may be given for several hosts
-    #[arg(long, value_name = "FILE", required_unless_present = "make")]
+    /// Trace from --trace of `serve`, `mount` or `bundle` (repeatable, one per host)
+    #[arg(long, value_name = "FILE", required_unless_present = "make", help_heading = "Traces")]
     pub trace: Vec<PathBuf>,
 
-    /// A trace that nobody recorded: zipf:CHUNKS,EXPONENT,REQUESTS over a day, or cron:CHUNKS,SECONDS,SCANS; added to what else there is
-    #[arg(long, value_name = "KIND")]
+    /// Synthetic trace: zipf:CHUNKS,EXPONENT,REQUESTS or cron:CHUNKS,SECONDS,SCANS
+    ///
+    /// zipf spreads REQUESTS over a day; cron reads all CHUNKS every SECONDS, SCANS times. Repeatable, and combined with --trace.
+    #[arg(long, value_name = "KIND", help_heading = "Traces")]
     pub make: Vec<Made>,
 
-    /// Makes another one of them
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Random seed of --make
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Traces")]
     pub seed: u64,
 
-    /// What DATA and PARITY add to the memory that chunks take
-    #[arg(long, value_name = "DATA+PARITY", default_value = "4+2")]
+    /// Erasure code of the zone
+    #[arg(long, value_name = "DATA+PARITY", default_value = "4+2", help_heading = "Costs")]
     pub code: Code,
 
-    /// Of a GiB of the servers' memory for a month
-    #[arg(long, value_name = "PRICE", default_value_t = 3.0)]
+    /// Price of 1 GiB of server memory per month
+    #[arg(long, value_name = "PRICE", default_value_t = 3.0, help_heading = "Costs")]
     pub memory_price: f64,
 
-    /// Of a thousand requests to the store
-    #[arg(long, value_name = "PRICE", default_value_t = 0.0004)]
+    /// Price of 1000 requests to the store
+    #[arg(long, value_name = "PRICE", default_value_t = 0.0004, help_heading = "Costs")]
     pub request_price: f64,
 
-    /// Of a GiB from the store
-    #[arg(long, value_name = "PRICE", default_value_t = 0.0)]
+    /// Price of transferring 1 GiB from the store
+    #[arg(long, value_name = "PRICE", default_value_t = 0.0, help_heading = "Costs")]
     pub transfer_price: f64,
 
-    /// What a chunk takes from the zone
-    #[arg(long, value_name = "DURATION", default_value = "1ms")]
+    /// Latency of a chunk from the zone
+    #[arg(long, value_name = "DURATION", default_value = "1ms", help_heading = "Latency")]
     pub zone_latency: Wait,
 
-    /// What a chunk takes from the store
-    #[arg(long, value_name = "DURATION", default_value = "30ms")]
+    /// Latency of a chunk from the store
+    #[arg(long, value_name = "DURATION", default_value = "30ms", help_heading = "Latency")]
     pub origin_latency: Wait,
 
-    /// What a chunk may take on the average
-    #[arg(long, value_name = "DURATION", default_value = "5ms")]
+    /// Maximum acceptable mean latency of a chunk
+    #[arg(long, value_name = "DURATION", default_value = "5ms", help_heading = "Latency")]
     pub goal: Wait,
 
-    /// Draw it here, as SVG
-    #[arg(short, long, value_name = "FILE")]
+    /// SVG file to draw the plan in
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
 
     /// Print all numbers as one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 

@@ -14,11 +14,9 @@ mod zone;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
     shared::memory::spare_address_space();
-    let cli = args::Cli::parse();
+    let cli = shared::help::parse::<args::Cli>(args::command());
     shared::failure::finish("coldread", commands::run(&cli))
 }

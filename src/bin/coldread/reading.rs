@@ -40,65 +40,75 @@ const AHEAD: usize = 16;
 
 /// How images are read.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cache and store access")]
 pub struct ReadArgs {
-    /// Keep sealed chunks in this directory, for all images and processes of this host [default: $COLDREAD_CACHE, else none]
+    /// Disk cache directory [default: $COLDREAD_CACHE, else none]
     ///
-    /// Private to this user, bounded, safe to share and to delete. Chunks stay sealed in it, and are verified again when they are read.
+    /// Shared by all images and processes. Holds encrypted chunks, which are authenticated again when they are read. Accessible to this user only, limited by --cache-max, and safe
+    /// to share and to delete.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
-    /// Most bytes that it keeps
+    /// Maximum size of the --cache directory
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     cache_max: Size,
 
-    /// Most bytes of opened chunks in memory, of all images together
+    /// Maximum size of the memory cache
+    ///
+    /// Holds decrypted chunks of all images of the process.
     #[arg(long, value_name = "SIZE", default_value = "128MiB")]
     memory: Size,
+
+    /// Maximum number of concurrent requests to the store
+    ///
+    /// With --cache, the limit is shared by all processes that use the same directory.
+    #[arg(long, value_name = "N", default_value_t = 32, hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    requests: u16,
+
+    /// If the store is down: wait=DURATION or eio
+    ///
+    /// Retries for DURATION, then the read fails with EIO; eio is the same as wait=1s. A request without any answer times out after 10 more
+    /// seconds.
+    #[arg(long, value_name = "POLICY", default_value = "wait=60s")]
+    on_origin_loss: OnLoss,
+
+    /// Copy the whole image to --cache in the background (RATE: bytes/s)
+    ///
+    /// RATE is 32MiB if it is left out. Starts after the startup, and runs only while no other request to the store is outstanding.
+    #[arg(long, value_name = "RATE", num_args = 0..=1, default_missing_value = "32MiB")]
+    fill: Option<Size>,
 
     #[command(flatten)]
     zone: ZoneArgs,
 
-    /// Add to this file which chunks are asked of the zone, or without one of the store, and when, for `coldread zone plan`
-    #[arg(long, value_name = "FILE")]
+    /// Record chunk requests to this file, for `coldread zone plan`
+    #[arg(long, value_name = "FILE", help_heading = "Zone cache", hide_short_help = true)]
     trace: Option<PathBuf>,
 
-    /// Most requests to the store at a time; with --cache, of all processes of this host that share it
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    requests: u16,
-
-    /// What reads do while the store does not answer: wait=DURATION, or eio
-    ///
-    /// Requests are repeated for DURATION; then the read fails with EIO. With eio that is a second. A request that gets no
-    /// answer at all is given up after 10 seconds more.
-    #[arg(long, value_name = "POLICY", default_value = "wait=60s")]
-    on_origin_loss: OnLoss,
-
-    /// Fetch what this recorded start read, in its order, before it is asked for [default: MANIFEST.profile, if it is there]
-    #[arg(long, value_name = "FILE")]
+    /// Prefetch this startup profile [default: MANIFEST.profile if it exists]
+    #[arg(long, value_name = "FILE", help_heading = "Startup profile")]
     profile: Option<PathBuf>,
 
-    /// Use no profile
-    #[arg(long, conflicts_with = "profile")]
+    /// Do not use a startup profile
+    #[arg(long, conflicts_with = "profile", help_heading = "Startup profile", hide_short_help = true)]
     no_profile: bool,
 
-    /// Bring the whole image to the --cache after the start, while nothing else asks the store, at most RATE bytes a second
-    #[arg(long, value_name = "RATE", num_args = 0..=1, default_missing_value = "32MiB")]
-    fill: Option<Size>,
-
-    /// Tell on standard error of each chunk that a reader waited longer for
-    #[arg(long, value_name = "DURATION", default_value = "1s")]
-    slow: Wait,
-
-    /// Tell here what is read and how: for Prometheus at /metrics, for `coldread status` and `top`; unix:PATH, or tcp:ADDRESS:PORT of loopback
-    #[arg(long, value_name = "ADDRESS")]
+    /// Serve metrics for Prometheus, `coldread status` and `top` on this address
+    ///
+    /// unix:PATH, or tcp:IP:PORT on a loopback address. Prometheus text is at /metrics, JSON at /status.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Monitoring")]
     metrics: Option<Address>,
 
-    /// Also answer --metrics requests for this host name, such as the one that Prometheus uses (repeatable)
+    /// Also accept --metrics requests for this host name (repeatable)
     ///
-    /// Requests for IP addresses and for localhost are answered without it. Others are refused, so that no web page can read the metrics
-    /// through a name of its own that resolves to this machine.
-    #[arg(long, value_name = "NAME", requires = "metrics")]
+    /// Requests for IP addresses and localhost are always accepted. Other names are refused, so that no web page can read the metrics through a
+    /// DNS name that resolves to this host.
+    #[arg(long, value_name = "NAME", requires = "metrics", help_heading = "Monitoring", hide_short_help = true)]
     metrics_host: Vec<String>,
+
+    /// Log chunks that took longer than this to fetch
+    #[arg(long, value_name = "DURATION", default_value = "1s", help_heading = "Monitoring", hide_short_help = true)]
+    slow: Wait,
 }
 
 /// A duration as people write it: 500ms, 60s, 5m.

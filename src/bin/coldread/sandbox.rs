@@ -12,27 +12,34 @@ use coldpress::store::StoreUrl;
 use crate::commands::say;
 use crate::run_state::Registration;
 use crate::shared::failure::Failure;
+use crate::shared::help::choice;
 use crate::shared::keys::environment;
 use crate::sockets::Address;
 
 /// How far a command is restricted.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sandbox")]
 pub struct SandboxArgs {
-    /// Give up privileges once everything is open: no_new_privs, capabilities, Landlock, seccomp; auto: what the system has, off, or require: all or
-    /// do not start
+    /// Drop privileges
     ///
-    /// What is missing is named on standard error and by `coldread status`. docs/threat-model.md says what a restricted reader still can do.
-    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "Sandbox")]
+    /// Once everything is open, by no_new_privs, capabilities, Landlock and seccomp. What is missing is logged and shown by `coldread status`. docs/threat-model.md
+    /// describes what a sandboxed reader can still do.
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = choice::<Mode>(&[
+        ("auto", "use what the system supports"),
+        ("require", "fail unless everything is supported"),
+        ("off", "do not sandbox"),
+    ]))]
     sandbox: Mode,
 }
 
 /// Whom a command becomes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sandbox")]
 pub struct UserArgs {
-    /// Stop being root once everything is open, and be this user: NAME, UID or UID:GID
+    /// Switch from root to this user once everything is open: NAME, UID or UID:GID
     ///
-    /// The user must be able to read the store, and to write to --cache and the file of --record. Sockets become theirs.
-    #[arg(long, value_name = "USER", help_heading = "Sandbox")]
+    /// The user must be able to read the store, and to write to --cache and the file of --record. Sockets are given to the user.
+    #[arg(long, value_name = "USER")]
     pub user: Option<User>,
 }
 

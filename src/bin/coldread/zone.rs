@@ -14,45 +14,47 @@ use crate::reading::Wait;
 use crate::shared::failure::Failure;
 use crate::shared::keys::environment;
 
-/// Which servers, and what opens them.
+/// Which servers, and their credentials.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Zone cache")]
 pub struct ServersArgs {
-    /// Keep sealed chunks on these cache servers (Redis, Valkey), erasure-coded, for all hosts of the zone [default: $COLDREAD_ZONE, else none]
+    /// Redis or Valkey servers shared by the zone [default: $COLDREAD_ZONE]
     ///
-    /// URLs with commas between: redis://HOST:PORT, rediss:// for TLS, redis+unix:///PATH. All hosts must name the same servers the same way. A server
-    /// sees ids and sealed pieces; what it gives is taken only where it proves to be true.
+    /// Comma-separated URLs: redis://HOST:PORT, rediss:// for TLS, redis+unix:///PATH. All hosts must list the same servers by the same names.
+    /// Chunks are stored encrypted and erasure-coded; shards are authenticated before use.
     #[arg(long, value_name = "URL,...", value_delimiter = ',')]
     zone: Vec<String>,
 
-    /// The password of servers whose URL has none, in this file, which only its owner may read
-    #[arg(long, value_name = "FILE")]
+    /// File with the password of servers whose URL has none; must be readable by its owner only
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     zone_password_file: Option<PathBuf>,
 
-    /// Trust cache servers with certificates of the authorities in this PEM file [default: those that the system trusts]
-    #[arg(long, value_name = "FILE")]
+    /// PEM file of CA certificates for the cache servers [default: the system's]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     zone_tls_ca: Option<PathBuf>,
 }
 
-/// How the zone's cache is used.
+/// How the zone cache is used.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Zone cache")]
 pub struct ZoneArgs {
     #[command(flatten)]
     servers: ServersArgs,
 
-    /// Cut chunks for the zone in DATA shards and add PARITY, of which as many may be lost
-    #[arg(long, value_name = "DATA+PARITY", default_value = "4+2")]
+    /// Erasure code: DATA+PARITY shards per chunk; any PARITY of them may be lost
+    #[arg(long, value_name = "DATA+PARITY", default_value = "4+2", hide_short_help = true)]
     zone_code: Code,
 
-    /// After so long without an answer from the zone, ask the store
-    #[arg(long, value_name = "DURATION", default_value = "5ms")]
+    /// Timeout of a zone cache lookup; then the store is used
+    #[arg(long, value_name = "DURATION", default_value = "5ms", hide_short_help = true)]
     zone_deadline: Wait,
 
-    /// How long a host may take to fetch a chunk for the zone while the others wait for it; 0ms: nobody waits
-    #[arg(long, value_name = "DURATION", default_value = "500ms")]
+    /// How long other hosts wait while one host fetches a chunk for the zone; 0ms: do not wait
+    #[arg(long, value_name = "DURATION", default_value = "500ms", hide_short_help = true)]
     zone_lease: Wait,
 
-    /// Begin at most N starts a second in the whole zone; others wait, a minute at most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Limit startups in the zone to N per second; a startup waits at most 60 s
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     zone_start_rate: Option<u32>,
 }
 

@@ -14,6 +14,7 @@ use coldpress::store::{Get, Settings, StoreUrl, open_get};
 use coldpress::{Error, ErrorKind};
 
 use super::failure::Failure;
+use super::help::choice;
 
 /// The key file that is taken where none is named, from the current directory.
 const DEFAULT_KEY: &str = "coldpress.key";
@@ -48,11 +49,16 @@ impl FromStr for KeyRef {
 
 /// Which key, for all commands that need one.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Keys")]
 pub struct KeyArgs {
-    /// What wraps and opens the manifest: file:PATH, made by `coldpress keygen`; aws-kms://KEY, by id, ARN or alias/NAME; or
-    /// age:RECIPIENT,… to wrap and age:FILE with an identity to open (in builds with age)
+    /// Wrapping key: file:PATH or aws-kms://KEY [default: coldpress.key]
     ///
-    /// Without this option: $COLDPRESS_KEY, else `coldpress.key` in the current directory.
+    /// file:PATH is a key file from `coldpress keygen`; aws-kms://KEY is an AWS KMS key by id, ARN or alias/NAME.
+    #[cfg_attr(
+        feature = "age",
+        doc = "age:RECIPIENT,… encrypts for age recipients, age:FILE decrypts with an identity file."
+    )]
+    /// Without this option: $COLDPRESS_KEY, else `coldpress.key` in the working directory.
     #[arg(long, value_name = "KEY")]
     key: Option<KeyRef>,
 
@@ -62,9 +68,10 @@ pub struct KeyArgs {
 
 /// Where the key service is.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Keys")]
 pub struct KmsArgs {
-    /// Another address of the key service than AWS's own, for tests; without TLS on this machine only
-    #[arg(long, value_name = "URL")]
+    /// KMS endpoint URL, for testing; http:// is accepted for loopback addresses only
+    #[arg(long, value_name = "URL", hide_short_help = true)]
     pub kms_endpoint: Option<String>,
 }
 
@@ -130,31 +137,57 @@ fn open_age(_: &str) -> Result<Box<dyn KeyWrap>, Failure> {
 
 /// Which store.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Store")]
 pub struct StoreArgs {
-    /// Where the chunks are: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    /// Chunk store: DIR, s3://BUCKET/PREFIX, gs://... or az://...
     ///
-    /// Credentials are those that are usual for the service: for S3 the environment, profiles, single sign-on, web identities,
-    /// containers and instances. Without this option: $COLDPRESS_STORE, else, for a directory, where the manifest says.
+    /// A directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. Credentials come from each service's usual sources; for S3: environment, profiles, single sign-on, web identity, container and
+    /// instance metadata. Without this option: $COLDPRESS_STORE, else the directory that the manifest names.
     #[arg(long, value_name = "STORE", value_parser = clap::builder::OsStringValueParser::new().try_map(parse_store))]
     pub store: Option<StoreUrl>,
 
-    /// Another address than the service's own, for S3-compatible servers [default: $AWS_ENDPOINT_URL_S3 or $AWS_ENDPOINT_URL]
+    /// Endpoint URL of an S3-compatible server
     ///
-    /// https://HOST:PORT; http:// on this machine only, unless --store-allow-http is given.
+    /// Without this option: $AWS_ENDPOINT_URL_S3, else $AWS_ENDPOINT_URL, else AWS. http:// is accepted for loopback addresses only, unless
+    /// --store-allow-http is given.
     #[arg(long, value_name = "URL")]
     store_endpoint: Option<String>,
 
-    /// Allow an http:// endpoint on another machine: whoever is on the way can read credentials and replace answers
-    #[arg(long)]
+    /// Allow an http:// endpoint on another host
+    ///
+    /// Warning: without TLS, anyone on the network path can read credentials and modify responses.
+    #[arg(long, hide_short_help = true)]
     store_allow_http: bool,
 
-    /// The bucket's region [default: the environment's or the profile's]
-    #[arg(long, value_name = "NAME")]
+    /// Region of the bucket [default: from the environment or profile]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     store_region: Option<String>,
 
-    /// Put the bucket's name in the host's name: `path` or `virtual-host` [default: path]
-    #[arg(long, value_name = "STYLE", default_value = "path", hide_default_value = true, value_parser = ["path", "virtual-host"])]
-    store_style: String,
+    /// How to address the bucket
+    #[arg(long, value_name = "STYLE", default_value = "path", hide_short_help = true, value_parser = choice::<Addressing>(&[
+        ("path", "ENDPOINT/BUCKET"),
+        ("virtual-host", "BUCKET.ENDPOINT"),
+    ]))]
+    store_style: Addressing,
+}
+
+/// How requests address a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Addressing {
+    Path,
+    VirtualHost,
+}
+
+impl FromStr for Addressing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "path" => Ok(Self::Path),
+            "virtual-host" => Ok(Self::VirtualHost),
+            _ => Err(format!("`{text}` is neither path nor virtual-host")),
+        }
+    }
 }
 
 fn parse_store(text: OsString) -> Result<StoreUrl, coldpress::store::ParseStoreError> {
@@ -192,7 +225,7 @@ impl StoreArgs {
             };
             endpoint::check(source, endpoint, plain_http).map_err(usage)?;
         }
-        let (region, virtual_host) = (self.store_region.clone(), self.store_style == "virtual-host");
+        let (region, virtual_host) = (self.store_region.clone(), self.store_style == Addressing::VirtualHost);
         Ok(Settings { endpoint, region, virtual_host, in_flight, allow_http: self.store_allow_http })
     }
 

@@ -20,21 +20,24 @@ use super::keys::{KeyArgs, StoreArgs, environment};
 
 /// How registries are reached.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Registry")]
 pub struct RegistryArgs {
-    /// Log in to the registry with this [default: $COLDPRESS_CREDS, else as `docker login` or `podman login` keep it]
+    /// Registry login: [HOST=]USER:PASSWORD [default: docker or podman login]
     ///
-    /// With HOST= in front, to that registry alone; needed where a command names several.
-    /// Others on this machine can read a command line: prefer the variable, or a login file ($REGISTRY_AUTH_FILE,
-    /// $DOCKER_CONFIG/config.json, ~/.docker/config.json, $XDG_RUNTIME_DIR/containers/auth.json; credential helpers are asked).
-    #[arg(long, value_name = "[HOST=]USER:PASSWORD", help_heading = "Registries")]
+    /// Without this option: $COLDPRESS_CREDS, else the login of `docker login` or `podman login`. With HOST=, the login is used for that registry only; needed if a command uses several. Other users of this host can see the
+    /// command line: prefer $COLDPRESS_CREDS or a login file ($REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json, ~/.docker/config.json,
+    /// $XDG_RUNTIME_DIR/containers/auth.json). Credential helpers are supported.
+    #[arg(long, value_name = "LOGIN")]
     creds: Vec<String>,
 
-    /// Trust the certificates in this file, PEM, besides the system's
-    #[arg(long, value_name = "FILE", help_heading = "Registries")]
+    /// PEM file of additional trusted CA certificates
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     tls_ca: Option<PathBuf>,
 
-    /// Speak plain HTTP to a registry on this machine; others are spoken to by TLS all the same
-    #[arg(long, help_heading = "Registries")]
+    /// Allow plain HTTP for registries on loopback addresses
+    ///
+    /// Other registries always use TLS.
+    #[arg(long)]
     plain_http: bool,
 }
 
@@ -141,14 +144,14 @@ impl ManifestRef {
 /// Which block manifest.
 #[derive(Debug, Clone, Args)]
 pub struct ManifestArgs {
-    /// The block manifest: the file that `coldpress convert -o` wrote, or docker://IMAGE where `--push` put it beside the image
+    /// Block manifest: a file, or docker://IMAGE if it was pushed beside the image
     #[arg(value_name = "MANIFEST")]
     pub manifest: ManifestRef,
 
-    /// Refuse any manifest of another root digest
+    /// Required root digest of the manifest
     ///
-    /// Pins the image: without it, whoever can replace the file can put an older image in its place.
-    #[arg(long, value_name = "sha256:HEX")]
+    /// Pins the image: without it, whoever can replace the manifest can substitute an older image.
+    #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
     pub expect: Option<Sha256>,
 
     #[command(flatten)]

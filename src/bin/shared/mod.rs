@@ -3,6 +3,7 @@
 
 pub mod failure;
 pub mod files;
+pub mod help;
 pub mod keys;
 pub mod manifests;
 pub mod memory;

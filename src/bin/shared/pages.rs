@@ -1,4 +1,4 @@
-//! Completions for shells and manual pages, made of the command line's own description: the same bytes on any day.
+//! Shell completions and man pages, generated from the command line's description: the same bytes on any day.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,20 +11,20 @@ use coldpress::Error;
 use super::failure::CommandResult;
 use super::files::write_whole;
 
-/// Print what a shell needs to complete this program's commands and options
-///
-/// Source it (bash: `source <(coldpress completions bash)`), or keep it where the shell looks for completions.
+/// Generate shell completions
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  source <(coldpress completions bash)\n  source <(coldread completions bash)")]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to generate completions for
     #[arg(value_name = "SHELL")]
     pub shell: Shell,
 }
 
-/// Write the manual pages, one a command
+/// Generate man pages
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldpress man ~/.local/share/man/man1\n  coldread man | man -l -")]
 pub struct ManArgs {
-    /// Where to write them, made where it is not there; without it, the main page goes to standard output
+    /// Output directory, one page per command [default: main page to stdout]
     #[arg(value_name = "DIR")]
     pub directory: Option<PathBuf>,
 }
@@ -36,7 +36,7 @@ pub fn completions(mut program: Command, args: &CompletionsArgs) -> CommandResul
     Ok(print(&script)?)
 }
 
-/// Writes the pages of `program`, or prints the first.
+/// Writes the man pages of `program` and its commands, or prints the main page.
 pub fn man(program: Command, args: &ManArgs) -> CommandResult {
     // Each page would have one of `help`, which says what they say.
     let mut program = program.disable_help_subcommand(true);
@@ -46,7 +46,7 @@ pub fn man(program: Command, args: &ManArgs) -> CommandResult {
         return Ok(print(&page(program, &source).1)?);
     };
     std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
-    for command in program.get_subcommands().cloned().chain([program.clone()]) {
+    for command in with_subcommands(&program) {
         let (name, page) = page(command, &source);
         let path = directory.join(name);
         write_whole(&path, |mut file| file.write_all(&page).map_err(|error| Error::file(&path, error)))?;
@@ -54,7 +54,13 @@ pub fn man(program: Command, args: &ManArgs) -> CommandResult {
     Ok(())
 }
 
-/// A page's file name and text.
+/// Returns `command` and all commands below it.
+fn with_subcommands(command: &Command) -> Vec<Command> {
+    let below = command.get_subcommands().flat_map(with_subcommands);
+    std::iter::once(command.clone()).chain(below).collect()
+}
+
+/// Returns the file name and text of the page of `command`.
 fn page(command: Command, source: &str) -> (String, Vec<u8>) {
     let man = Man::new(command).source(source);
     let mut page = Vec::new();

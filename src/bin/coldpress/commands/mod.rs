@@ -14,9 +14,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
-
-use crate::args::{Cli, Command};
+use crate::args::{self, Cli, Command};
 use crate::shared::failure::Failure;
 use crate::shared::pages;
 
@@ -33,8 +31,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Profile(args) => profile::run(cli, args),
         Command::Scrub(args) => scrub::run(cli, args),
         Command::Doctor(args) => doctor::run(cli, args),
-        Command::Completions(args) => pages::completions(Cli::command(), args),
-        Command::Man(args) => pages::man(Cli::command(), args),
+        Command::Completions(args) => pages::completions(args::command(), args),
+        Command::Man(args) => pages::man(args::command(), args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -27,7 +27,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     if !args.no_mount {
         require_mounting()?;
     }
-    let reading = args.reading.open(args.record.is_some(), None)?;
+    let reading = args.reading.open(args.recording.record.is_some(), None)?;
     let device = Arc::new(reading.open(&args.source)?);
     let _metrics = reading.metrics_of(&args.source, &device)?;
     let (config, missing) = describe(&device, args)?;
@@ -61,7 +61,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
         offered: Arc::clone(&device) as _,
         directory: &rootfs,
         shown: &rootfs,
-        threads: args.threads,
+        threads: args.threads.threads,
         missing: &missing,
         // The bundle's own config.json forbids new privileges, and its /dev is the runtime's.
         allowed: Allowed::default(),
@@ -70,7 +70,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
         write(&directory, &config)?;
         made.keep();
         let mut collected = Collected::default();
-        reading.collect(args.record.as_deref(), &mut collected)?;
+        reading.collect(args.recording.record.as_deref(), &mut collected)?;
         collected.mounted(&place, registration);
         args.sandbox.enter(&collected, None, &reading.entered)?;
         let root = device.manifest().clear.root_digest;
@@ -80,7 +80,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
         )))
     });
     tell_fetched(cli, &device);
-    reading.write_record(&device, args.record.as_deref())?;
+    reading.write_record(&device, args.recording.record.as_deref())?;
     ended
 }
 

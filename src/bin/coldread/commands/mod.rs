@@ -25,13 +25,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::CommandFactory;
 use coldpress::fs::ext4::read::{FileType, Node};
 use coldpress::fs::tree::Timestamp;
 use coldpress::read::ChunkDevice;
 use coldpress::{Error, ErrorKind};
 
-use crate::args::{Cli, Command};
+use crate::args::{self, Cli, Command};
 use crate::shared::failure::Failure;
 use crate::shared::manifests::Source;
 use crate::shared::pages;
@@ -53,8 +52,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
         Command::Zone(args) => zone::run(&args.command),
-        Command::Completions(args) => pages::completions(Cli::command(), args),
-        Command::Man(args) => pages::man(Cli::command(), args),
+        Command::Completions(args) => pages::completions(args::command(), args),
+        Command::Man(args) => pages::man(args::command(), args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -34,7 +34,7 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
     check_directory(&args.directory)?;
     require_mounting()?;
     let run_directory = RunDirectory::open()?;
-    let reading = args.reading.open(args.record.is_some(), None)?;
+    let reading = args.reading.open(args.recording.record.is_some(), None)?;
     let device = Arc::new(reading.open(&args.source)?);
     let root = device.manifest().clear.root_digest;
     let _metrics = reading.metrics_of(&args.source, &device)?;
@@ -51,19 +51,19 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
         offered,
         directory: &directory,
         shown: &args.directory,
-        threads: args.threads,
+        threads: args.threads.threads,
         missing: &Missing::default(),
         allowed: Allowed { suid: args.suid, dev: args.dev },
     };
     let ended = starting.stay(&place, |registration| {
         let mut collected = Collected::default();
-        reading.collect(args.record.as_deref(), &mut collected)?;
+        reading.collect(args.recording.record.as_deref(), &mut collected)?;
         collected.mounted(&place, registration);
         args.sandbox.enter(&collected, None, &reading.entered)?;
         Ok(Then::Stay(format!("{root} is mounted at {}; unmount it or press Ctrl-C", args.directory.display())))
     });
     tell_fetched(cli, &device);
-    reading.write_record(&device, args.record.as_deref())?;
+    reading.write_record(&device, args.recording.record.as_deref())?;
     ended
 }
 

@@ -32,7 +32,7 @@ fn record(cli: &Cli, args: &RecordArgs) -> Result<ExitCode, Failure> {
         offered: Arc::clone(&device) as _,
         directory: &directory,
         shown: &directory,
-        threads: args.threads,
+        threads: args.threads.threads,
         missing: &Missing::default(),
         allowed: Allowed::default(),
     };

@@ -33,8 +33,8 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     }
     args.user.check()?;
     let mut exports = Exports::default();
-    let reading = args.reading.open(args.record.is_some(), args.user.user.as_ref())?;
-    args.reading.check_number(args.images.len(), args.record.is_some())?;
+    let reading = args.reading.open(args.recording.record.is_some(), args.user.user.as_ref())?;
+    args.reading.check_number(args.images.len(), args.recording.record.is_some())?;
     let (mut devices, mut offers) = (Vec::new(), Vec::new());
     for image in &args.images {
         let device = Arc::new(open(args, image, &reading)?);
@@ -54,7 +54,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     let registration = register(args, &devices)?;
     let server = Arc::new(Server {
         exports,
-        threads: args.threads.into(),
+        threads: args.threads.threads.into(),
         buffers: Buffers::new(args.client_memory.0),
         clients: Mutex::default(),
         max_clients: args.max_clients.into(),
@@ -69,12 +69,12 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     for asked in &args.fuse {
         let (at, path) = asked.resolve(&args.images)?;
         let source = registration.as_ref().map_or_else(|| "coldread".to_owned(), Registration::source);
-        files.push(FuseFile::open(Arc::clone(&offers[at]), path, &source, args.threads, send.clone())?);
+        files.push(FuseFile::open(Arc::clone(&offers[at]), path, &source, args.threads.threads, send.clone())?);
     }
     let named = args.images.iter().map(|image| image.name.clone()).zip(devices.iter().cloned());
     let _metrics = reading.metrics(named.collect())?;
     let mut collected = Collected::default();
-    reading.collect(args.record.as_deref(), &mut collected)?;
+    reading.collect(args.recording.record.as_deref(), &mut collected)?;
     args.nbd.iter().for_each(|address| collected.listens(address));
     for asked in &args.vhost_user_blk {
         collected.socket(asked.resolve(&args.images)?.1);
@@ -95,7 +95,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     close(files, &server);
     for device in &devices {
         super::tell_fetched(cli, device);
-        reading.write_record(device, args.record.as_deref())?;
+        reading.write_record(device, args.recording.record.as_deref())?;
     }
     Ok(())
 }

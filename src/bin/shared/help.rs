@@ -1,0 +1,34 @@
+//! What the `--help` pages of both programs share: headings, choices, and options that a command does not show.
+
+use std::str::FromStr;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, ArgAction, Command, FromArgMatches};
+
+/// Heading of the options that every command has.
+pub const GLOBAL: &str = "Global options";
+
+/// Parses one of `values`, each with its description: help and completions list them, and a wrong value gets a suggestion.
+pub fn choice<T>(values: &'static [(&'static str, &'static str)]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + Clone + Send + Sync + 'static,
+{
+    let values = values.iter().map(|(name, help)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(values).map(|name| match name.parse() {
+        Ok(value) => value,
+        Err(_) => unreachable!("the type parses every choice"),
+    })
+}
+
+/// Hides the global switches `names` in the help of `command`, where they have no effect. They are still accepted.
+pub fn hide_switches(command: Command, names: &[(&'static str, Option<char>)]) -> Command {
+    names.iter().fold(command, |command, (name, short)| {
+        command.arg(Arg::new(*name).long(*name).short(*short).hide(true).action(ArgAction::SetTrue))
+    })
+}
+
+/// Parses the command line by `command`, a description of `T`; prints help and usage errors and exits.
+pub fn parse<T: FromArgMatches>(mut command: Command) -> T {
+    let matches = command.clone().get_matches();
+    T::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
