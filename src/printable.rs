@@ -45,6 +45,20 @@ pub fn lines(text: &str) -> String {
     })
 }
 
+/// Returns `bytes` with one decimal in the largest unit that gives at least 1, such as `1.5 KiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].map(|(name, power)| (name, 1u64 << power));
+    match units.into_iter().find(|(_, unit)| bytes >= *unit) {
+        // Tenths by whole numbers, rounded.
+        Some((name, unit)) => {
+            let tenths = (u128::from(bytes) * 10 + u128::from(unit / 2)) / u128::from(unit);
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
 /// Returns a JSON text of the same meaning in which no string holds a character that [`is_escaped`] names.
 #[must_use]
 pub fn json(text: &str) -> String {
@@ -63,6 +77,11 @@ pub fn json(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown() {
+        assert_eq!([size(0), size(1023), size(1536), size(268_435_456)], ["0 B", "1023 B", "1.5 KiB", "256.0 MiB"]);
+    }
 
     #[test]
     fn what_a_terminal_would_act_on_or_hide_is_escaped_and_nothing_else() {

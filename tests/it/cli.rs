@@ -140,7 +140,7 @@ fn messages_are_as_they_were_read_last() {
         &["convert", "oci:image", "-o", "x"],
         &["convert", "oci:image", "--store", "s"],
         &["convert", "oci:image", "--store", "s", "-o", "x", "--compression", "gzip"],
-        &["convert", "oci:image", "--store", "s", "-o", "x", "--free", "12MB"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--free", "12XB"],
         &["convert", "oci:image", "--store", "s", "-o", "nowhere/x"],
         &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "file:bad.key"],
         &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "vault://k"],

@@ -1,8 +1,8 @@
-//! Sizes as people read them, and shares.
+//! Shares of a whole, and sizes as `coldpress` prints them.
 
 use std::str::FromStr;
 
-use crate::shared::size::UNITS;
+pub use coldpress::printable::size as show;
 
 /// A share of 2^32, written in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,27 +21,5 @@ impl FromStr for Share {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 2^32")]
         let share = (percent / 100.0 * 4_294_967_296.0) as u64;
         Ok(Self(share.max(1)))
-    }
-}
-
-/// `bytes` with one digit behind the point, in the largest unit that leaves at least 1.
-pub fn show(bytes: u64) -> String {
-    match UNITS.iter().rev().take_while(|(_, unit)| bytes >= *unit).last() {
-        // Tenths by whole numbers, rounded.
-        Some((name, unit)) => {
-            let tenths = (u128::from(bytes) * 10 + u128::from(unit / 2)) / u128::from(*unit);
-            format!("{}.{} {name}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} B"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_shown() {
-        assert_eq!([show(0), show(1023), show(1536), show(268_435_456)], ["0 B", "1023 B", "1.5 KiB", "256.0 MiB"]);
     }
 }

@@ -111,22 +111,48 @@ pub struct ReadArgs {
     slow: Wait,
 }
 
-/// A duration as people write it: 500ms, 60s, 5m.
+/// A duration as people write it: 500ms, 60s, 1m30s, 1.5h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait(pub Duration);
+
+/// The units of durations in nanoseconds, the largest first.
+const DURATIONS: [(&str, u64); 6] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+];
 
 impl FromStr for Wait {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let error = || format!("`{text}` is not a duration; use a number with ms, s or m, such as 60s");
-        let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
-        let found = units.iter().find_map(|(unit, millis)| Some((text.strip_suffix(unit)?, *millis)));
-        let (number, millis) = found.ok_or_else(error)?;
-        let number: u32 = number.parse().map_err(|_| error())?;
-        Ok(Self(Duration::from_millis(u64::from(number) * millis)))
+        let error = || format!("`{text}` is not a duration; use numbers with units, such as 500ms, 60s, 1m30s or 1h");
+        let (mut rest, mut total, mut last) = (text, Duration::ZERO, u64::MAX);
+        while !rest.is_empty() {
+            let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').ok_or_else(error)?;
+            let (number, tail) = rest.split_at(digits);
+            let letters = tail.find(|letter: char| !letter.is_ascii_alphabetic()).unwrap_or(tail.len());
+            let (unit, tail) = tail.split_at(letters);
+            let (_, nanos) = DURATIONS.iter().find(|(name, _)| *name == unit).ok_or_else(error)?;
+            // From the largest unit to the smallest, each once.
+            if *nanos >= last || !number.starts_with(|digit: char| digit.is_ascii_digit()) || number.ends_with('.') {
+                return Err(error());
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a unit is exact in 53 bits")]
+            let seconds = number.parse::<f64>().map_err(|_| error())? * (*nanos as f64) / 1e9;
+            let part = Duration::try_from_secs_f64(seconds).map_err(|_| error())?;
+            total = total.checked_add(part).filter(|total| *total <= LONGEST).ok_or_else(error)?;
+            (rest, last) = (tail, *nanos);
+        }
+        if last == u64::MAX { Err(error()) } else { Ok(Self(total)) }
     }
 }
+
+/// The longest duration that an option takes: clocks can add it to any moment.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 /// What a lost store means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +168,7 @@ impl FromStr for OnLoss {
         match (text, text.strip_prefix("wait=")) {
             ("eio", _) => Ok(Self(EIO)),
             (_, Some(wait)) => wait.parse().map(|Wait(wait)| Self(wait.max(EIO))),
-            _ => Err(format!("`{text}` is no policy; use wait=DURATION, such as wait=60s, or eio")),
+            _ => Err(format!("`{text}` is not a policy; use eio, or wait=DURATION such as wait=60s")),
         }
     }
 }
@@ -362,11 +388,20 @@ mod tests {
 
     #[test]
     fn durations_and_policies_are_read() {
-        assert_eq!("500ms".parse(), Ok(Wait(Duration::from_millis(500))));
-        assert_eq!("2m".parse(), Ok(Wait(Duration::from_secs(120))));
-        assert_eq!("wait=90s".parse(), Ok(OnLoss(Duration::from_secs(90))));
+        for (text, millis) in [
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1m30s", 90_000),
+            ("1h", 3_600_000),
+            ("1.5s", 1_500),
+            ("0ms", 0),
+            ("1d2h3m4s5ms", 93_784_005),
+        ] {
+            assert_eq!(text.parse(), Ok(Wait(Duration::from_millis(millis))), "{text}");
+        }
+        assert_eq!("wait=1m30s".parse(), Ok(OnLoss(Duration::from_secs(90))));
         assert_eq!("eio".parse(), Ok(OnLoss(EIO)));
-        for bad in ["", "s", "1.5s", "-1s", "60"] {
+        for bad in ["", "s", "-1s", "60", "1s1m", "1s1s", "1.s", ".5s", "1.5.5s", "1 s", "1e3s", "1M", "999999d"] {
             assert!(bad.parse::<Wait>().is_err(), "{bad}");
         }
         for bad in ["", "wait", "wait=", "60s", "EIO"] {

@@ -1,7 +1,7 @@
 //! `coldread status`: what a running reader has done, as a table.
 
 use coldpress::Error;
-use coldpress::printable::Printable;
+use coldpress::printable::{self, Printable};
 use coldpress::read::tier::Place;
 use coldpress::sandbox::Report;
 use coldpress::serve::status::{Held, Status, TierStatus, ZoneServerStatus, ZoneStatus};
@@ -151,13 +151,10 @@ fn held(held: &Held) -> String {
     format!("{} of {}", size(held.bytes as f64), size(held.max_bytes as f64))
 }
 
-/// Bytes, as people read them.
+/// Bytes, or bytes per second, as people read them.
 pub fn size(bytes: f64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)].map(|(unit, power)| (unit, f64::from(1u32 << power)));
-    match units.into_iter().find(|(_, least)| bytes >= *least) {
-        Some((unit, least)) => format!("{:.1} {unit}", bytes / least),
-        None => format!("{bytes:.0} B"),
-    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for a person, and never negative")]
+    printable::size(bytes as u64)
 }
 
 /// Seconds, as people read them.
