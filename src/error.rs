@@ -1,8 +1,10 @@
 //! The error that crosses the crate's edge.
 //!
 //! Modules speak precise private enums; here they become one opaque [`Error`] whose [`ErrorKind`] answers "what now?".
-//! A message never repeats its source's message, names its object, and holds no secret.
+//! A message never repeats its source's message, names its object, and holds no secret. Where the fault is known, the error carries
+//! the next step as a hint of its own.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -38,6 +40,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     source: Option<Source>,
+    hint: Option<Cow<'static, str>>,
 }
 
 /// The crate's result.
@@ -46,12 +49,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error without a cause of its own. `message` is lower case and names the object.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, hint: None }
     }
 
     /// The same with the error that caused it, which is not repeated in `message`.
     pub fn caused(kind: ErrorKind, message: impl Into<String>, source: impl Into<Source>) -> Self {
-        Self { kind, message: message.into(), source: Some(source.into()) }
+        Self { kind, message: message.into(), source: Some(source.into()), hint: None }
     }
 
     /// An I/O error at `object` (a path or another name), with the kind that the operating system's answer suggests.
@@ -80,7 +83,8 @@ impl Error {
     /// The same error as the cause of one that says in which larger object it happened; the kind stays.
     #[must_use]
     pub fn within(self, object: impl fmt::Display) -> Self {
-        Self { kind: self.kind, message: object.to_string(), source: Some(Box::new(self)) }
+        let hint = self.hint.clone();
+        Self { kind: self.kind, message: object.to_string(), source: Some(Box::new(self)), hint }
     }
 
     /// The error and its causes in one line.
@@ -94,6 +98,25 @@ impl Error {
             cause = next.source();
         }
         message
+    }
+
+    /// The same error with the next step that fits this fault, in place of what is printed for its kind.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Returns the next step of this error, or of the first of its causes that has one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        let mut cause = self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static));
+        let mut hint = self.hint.as_deref();
+        while let (None, Some(error)) = (hint, cause) {
+            hint = error.downcast_ref::<Self>().and_then(|error| error.hint.as_deref());
+            cause = error.source();
+        }
+        hint
     }
 
     /// What a caller can do about it.
@@ -142,5 +165,15 @@ mod tests {
         assert_eq!(outer.kind(), ErrorKind::Corrupt);
         assert_eq!(outer.to_string(), "app.cpm");
         assert_eq!(outer.source().map(ToString::to_string).as_deref(), Some("chunk 3: damaged"));
+    }
+
+    #[test]
+    fn a_hint_stays_with_the_errors_around_it() {
+        let inner = || Error::new(ErrorKind::Denied, "key k: disabled").with_hint("enable the key");
+        assert_eq!(inner().within("app.cpm").hint(), Some("enable the key"));
+        let outer = Error::caused(ErrorKind::Unavailable, "given up", inner());
+        assert_eq!(outer.hint(), Some("enable the key"));
+        assert_eq!(outer.with_hint("another").hint(), Some("another"));
+        assert_eq!(Error::new(ErrorKind::Denied, "no").within("x").hint(), None);
     }
 }

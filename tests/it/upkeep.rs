@@ -265,6 +265,34 @@ fn scrub_and_heal_by_roles_of_a_service() {
     assert_eq!(json(&output)["scrubbed"], true);
 }
 
+/// A wrong prefix or a wrong root must not look like a store that was scrubbed.
+#[test]
+fn a_scrub_of_nothing_is_no_success() {
+    let moto = Moto::start();
+    image().oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    for store in ["s3://chunks/p", "store"] {
+        json(&moto.coldpress("admin", &["convert", "oci:app", "--store", store, "-o", "app.cpm", "--json"]));
+    }
+    let scrub = |args: &[&str]| moto.coldpress("collector", &[&["scrub", "--all"], args].concat());
+    for args in [
+        &["--store", "s3://chunks/typo"][..],
+        &["--store", "s3://chunks/p", "--root", "mian"],
+        &["--store", "store", "--root", "mian"],
+    ] {
+        let output = scrub(args);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        let root = args.get(3).unwrap_or(&"main");
+        for part in [args[1], &format!("no block manifest is under manifests/{root}/"), "--root", "--allow-empty"] {
+            assert!(message.contains(part), "{args:?}: no `{part}` in {message}");
+        }
+        assert_eq!(json(&scrub(&[args, &["--allow-empty", "--json"]].concat()))["chunks"], 0);
+    }
+    assert_eq!(scrub(&["--store", "s3://chunks/p"]).status.code(), Some(0));
+    let one = moto.coldpress("collector", &["scrub", "app.cpm", "--store", "store", "--allow-empty"]);
+    assert_eq!(one.status.code(), Some(2), "it is for --all");
+}
+
 /// Whoever may upload to a directory can put anything under a manifest's name.
 #[test]
 fn bad_manifests_are_findings_and_the_rest_is_scrubbed() {

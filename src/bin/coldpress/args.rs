@@ -450,6 +450,10 @@ pub struct ScrubArgs {
     #[arg(long, value_name = "NAME", default_value = "main", help_heading = "Selection")]
     pub root: RootId,
 
+    /// Succeed where --all finds no manifest, which is an error otherwise
+    #[arg(long, conflicts_with = "manifests", help_heading = "Selection")]
+    pub allow_empty: bool,
+
     /// Check a random sample of the chunks
     #[arg(long, value_name = "PERCENT", default_value = "100%", help_heading = "Selection")]
     pub sample: Share,

@@ -65,7 +65,7 @@ fn code(kind: ErrorKind) -> u8 {
 pub fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
     let (message, hint, code) = match result {
         Ok(code) => return code,
-        Err(Failure::Usage(message)) => (message, Some("see --help"), 2),
+        Err(Failure::Usage(message)) => (message, Some("see --help".to_owned()), 2),
         Err(Failure::Error(error)) => {
             // A reader that went away, such as `head`, is no failure.
             if error
@@ -75,13 +75,14 @@ pub fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            (error.chain(), hint(error.kind()), code(error.kind()))
+            let hint = error.hint().or_else(|| hint(error.kind())).map(str::to_owned);
+            (error.chain(), hint, code(error.kind()))
         }
     };
     // Names in it come from outside; a terminal shall not act on them.
     let mut out = format!("{name}: error: {}\n", Printable(&message));
     if let Some(hint) = hint {
-        out.push_str(&format!("  hint: {hint}\n"));
+        out.push_str(&format!("  hint: {}\n", Printable(&hint)));
     }
     let _ = std::io::stderr().write_all(out.as_bytes());
     ExitCode::from(code)

@@ -10,7 +10,7 @@ use coldpress::manifest::Clear;
 use coldpress::output_file::Destination;
 use coldpress::read::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
 use coldpress::read::stored_manifest;
-use coldpress::store::{Collect, ObjectName, RootId, open_collect, open_get};
+use coldpress::store::{Collect, ObjectName, RootId, StoreUrl, open_collect, open_get};
 use coldpress::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -55,7 +55,13 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
         name_all(&read_manifest(manifest, &args.registry, None)?.clear, &mut names);
     }
     let bad = match collect.as_deref().filter(|_| args.all) {
-        Some(collect) => name_all_stored(collect, &args.root, &mut names)?,
+        Some(collect) => {
+            let objects = collect.manifests(&args.root)?;
+            if objects.is_empty() && !args.allow_empty {
+                return Err(no_manifest(&url, &args.root).into());
+            }
+            name_all_stored(collect, &args.root, objects, &mut names)?
+        }
         None => Vec::new(),
     };
     let resume = args.resume.as_deref().map(note_file).transpose()?;
@@ -111,6 +117,14 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     Err(Error::new(ErrorKind::Difference, message).into())
 }
 
+/// A store without a manifest is most likely named wrongly, and a scrub of nothing proves nothing.
+fn no_manifest(url: &StoreUrl, root: &RootId) -> Error {
+    let message = format!("store {url}: no block manifest is under {}/", ObjectName::manifests(root));
+    Error::new(ErrorKind::NotFound, message).with_hint(
+        "check the store's URL with its prefix, and --root; where nothing was converted to it yet, give --allow-empty",
+    )
+}
+
 /// An object under a manifest's name that is no manifest that can be read.
 struct BadManifest {
     object: ObjectName,
@@ -150,14 +164,15 @@ fn name_all(clear: &Clear, names: &mut Vec<(RootId, Sha256)>) {
     names.extend(clear.names.iter().map(|name| (clear.root.clone(), *name)));
 }
 
-/// Adds the chunks of all manifests of a root, and returns the objects that are none: whoever may upload can put anything there.
+/// Adds the chunks of the manifests `objects` of a root, and returns the objects that are none: whoever may upload can put anything there.
 fn name_all_stored(
     collect: &dyn Collect,
     root: &RootId,
+    objects: Vec<ObjectName>,
     names: &mut Vec<(RootId, Sha256)>,
 ) -> Result<Vec<BadManifest>, Error> {
     let mut bad = Vec::new();
-    for object in collect.manifests(root)? {
+    for object in objects {
         let read = || stored_manifest::read_clear(collect.get(), root, &object);
         // A byte may change on its way; what is bad is so twice.
         let read = match read() {
