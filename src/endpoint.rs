@@ -3,6 +3,8 @@
 //! Credentials and data keys never cross a network in clear, so an address without TLS has to be on this machine, unless a
 //! person insists.
 
+use std::net::IpAddr;
+
 use reqwest::Url;
 
 use crate::{Error, ErrorKind, Result};
@@ -39,13 +41,55 @@ pub fn check(name: &str, endpoint: &str, plain_http: PlainHttp) -> Result<()> {
     ))
 }
 
+/// Checks the address of a service that gives tokens, such as a cloud's metadata service: with TLS anywhere; without, on this machine or at
+/// a link-local address, which no router forwards. It may have a query.
+///
+/// # Errors
+/// `Input` where it is no address, or tokens would cross a network in clear.
+pub(crate) fn check_metadata(name: &str, url: &str) -> Result<()> {
+    let refuse = |what: &str| Err(Error::new(ErrorKind::Input, format!("{name}: {what}")));
+    let Some(url) = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    else {
+        return refuse("not an address of the form https://HOST[:PORT]/PATH");
+    };
+    let host = url.host_str().unwrap_or_default();
+    if url.scheme() == "https" || is_local(host) || is_link_local(host) {
+        return Ok(());
+    }
+    refuse(
+        "https:// is needed, or http:// and a metadata service's link-local address or one of this machine: tokens would cross the network in clear",
+    )
+}
+
 /// Whether an address is on this machine, whatever its scheme.
 #[must_use]
 pub fn is_loopback(endpoint: &str) -> bool {
     let Some(url) = parse(endpoint) else { return false };
-    let Some(host) = url.host_str() else { return false };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    url.host_str().is_some_and(is_local)
+}
+
+/// The host and port that a URL's requests go to.
+pub(crate) fn authority(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
+}
+
+/// Whether a URL's host is this machine.
+pub(crate) fn is_local(host: &str) -> bool {
+    host == "localhost" || ip(host).is_some_and(|address| address.is_loopback())
+}
+
+/// Whether a URL's host is an address of the metadata services of clouds: link-local, or the one of AWS for IPv6.
+pub(crate) fn is_link_local(host: &str) -> bool {
+    match ip(host) {
+        Some(IpAddr::V4(address)) => address.is_link_local(),
+        Some(IpAddr::V6(address)) => address.is_unicast_link_local() || address.segments()[..2] == [0xfd00, 0x0ec2],
+        None => false,
+    }
+}
+
+fn ip(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// The host of a `Location`, and its port where that is not the usual one: what may be printed of it, since path and query can have
@@ -94,6 +138,23 @@ mod tests {
         {
             let refused = check("--x", nonsense, PlainHttp::Allowed).unwrap_err();
             assert!(refused.to_string().starts_with("--x: not an address"), "{nonsense}: {refused}");
+        }
+    }
+
+    #[test]
+    fn tokens_come_with_tls_or_from_next_door() {
+        for (url, allowed) in [
+            ("https://tokens.example/x?audience=y", true),
+            ("http://169.254.169.254/metadata/identity/oauth2/token", true),
+            ("http://[fd00:ec2::254]/latest", true),
+            ("http://[fe80::1]/", true),
+            ("http://localhost:42356/msi/token", true),
+            ("http://10.0.0.1/msi/token", false),
+            ("http://169.254.169.254.example/", false),
+            ("169.254.169.254", false),
+            ("file:///etc/passwd", false),
+        ] {
+            assert_eq!(check_metadata("x", url).is_ok(), allowed, "{url}");
         }
     }
 

@@ -114,7 +114,51 @@ export AZURE_STORAGE_ACCOUNT_NAME AZURE_STORAGE_ACCOUNT_KEY
 AZURITE_ACCOUNTS=tests:$AZURE_STORAGE_ACCOUNT_KEY target/azurite/node_modules/.bin/azurite-blob --silent --disableTelemetry --skipApiVersionCheck --location "$work/azurite" --blobHost 127.0.0.1 --blobPort "$at" &
 pids+=($!)
 for _ in $(seq 100); do curl -s "http://127.0.0.1:$at" >/dev/null && break; sleep 0.2; done
-"$python" tools/azurite.py "http://127.0.0.1:$at/tests" "$AZURE_STORAGE_ACCOUNT_KEY" chunks
-suite azurite az://chunks/suite "http://127.0.0.1:$at/tests"
+endpoint=http://127.0.0.1:$at/tests
+"$python" tools/azurite.py "$endpoint" "$AZURE_STORAGE_ACCOUNT_KEY" chunks
+suite azurite az://chunks/suite "$endpoint"
+
+# as RIGHTS COMMAND…: a command with a shared access signature of these rights, and nothing else.
+as() {
+    local sas
+    sas=$("$python" tools/azurite.py "$endpoint" "$AZURE_STORAGE_ACCOUNT_KEY" chunks "$1")
+    shift
+    env -u AZURE_STORAGE_ACCOUNT_KEY -u AZURE_STORAGE_ACCOUNT_NAME AZURE_STORAGE_ACCOUNT=tests "AZURE_STORAGE_SAS_TOKEN=$sas" \
+        "$programs/coldpress" "$@" --store az://chunks/p --store-endpoint "$endpoint"
+}
+
+# letters ROLE: the rights that doctor prints for it.
+letters() {
+    as c doctor --as "$1" --print --json | "$python" -c 'import json, sys; print(json.load(sys.stdin)["policies"][0]["policy"]["sp"])'
+}
+
+# may RIGHTS ROLE CODE: what doctor ends with.
+may() {
+    local code=0
+    as "$1" doctor --as "$2" >"$work/doctor" 2>&1 || code=$?
+    [ $code = "$3" ] || { cat "$work/doctor"; echo "doctor --as $2 with sp=$1 ended with $code, not $3"; return 1; }
+}
+
+echo "   a conversion with sp=$(letters converter), twice"
+"$programs/coldpress" keygen -q -o "$work/azure-key"
+for n in 1 2; do
+    as "$(letters converter)" convert "$image" --key "file:$work/azure-key" --no-cache -o "$work/azure-$n.cpm" | sed 's/^/   /'
+done
+as "$(letters worker)" verify "$work/azure-2.cpm" --key "file:$work/azure-key" | sed 's/^/   /'
+as "$(letters collector)" scrub --all | sed 's/^/   /'
+echo "   doctor: each role's printed rights are enough, one less is not, one more is too much"
+for role in converter worker collector; do
+    may "$(letters $role)" $role 0
+    # The collector deletes what it is tried on.
+    as "$(letters converter)" convert "$image" --key "file:$work/azure-key" --no-cache -o "$work/x.cpm" --quiet
+done
+may r converter 3
+may l worker 3
+for less in rd rl dl; do
+    may $less collector 1
+    as "$(letters converter)" convert "$image" --key "file:$work/azure-key" --no-cache -o "$work/x.cpm" --quiet
+done
+may cw converter 3
+may rw worker 3
 
 echo "all passed"

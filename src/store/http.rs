@@ -18,7 +18,7 @@ use reqwest::header::{CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue, LOCAT
 use reqwest::{Method, StatusCode, redirect};
 
 use crate::digest::Sha256;
-use crate::endpoint::redirect_host;
+use crate::endpoint::{authority, redirect_host};
 use crate::retry::asked_wait;
 
 /// Maximum length of an answer that is neither an object nor a page of a listing: an error, or the answer to a PUT.
@@ -34,6 +34,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const METADATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// S3 names the bucket's region beside a redirect.
 const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+/// Azure names an error in a header, too: answers to HEAD have no body.
+const AZURE_CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
 
 /// How long the answers of one operation may be.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +63,10 @@ impl Bounds {
 pub(super) struct Answer {
     /// The HTTP status; `None` where no answer came.
     pub(super) status: Option<u16>,
+    /// The service's own word for what went wrong, such as `AccessDenied`.
+    pub(super) code: Option<String>,
+    /// The host that was asked for credentials, where the answer is not the store's.
+    pub(super) credentials_from: Option<String>,
     /// How long the service asks to wait.
     pub(super) retry_after: Option<Duration>,
     /// Where it redirects to.
@@ -117,6 +123,8 @@ pub(super) async fn observe<F: Future>(bounds: Bounds, requests: F) -> (F::Outpu
 /// Makes the HTTP clients of one store and of its credentials.
 #[derive(Debug)]
 pub(super) struct Connector {
+    /// The host and port of the store, where they are known: what is asked elsewhere is asked for credentials.
+    pub(super) store: Option<String>,
     /// Whether the store itself is reached by plain HTTP.
     pub(super) plain_http: bool,
     /// Whether the store is on this machine.
@@ -149,7 +157,7 @@ impl HttpConnector for Connector {
             store: "HTTP client",
             source: Box::new(error.without_url()),
         })?;
-        Ok(HttpClient::new(BoundedClient { client: HttpClient::new(client), metadata }))
+        Ok(HttpClient::new(BoundedClient { client: HttpClient::new(client), store: self.store.clone(), metadata }))
     }
 }
 
@@ -157,6 +165,7 @@ impl HttpConnector for Connector {
 #[derive(Debug)]
 struct BoundedClient {
     client: HttpClient,
+    store: Option<String>,
     /// Whether only short answers are expected, whatever the operation.
     metadata: bool,
 }
@@ -168,10 +177,17 @@ impl HttpService for BoundedClient {
         let limit = admit(&url).map_err(refuse)?;
         let is_read = method == Method::GET && !self.metadata;
         let limit = if is_read { limit } else { SHORT_ANSWER };
+        let is_batch = method == Method::POST && is_batch(&url);
+        let elsewhere = match &self.store {
+            Some(store) => authority(&url).as_ref() != Some(store),
+            None => self.metadata,
+        };
+        let credentials_from = elsewhere.then(|| host(&url)).flatten();
         let response = self.client.execute(request).await;
         let answer = response.as_ref().map(|response| answer_of(response, &url)).unwrap_or_default();
-        update(|operation| operation.answer = answer);
-        bounded(response?, &method, limit).await
+        update(|operation| operation.answer = Answer { credentials_from, ..answer });
+        let response = bounded(response?, &method, limit).await?;
+        if is_batch { unpack(response).await } else { Ok(response) }
     }
 }
 
@@ -205,6 +221,9 @@ async fn bounded(response: HttpResponse, method: &Method, limit: u64) -> Result<
     if !parts.status.is_success() {
         // A reason that is cut, or does not come whole, still has its beginning.
         let (reason, _) = read_up_to(body, SHORT_ANSWER).await;
+        if let Some(code) = error_code(&reason) {
+            update(|operation| operation.answer.code = Some(code));
+        }
         return Ok(HttpResponse::from_parts(parts, String::from_utf8_lossy(&reason).into_owned().into()));
     }
     if *method == Method::HEAD {
@@ -276,7 +295,56 @@ fn answer_of(response: &HttpResponse, url: &str) -> Answer {
         host: header(&LOCATION).and_then(|to| redirect_host(url, to)),
         region: header(&BUCKET_REGION).and_then(region),
     });
-    Answer { status: Some(status.as_u16()), retry_after, redirect, refused: None }
+    let code = header(&AZURE_CODE).and_then(word);
+    Answer { status: Some(status.as_u16()), code, credentials_from: None, retry_after, redirect, refused: None }
+}
+
+/// Whether it is where Azure takes deletions, several in one request.
+fn is_batch(url: &str) -> bool {
+    url.split_once('?').is_some_and(|(_, query)| query.split('&').any(|pair| pair == "comp=batch"))
+}
+
+fn host(url: &str) -> Option<String> {
+    reqwest::Url::parse(url).ok()?.host_str().map(str::to_owned)
+}
+
+/// The answer to a batch of one, whose own status says only that the batch was read: that of its part counts.
+async fn unpack(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let body = body.bytes().await?;
+    if parts.status.is_success() {
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let mut lines = text.lines().skip_while(|line| !line.starts_with("HTTP/1.1 "));
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let code = lines
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case(AZURE_CODE.as_str()));
+        let code = code.and_then(|(_, code)| word(code.trim()));
+        update(|operation| {
+            operation.answer.status = status.or(operation.answer.status);
+            operation.answer.code = code;
+        });
+    }
+    Ok(HttpResponse::from_parts(parts, Vec::from(body).into()))
+}
+
+/// What a service calls an error, in XML (`<Code>`), or in JSON (`error`, as OAuth 2.0 and Google have it).
+pub(super) fn error_code(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let in_xml = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+    if let Some(code) = in_xml {
+        return word(code);
+    }
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let error = json.get("error")?;
+    word(error.as_str().or_else(|| error.get("status")?.as_str())?)
+}
+
+/// A code, where it can be one and no secret: letters, digits and `_`.
+fn word(text: &str) -> Option<String> {
+    let is_word =
+        (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_word.then(|| text.to_owned())
 }
 
 /// A region's name, where it can be one.
@@ -295,6 +363,21 @@ mod tests {
 
     use super::*;
     use crate::runtime::Services;
+
+    #[test]
+    fn an_error_is_called_what_the_service_calls_it() {
+        for (body, code) in [
+            ("<?xml?><Error><Code>AccessDenied</Code><Message>x</Message></Error>", Some("AccessDenied")),
+            ("<Error><Code>a secret: x</Code></Error>", None),
+            (r#"{"error": "invalid_client", "error_description": "AADSTS7000215: x"}"#, Some("invalid_client")),
+            (r#"{"error": {"code": 403, "status": "PERMISSION_DENIED"}}"#, Some("PERMISSION_DENIED")),
+            ("<html>", None),
+            ("", None),
+        ] {
+            assert_eq!(error_code(body.as_bytes()).as_deref(), code, "{body}");
+        }
+        assert!(is_batch("http://h/c?restype=container&comp=batch") && !is_batch("http://h/c/comp=batch"));
+    }
 
     #[test]
     fn a_region_is_a_name() {
@@ -320,7 +403,7 @@ mod tests {
             }
         });
         let timeout = Duration::from_millis(300);
-        let connector = Connector { plain_http: true, loopback: true, idle: 1, timeout };
+        let connector = Connector { store: None, plain_http: true, loopback: true, idle: 1, timeout };
         let client = connector.connect(&ClientOptions::new().with_allow_http(true)).unwrap();
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method.clone();

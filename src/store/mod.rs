@@ -3,7 +3,11 @@
 //! Chunks lie at `ROOT/NAME`, block manifests at `manifests/ROOT/NAME`, NAME being 64 hexadecimal digits of the SHA-256 of
 //! what is stored. Nothing here deletes, and only a damaged object in a directory is replaced.
 
+mod azure;
 pub mod conformance;
+mod environment;
+mod external_account;
+mod google;
 mod http;
 mod known;
 mod local;
@@ -14,9 +18,10 @@ mod probe;
 mod remote;
 mod url;
 
+pub use environment::variables;
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
-pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put, open_repair};
+pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put, open_repair, place};
 pub use planned::Planned;
 pub use probe::{Found, Operation, Probe};
 pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl, is_store_hint};

@@ -60,6 +60,12 @@ impl ObjectName {
         Self(format!("manifests/{root}/{}", digest.to_hex()))
     }
 
+    /// Whether it is a block manifest's.
+    #[must_use]
+    pub fn is_manifest(&self) -> bool {
+        self.0.starts_with("manifests/")
+    }
+
     /// Where the block manifests of a root lie.
     #[must_use]
     pub fn manifests(root: &RootId) -> String {

@@ -7,8 +7,6 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum, S3ConditionalPut};
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
 use tokio::sync::Mutex;
 
@@ -16,7 +14,7 @@ use super::http::Connector;
 use super::local::{LocalCollect, LocalGet, LocalPut};
 use super::remote::{Bucket, RemoteCollect, RemoteGet, RemotePut};
 use super::url::Service;
-use super::{BucketUrl, Collect, Get, PutIfAbsent, RootId, StoreUrl};
+use super::{BucketUrl, Collect, Get, PutIfAbsent, RootId, StoreUrl, azure, environment, google};
 use crate::endpoint::{self, PlainHttp};
 use crate::runtime::Services;
 use crate::{Error, ErrorKind, Result};
@@ -119,25 +117,45 @@ pub(super) fn bucket(url: &BucketUrl, settings: &Settings) -> Result<Bucket> {
     let services = Services::start()?;
     let store = match url.service {
         Service::S3 => s3(url, settings, &services),
-        Service::Gcs => gcs(url, settings),
-        Service::Azure => azure(url, settings),
+        Service::Gcs => google::open(url, settings, &environment::process),
+        Service::Azure => azure::open(url, settings, &environment::process),
     };
     let store = store.map_err(|error| error.within(format!("store {url}")))?;
     Ok(Bucket { services, store, url: url.clone(), answered: Arc::default() })
 }
 
-fn once() -> RetryConfig {
+/// Says which of the stores that `url` can stand for it is: the endpoint, or the account. `None` where nothing says it.
+#[must_use]
+pub fn place(url: &BucketUrl, settings: &Settings) -> Option<String> {
+    match url.service {
+        Service::S3 => Some(settings.endpoint.clone().unwrap_or_default()),
+        Service::Gcs => google::place(settings, &environment::process),
+        Service::Azure => azure::place(settings, &environment::process),
+    }
+}
+
+/// Checks an endpoint that a variable or a file gives, as the option's is checked.
+pub(super) fn checked(source: &str, endpoint: &str, settings: &Settings) -> Result<()> {
+    let plain_http = match settings.allow_http {
+        true => PlainHttp::Allowed,
+        false => PlainHttp::RefusedUnless("--store-allow-http"),
+    };
+    endpoint::check(source, endpoint, plain_http)
+}
+
+pub(super) fn once() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
 /// The rest of a client's settings is the connector's.
-fn client(settings: &Settings) -> ClientOptions {
+pub(super) fn client(settings: &Settings) -> ClientOptions {
     ClientOptions::new().with_allow_http(settings.plain_http())
 }
 
-fn connector(settings: &Settings) -> Connector {
+pub(super) fn connector(settings: &Settings) -> Connector {
     let loopback = settings.endpoint.as_deref().is_some_and(endpoint::is_loopback);
-    Connector { plain_http: settings.plain_http(), loopback, idle: settings.in_flight, timeout: REQUEST_TIMEOUT }
+    let store = settings.endpoint.as_deref().and_then(endpoint::authority).filter(|_| !settings.virtual_host);
+    Connector { store, plain_http: settings.plain_http(), loopback, idle: settings.in_flight, timeout: REQUEST_TIMEOUT }
 }
 
 fn refused(error: &object_store::Error) -> Error {
@@ -166,30 +184,6 @@ fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<d
         .with_retry(once());
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_endpoint(endpoint);
-    }
-    Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
-}
-
-fn gcs(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
-    let mut builder = GoogleCloudStorageBuilder::from_env()
-        .with_bucket_name(&url.bucket)
-        .with_http_connector(connector(settings))
-        .with_client_options(client(settings))
-        .with_retry(once());
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder.with_base_url(endpoint);
-    }
-    Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
-}
-
-fn azure(url: &BucketUrl, settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
-    let mut builder = MicrosoftAzureBuilder::from_env()
-        .with_container_name(&url.bucket)
-        .with_http_connector(connector(settings))
-        .with_client_options(client(settings))
-        .with_retry(once());
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
     }
     Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
 }

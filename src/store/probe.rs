@@ -93,6 +93,11 @@ impl Probe {
             };
             match tried {
                 Ok(()) => Ok(Found::Allowed),
+                // Perhaps it is there from before, and the store refuses to overwrite.
+                Err(Failure::Final(error)) if operation == Operation::Put && error.kind() == ErrorKind::Denied => {
+                    let may_put = self.bucket.may_put(&self.root).map_err(Failure::Final)?;
+                    Ok(if may_put { Found::Allowed } else { Found::Refused })
+                }
                 Err(Failure::Final(error)) => match error.kind() {
                     ErrorKind::Denied => Ok(Found::Refused),
                     // It would have been told.

@@ -12,10 +12,11 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::http::{Answer, Bounds, Redirect, observe};
+use super::http::{Answer, Bounds, Redirect, error_code, observe};
 use super::url::Service;
-use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink};
-use crate::digest::Sha256;
+use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink, azure, google};
+use crate::crypto::random_bytes;
+use crate::digest::{Sha256, to_hex};
 use crate::error::{first_cause, first_line};
 use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use crate::runtime::Services;
@@ -41,6 +42,28 @@ pub(super) struct Bucket {
 /// What became of one put request.
 pub(super) type Put = Result<PutOutcome, Failure>;
 
+/// How a store refuses a put: the code of its 403.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refused {
+    code: Option<String>,
+}
+
+/// Whether the answer to a conditional put says that the object is there. S3 and Google answer 412, and S3's 409 says that another put
+/// is under way. Azure answers 409, and 403 to credentials that may create and not write; its other 409s say something else.
+fn says_present(service: Service, error: &object_store::Error, answer: &Answer) -> bool {
+    match (service, answer.status, answer.code.as_deref()) {
+        (Service::Azure, Some(403), Some("UnauthorizedBlobOverwrite")) => true,
+        (Service::Azure, Some(409), code) => code.is_none_or(|code| code == "BlobAlreadyExists" || is_immutable(code)),
+        (_, Some(409), _) => false,
+        _ => matches!(error, object_store::Error::AlreadyExists { .. }),
+    }
+}
+
+/// Whether Azure says that a policy or a legal hold keeps an object as it is.
+fn is_immutable(code: &str) -> bool {
+    matches!(code, "BlobImmutableDueToPolicy" | "BlobImmutableDueToLegalHold")
+}
+
 impl Bucket {
     fn key(&self, name: &ObjectName) -> Path {
         Path::from(self.url.key(name.as_str()))
@@ -65,21 +88,34 @@ impl Bucket {
 
     /// One request.
     pub(super) fn put_once(&self, name: &ObjectName, payload: &PutPayload, mode: PutMode) -> Put {
-        let options = PutOptions { mode, ..PutOptions::default() };
-        let (put, answer) = self.ask(Bounds::SHORT, self.store.put_opts(&self.key(name), payload.clone(), options));
-        match put {
-            Ok(_) => Ok(PutOutcome::Stored),
-            Err(object_store::Error::AlreadyExists { .. }) if self.says_present(&answer) => Ok(PutOutcome::Present),
-            Err(error) => Err(failure(self.url.service, name, &error, &answer)),
-        }
+        self.put_or_refusal(name, payload, mode).0
     }
 
-    /// S3 and Google answer 412 to a put of what is there; S3's 409 says that another put is under way, Azure's that it is there.
-    fn says_present(&self, answer: &Answer) -> bool {
-        match answer.status {
-            Some(409) => self.url.service == Service::Azure,
-            _ => true,
-        }
+    /// One request, and how the service refused it, where it did.
+    fn put_or_refusal(&self, name: &ObjectName, payload: &PutPayload, mode: PutMode) -> (Put, Option<Refused>) {
+        let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+        let (put, answer) = self.ask(Bounds::SHORT, self.store.put_opts(&self.key(name), payload.clone(), options));
+        let put = match put {
+            Ok(_) => Ok(PutOutcome::Stored),
+            Err(error) if matches!(mode, PutMode::Create) && says_present(self.url.service, &error, &answer) => {
+                Ok(PutOutcome::Present)
+            }
+            Err(error) => Err(failure(self.url.service, name, &error, &answer)),
+        };
+        let is_refused = matches!(&put, Err(Failure::Final(error)) if error.kind() == ErrorKind::Denied);
+        let refused = (is_refused && answer.credentials_from.is_none()).then_some(Refused { code: answer.code });
+        (put, refused)
+    }
+
+    /// Whether an object of no use to anyone, of a name that was never used, can be put: so a missing right is told from a store that
+    /// refuses to overwrite in the same words.
+    pub(super) fn may_put(&self, root: &RootId) -> Result<bool> {
+        let bytes = [PROBE, to_hex(&random_bytes::<16>()?).as_bytes()].concat();
+        let (name, payload) = (ObjectName::chunk(root, Sha256::of(&bytes)), PutPayload::from(bytes));
+        self.repeat(|| match self.put_or_refusal(&name, &payload, PutMode::Create) {
+            (Err(Failure::Final(_)), Some(_)) => Ok(false),
+            (put, _) => put.map(|_| true),
+        })
     }
 
     /// One request.
@@ -169,58 +205,105 @@ impl Bucket {
 /// The half that can only put.
 pub(super) struct RemotePut {
     bucket: Bucket,
+    root: RootId,
     in_flight: usize,
     /// Whether the service keeps what is there when a put is conditional.
     conditional: Condition,
+    /// Whether a refusal was taken for "is there".
+    claimed: AtomicBool,
 }
 
-/// What a service makes of `If-None-Match: *`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a service makes of a conditional put of what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Condition {
-    /// It keeps what is there.
+    /// It keeps what is there, and says so.
     Kept,
+    /// It keeps what is there, and refuses in the words in which it refuses missing rights: a store that is written once.
+    WrittenOnce(Refused),
     /// It takes the header, and overwrites.
     Ignored,
-    /// It refuses the header.
-    Refused,
+    /// It does not know the header.
+    Unknown,
+}
+
+/// What became of the small object that is put first.
+enum Probed {
+    Put(PutOutcome),
+    /// The service does not know the condition.
+    Unknown,
+    Refused(Refused, Error),
 }
 
 impl RemotePut {
-    /// Puts a small object twice at most, to see whether puts are allowed and whether the condition is kept.
+    /// Puts a small object twice at most, to see whether puts are allowed and whether the condition is kept; where it is refused, another
+    /// tells why.
     ///
     /// # Errors
     /// `Denied` where it may not put, `NotFound` where there is no such bucket, `Unavailable`.
     pub(super) fn open(bucket: Bucket, in_flight: usize, root: &RootId) -> Result<Self> {
-        let mut put = Self { bucket, in_flight, conditional: Condition::Kept };
+        let within = |error: Error| error.within(format!("store {}", bucket.url));
         let probe = ObjectName::chunk(root, Sha256::of(PROBE));
-        let mut outcome = put.probe(&probe)?;
-        if outcome == Some(PutOutcome::Stored) {
-            outcome = put.probe(&probe)?;
-        }
-        put.conditional = match outcome {
-            Some(PutOutcome::Present | PutOutcome::Known) => Condition::Kept,
-            Some(PutOutcome::Stored) => Condition::Ignored,
-            None => Condition::Refused,
+        let (first, second) = match Self::probe(&bucket, &probe).map_err(within)? {
+            first @ Probed::Put(PutOutcome::Stored) => (first, Some(Self::probe(&bucket, &probe).map_err(within)?)),
+            first => (first, None),
         };
-        Ok(put)
+        let was_stored = second.is_some();
+        let conditional = match second.unwrap_or(first) {
+            Probed::Put(PutOutcome::Present | PutOutcome::Known) => Condition::Kept,
+            Probed::Put(PutOutcome::Stored) => Condition::Ignored,
+            Probed::Unknown => Condition::Unknown,
+            Probed::Refused(refused, _) if was_stored || bucket.may_put(root).map_err(within)? => {
+                Condition::WrittenOnce(refused)
+            }
+            Probed::Refused(_, error) => return Err(within(error)),
+        };
+        Ok(Self { bucket, root: root.clone(), in_flight, conditional, claimed: AtomicBool::new(false) })
     }
 
-    /// `None` where the service does not know the condition.
-    fn probe(&self, name: &ObjectName) -> Result<Option<PutOutcome>> {
+    fn probe(bucket: &Bucket, name: &ObjectName) -> Result<Probed> {
         let payload = PutPayload::from_static(PROBE);
-        let put = self.bucket.repeat(|| match self.bucket.put_once(name, &payload, PutMode::Create) {
-            Err(Failure::Final(error)) if error.kind() == ErrorKind::Unsupported => Ok(None),
-            put => put.map(Some),
-        });
-        put.map_err(|error| error.within(format!("store {}", self.bucket.url)))
+        bucket.repeat(|| match bucket.put_or_refusal(name, &payload, PutMode::Create) {
+            (Err(Failure::Final(error)), Some(refused)) => Ok(Probed::Refused(refused, error)),
+            (Err(Failure::Final(error)), None) if error.kind() == ErrorKind::Unsupported => Ok(Probed::Unknown),
+            (put, _) => put.map(Probed::Put),
+        })
+    }
+
+    /// Before a manifest names what was taken for stored because it was refused: the right to put must still be there, or the refusals
+    /// meant something else.
+    fn check_claims(&self) -> Result<()> {
+        if self.claimed.load(Ordering::Relaxed) && !self.bucket.may_put(&self.root)? {
+            let message = format!(
+                "store {}: uploads are refused now, so that chunks that it refused may not be stored",
+                self.bucket.url
+            );
+            return Err(Error::new(ErrorKind::Denied, message).with_hint(
+                "the right to upload was taken away during the conversion; give it back and run the command again",
+            ));
+        }
+        Ok(())
     }
 }
 
 impl PutIfAbsent for RemotePut {
     fn put_if_absent(&self, name: &ObjectName, bytes: &[u8]) -> Result<PutOutcome> {
         let payload = PutPayload::from(bytes.to_vec());
-        let mode = if self.conditional == Condition::Refused { PutMode::Overwrite } else { PutMode::Create };
-        self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()))
+        let mode = if self.conditional == Condition::Unknown { PutMode::Overwrite } else { PutMode::Create };
+        let Condition::WrittenOnce(refused) = &self.conditional else {
+            return self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()));
+        };
+        // A manifest has a name that was never there, so that a refusal of it is one.
+        if name.is_manifest() {
+            self.check_claims()?;
+            return self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()));
+        }
+        self.bucket.repeat(|| match self.bucket.put_or_refusal(name, &payload, mode.clone()) {
+            (Err(Failure::Final(_)), Some(reason)) if reason == *refused => {
+                self.claimed.store(true, Ordering::Relaxed);
+                Ok(PutOutcome::Present)
+            }
+            (put, _) => put,
+        })
     }
 
     fn still_there(&self, _: &ObjectName, _: u64) -> Result<()> {
@@ -233,10 +316,10 @@ impl PutIfAbsent for RemotePut {
     }
 
     fn warning(&self) -> Option<String> {
-        let how = match self.conditional {
-            Condition::Kept => return None,
+        let how = match &self.conditional {
+            Condition::Kept | Condition::WrittenOnce(_) => return None,
             Condition::Ignored => "ignores",
-            Condition::Refused => "does not know",
+            Condition::Unknown => "does not know",
         };
         Some(format!(
             "store {} {how} If-None-Match: what is there is sent and stored again, equal bytes under equal names; anyone who \
@@ -303,13 +386,17 @@ fn failure(service: Service, object: impl std::fmt::Display, error: &object_stor
             format!("object {object}: the service does not keep to what was asked: {refused}"),
         ));
     }
-    let reason = Reason::of(error);
+    if let Some(error) = credential_failure(&object, error, answer) {
+        return error;
+    }
+    let reason = Reason::of(error, answer);
     let kind = match (answer.status, error) {
         // S3 says so with 400.
         _ if matches!(reason.code.as_deref(), Some("RequestTimeout" | "SlowDown" | "InternalError")) => {
             ErrorKind::Unavailable
         }
         _ if matches!(reason.code.as_deref(), Some("ExpiredToken" | "InvalidToken")) => ErrorKind::Denied,
+        _ if reason.code.as_deref().is_some_and(is_immutable) => ErrorKind::Denied,
         (Some(408 | 409 | 429), _) => ErrorKind::Unavailable,
         (Some(501), _) => ErrorKind::Unsupported,
         (Some(401 | 403), _) => ErrorKind::Denied,
@@ -323,13 +410,73 @@ fn failure(service: Service, object: impl std::fmt::Display, error: &object_stor
         (Some(200..=299), _) => ErrorKind::Unavailable,
         _ => ErrorKind::Input,
     };
+    let next = reason.code.as_deref().and_then(|code| next_step(service, code));
     let error = Error::new(kind, format!("object {object}: {}", reason.text(service, answer)));
+    let error = match next {
+        Some(next) => error.with_hint(next),
+        None => error,
+    };
     match kind {
         ErrorKind::Unavailable => {
             Failure::Again { error, after: answer.retry_after.map(|after| after.min(MOST_AFTER)) }
         }
         _ => Failure::Final(error),
     }
+}
+
+/// Returns the next step that fits what a service calls the fault.
+fn next_step(service: Service, code: &str) -> Option<&'static str> {
+    match service {
+        Service::S3 => None,
+        Service::Azure => azure::next_step(code),
+        Service::Gcs => google::next_step(code),
+    }
+}
+
+/// Returns what it means that no credentials came: of our own clients, which say why, and of `object_store`'s, of which the last answer
+/// is known. `None` where the failure is the store's.
+fn credential_failure(
+    object: &impl std::fmt::Display,
+    error: &object_store::Error,
+    answer: &Answer,
+) -> Option<Failure> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let own = std::iter::from_fn(|| {
+        let error = cause?;
+        cause = error.source();
+        Some(error)
+    });
+    let own = own.filter_map(|error| error.downcast_ref::<Error>()).next();
+    let error = match (own, &answer.credentials_from) {
+        (Some(own), _) => {
+            let error = Error::new(own.kind(), format!("object {object}: {}", own.chain()));
+            match own.hint() {
+                Some(hint) => error.with_hint(hint.to_owned()),
+                None => error,
+            }
+        }
+        (None, Some(host)) => {
+            let kind = match answer.status {
+                Some(400..=407) => ErrorKind::Denied,
+                _ => ErrorKind::Unavailable,
+            };
+            let reason = match (answer.status, &answer.code) {
+                (Some(status), Some(code)) => format!("{host} answered {status} ({code})"),
+                (Some(status), None) => format!("{host} answered {status}"),
+                (None, _) => format!("{host}: {}", first_line(&first_cause(error))),
+            };
+            Error::new(kind, format!("object {object}: no credentials: {reason}")).with_hint(
+                "check the identity's tenant, client, secret or token; docs/stores.md lists where credentials are looked for",
+            )
+        }
+        (None, None) => return None,
+    };
+    Some(match error.kind() {
+        ErrorKind::Unavailable => {
+            Failure::Again { error, after: answer.retry_after.map(|after| after.min(MOST_AFTER)) }
+        }
+        _ => Failure::Final(error),
+    })
 }
 
 /// No service may make a client wait longer between two requests.
@@ -344,12 +491,10 @@ struct Reason {
 }
 
 impl Reason {
-    fn of(error: &object_store::Error) -> Self {
+    fn of(error: &object_store::Error, answer: &Answer) -> Self {
         let innermost = first_cause(error);
-        let code =
-            innermost.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-        let code = code.filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        Self { code: code.map(str::to_owned), innermost }
+        let code = answer.code.clone().or_else(|| error_code(innermost.as_bytes()));
+        Self { code, innermost }
     }
 
     fn text(self, service: Service, answer: &Answer) -> String {
@@ -412,6 +557,37 @@ mod tests {
             (503, "<Code>SlowDown</Code>", ErrorKind::Unavailable),
         ] {
             assert_eq!(kind(&answered(status, body)), wanted, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn only_an_answer_that_says_so_counts_as_present() {
+        let present = |service, status, code: &str| {
+            let source = || format!("status {status}").into();
+            let error = match status {
+                409 | 412 => object_store::Error::AlreadyExists { path: "o".to_owned(), source: source() },
+                _ => object_store::Error::PermissionDenied { path: "o".to_owned(), source: source() },
+            };
+            let code = (!code.is_empty()).then(|| code.to_owned());
+            says_present(service, &error, &Answer { status: Some(status), code, ..Answer::default() })
+        };
+        for (service, status, code, wanted) in [
+            (Service::S3, 412, "PreconditionFailed", true),
+            (Service::S3, 409, "ConditionalRequestConflict", false),
+            (Service::S3, 403, "AccessDenied", false),
+            (Service::Gcs, 412, "PreconditionFailed", true),
+            (Service::Gcs, 403, "AccessDenied", false),
+            (Service::Azure, 409, "BlobAlreadyExists", true),
+            (Service::Azure, 409, "", true),
+            (Service::Azure, 409, "BlobImmutableDueToPolicy", true),
+            (Service::Azure, 409, "ContainerBeingDeleted", false),
+            (Service::Azure, 409, "BlobBeingRehydrated", false),
+            (Service::Azure, 412, "ConditionNotMet", true),
+            (Service::Azure, 403, "UnauthorizedBlobOverwrite", true),
+            (Service::Azure, 403, "AuthorizationPermissionMismatch", false),
+            (Service::Azure, 403, "AuthenticationFailed", false),
+        ] {
+            assert_eq!(present(service, status, code), wanted, "{service:?} {status} {code}");
         }
     }
 

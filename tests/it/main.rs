@@ -7,6 +7,7 @@ mod bounds;
 mod bundle;
 mod cache_servers;
 mod cli;
+mod clouds;
 mod common;
 mod determinism;
 mod dialects;
@@ -22,6 +23,7 @@ mod journal;
 mod kernel;
 mod keys;
 mod kills;
+
 mod liar;
 mod lying_servers;
 mod nbd;

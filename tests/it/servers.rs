@@ -212,6 +212,14 @@ pub struct Answering {
 impl Answering {
     /// `answer` makes of a request's head the status, further headers and the body.
     pub fn start(address: &str, answer: impl Fn(&str) -> (u16, String, Vec<u8>) + Send + Sync + 'static) -> Self {
+        Self::with_bodies(address, move |head, _| answer(head))
+    }
+
+    /// The same, of a request's head and body.
+    pub fn with_bodies(
+        address: &str,
+        answer: impl Fn(&str, &[u8]) -> (u16, String, Vec<u8>) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((address, 0)).unwrap();
         let (host, heads) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<Vec<String>>>::default());
         let (log, answer) = (Arc::clone(&heads), Arc::new(answer));
@@ -219,9 +227,9 @@ impl Answering {
             for client in listener.incoming().flatten() {
                 let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
                 std::thread::spawn(move || {
-                    let Ok((head, _)) = message(&mut BufReader::new(&client), true) else { return };
+                    let Ok((head, body)) = message(&mut BufReader::new(&client), true) else { return };
                     log.lock().unwrap().push(head.clone());
-                    let (status, headers, body) = answer(&head);
+                    let (status, headers, body) = answer(&head, &body);
                     let length = body.len();
                     let _ = write!(
                         &client,

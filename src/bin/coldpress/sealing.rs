@@ -6,7 +6,7 @@ use clap::Args;
 use coldpress::cache::Cache;
 use coldpress::crypto::{KeyFile, KeyWrap, Salt};
 use coldpress::progress::Progress;
-use coldpress::store::{Known, PutIfAbsent, RootId, Service, StoreUrl, open_put, open_repair};
+use coldpress::store::{Known, PutIfAbsent, RootId, StoreUrl, open_put, open_repair, place};
 use coldpress::{Error, ErrorKind};
 
 use crate::shared::failure::Failure;
@@ -140,14 +140,7 @@ pub fn known_puts<'a>(
     cache: Option<&'a Cache>,
 ) -> Result<Option<Known<'a>>, Failure> {
     let (StoreUrl::Bucket(url), Some(cache)) = (url, cache) else { return Ok(None) };
-    let mut place = store.settings(1)?.endpoint.unwrap_or_default();
-    if url.service == Service::Azure {
-        // Containers of one name are in many accounts.
-        let (account, endpoint) = (environment("AZURE_STORAGE_ACCOUNT_NAME")?, environment("AZURE_STORAGE_ENDPOINT")?);
-        if account.is_none() && endpoint.is_none() {
-            return Ok(None);
-        }
-        place = format!("{place}\n{}\n{}", account.unwrap_or_default(), endpoint.unwrap_or_default());
-    }
+    // Containers of one name are in many accounts.
+    let Some(place) = place(url, &store.settings(1)?) else { return Ok(None) };
     Ok(Some(Known::open(cache, url, Some(&place), root, salt)))
 }

@@ -10,7 +10,7 @@ use coldpress::crypto::kms::KmsKey;
 use coldpress::crypto::{KeyFile, KeyWrap};
 use coldpress::endpoint::{self, PlainHttp};
 use coldpress::manifest::OpenManifest;
-use coldpress::store::{Get, Settings, StoreUrl, open_get};
+use coldpress::store::{BucketUrl, Get, Service, Settings, StoreUrl, open_get};
 use coldpress::{Error, ErrorKind};
 
 use super::failure::Failure;
@@ -146,10 +146,10 @@ pub struct StoreArgs {
     #[arg(long, value_name = "STORE", value_parser = clap::builder::OsStringValueParser::new().try_map(parse_store))]
     pub store: Option<StoreUrl>,
 
-    /// Endpoint URL of an S3-compatible server
+    /// Endpoint URL of the service, instead of its own
     ///
-    /// Without this option: $AWS_ENDPOINT_URL_S3, else $AWS_ENDPOINT_URL, else AWS. http:// is accepted for loopback addresses only, unless
-    /// --store-allow-http is given.
+    /// Without this option: for s3:// $AWS_ENDPOINT_URL_S3, else $AWS_ENDPOINT_URL; gs:// and az:// have variables of their own
+    /// (docs/stores.md). http:// is accepted for loopback addresses only, unless --store-allow-http is given.
     #[arg(long, value_name = "URL")]
     store_endpoint: Option<String>,
 
@@ -209,16 +209,17 @@ impl StoreArgs {
 
     /// What else a client of it is told.
     pub fn settings(&self, in_flight: usize) -> Result<Settings, Failure> {
+        let is_s3 = matches!(self.named()?, Some(StoreUrl::Bucket(BucketUrl { service: Service::S3, .. })));
         let (source, endpoint) = match &self.store_endpoint {
             Some(endpoint) => ("--store-endpoint", Some(endpoint.clone())),
+            // AWS's variables are for S3; the other services read their own.
+            None if !is_s3 => ("", None),
             None => match environment("AWS_ENDPOINT_URL_S3")? {
                 Some(endpoint) => ("AWS_ENDPOINT_URL_S3", Some(endpoint)),
                 None => ("AWS_ENDPOINT_URL", environment("AWS_ENDPOINT_URL")?),
             },
         };
-        // What the environment says does not matter to a directory.
-        let is_used = self.store_endpoint.is_some() || matches!(self.named()?, Some(StoreUrl::Bucket(_)));
-        if let Some(endpoint) = endpoint.as_ref().filter(|_| is_used) {
+        if let Some(endpoint) = &endpoint {
             let plain_http = match self.store_allow_http {
                 true => PlainHttp::Allowed,
                 false => PlainHttp::RefusedUnless("--store-allow-http"),
