@@ -10,13 +10,14 @@ use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::operation::generate_data_key::GenerateDataKeyError;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
 
 use super::convergent::Salt;
 use super::secret::Secret;
 use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
-use crate::aws::TooLong;
+use crate::aws::{InClear, TooLong};
 use crate::digest::Sha256;
 use crate::endpoint::redirect_host;
 use crate::error::{first_cause, first_line};
@@ -34,34 +35,75 @@ const MAX_CIPHERTEXT: usize = 6144;
 /// Longest name of a key.
 const MAX_ARN: usize = 2048;
 
+/// How the key service is reached, and what goes with each request.
+#[derive(Debug, Clone, Default)]
+pub struct KmsSettings {
+    /// Another address than AWS's own, which environment and profile can name as well.
+    pub endpoint: Option<String>,
+    /// Grant tokens: a grant of the last minutes holds everywhere with its token.
+    pub grant_tokens: Vec<String>,
+}
+
 /// A key of AWS KMS.
 pub struct KmsKey {
     services: Services,
     client: Client,
+    settings: KmsSettings,
     /// Id, ARN or alias, as the service takes them.
     id: String,
 }
 
 impl KmsKey {
-    /// The key `id`, at `endpoint` where the service is another than AWS's own.
+    /// The key `id`.
     ///
     /// # Errors
     /// `Input` where nothing says the region.
-    pub fn open(id: &str, endpoint: Option<&str>) -> Result<Self> {
+    pub fn open(id: &str, settings: &KmsSettings) -> Result<Self> {
         let services = Services::start()?;
-        let config = crate::aws::config(&services, region_of(id), endpoint.is_some());
+        let client = Self::client(id, settings, &services)?;
+        Ok(Self { services, client, settings: settings.clone(), id: id.to_owned() })
+    }
+
+    /// A client with the credentials that the chain gives now.
+    fn client(id: &str, settings: &KmsSettings, services: &Services) -> Result<Client> {
+        let config = crate::aws::config(services, region_of(id), settings.endpoint.is_some());
         if config.region().is_none() {
-            let message = format!("key aws-kms://{id}: no region: set AWS_REGION, or name the key by its ARN");
-            return Err(Error::new(ErrorKind::Input, message));
+            let message = format!("key aws-kms://{id}: no region");
+            return Err(Error::new(ErrorKind::Input, message)
+                .with_hint("set AWS_REGION, or name the key by its ARN, which has its Region"));
         }
         let timeout = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(15)).build();
         let mut config = aws_sdk_kms::config::Builder::from(&config)
             .retry_config(RetryConfig::standard().with_max_attempts(6))
             .timeout_config(timeout);
-        if let Some(endpoint) = endpoint {
+        if let Some(endpoint) = &settings.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Ok(Self { services, client: Client::from_conf(config.build()), id: id.to_owned() })
+        Ok(Client::from_conf(config.build()))
+    }
+
+    /// Makes a request, once more with new credentials where they have expired on the way.
+    fn send<T, E, F>(&self, request: impl Fn(&Client) -> F) -> Result<T, Box<SdkError<E>>>
+    where
+        F: Future<Output = Result<T, SdkError<E>>>,
+        SdkError<E>: ProvideErrorMetadata,
+    {
+        let answer = self.services.wait(request(&self.client));
+        let answer = match (&answer, self.renewed(&answer)) {
+            (Err(_), Some(client)) => self.services.wait(request(&client)),
+            _ => answer,
+        };
+        answer.map_err(Box::new)
+    }
+
+    /// A client with new credentials, where an answer says that they have expired.
+    fn renewed<T, E: ProvideErrorMetadata>(&self, answer: &Result<T, E>) -> Option<Client> {
+        let is_expired = answer.as_ref().err().and_then(ProvideErrorMetadata::code).is_some_and(is_expired);
+        is_expired.then(|| Self::client(&self.id, &self.settings, &self.services).ok()).flatten()
+    }
+
+    fn grant_tokens(&self) -> Option<Vec<String>> {
+        (!self.settings.grant_tokens.is_empty()).then(|| self.settings.grant_tokens.clone())
     }
 
     /// The salt that an HMAC key of the service makes; the same each time.
@@ -69,13 +111,16 @@ impl KmsKey {
     /// # Errors
     /// `Denied`, `NotFound` or `Unavailable`, naming the key.
     pub fn salt(&self) -> Result<Salt> {
-        let request = self
-            .client
-            .generate_mac()
-            .key_id(&self.id)
-            .mac_algorithm(MacAlgorithmSpec::HmacSha256)
-            .message(Blob::new(SALT_MESSAGE));
-        let answer = self.services.wait(request.send()).map_err(|error| self.failure("GenerateMac", &error))?;
+        let request = |client: &Client| {
+            client
+                .generate_mac()
+                .key_id(&self.id)
+                .mac_algorithm(MacAlgorithmSpec::HmacSha256)
+                .message(Blob::new(SALT_MESSAGE))
+                .set_grant_tokens(self.grant_tokens())
+                .send()
+        };
+        let answer = self.send(request).map_err(|error| self.failure("GenerateMac", &error))?;
         Ok(Salt::new(self.secret(answer.mac)?))
     }
 
@@ -107,28 +152,24 @@ impl KmsKey {
         let status = error.raw_response().map(|response| response.status().as_u16());
         let code =
             error.code().filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-        if is_too_long(error) {
+        if find::<TooLong>(error).is_some() {
             let message =
                 format!("key aws-kms://{}: {operation}: the service's answer is longer than any can be", self.id);
             return Error::new(ErrorKind::Corrupt, message);
         }
-        let kind = match (status, code.unwrap_or_default()) {
-            (_, "NotFoundException") => ErrorKind::NotFound,
-            (Some(401 | 403), _)
-            | (
-                _,
-                "AccessDeniedException"
-                | "DisabledException"
-                | "InvalidCiphertextException"
-                | "IncorrectKeyException"
-                | "KMSInvalidStateException"
-                | "InvalidKeyUsageException",
-            ) => ErrorKind::Denied,
+        if let Some(in_clear) = find::<InClear>(error) {
+            let message = format!("key aws-kms://{}: {operation}: {in_clear}", self.id);
+            return Error::new(ErrorKind::Input, message)
+                .with_hint("correct AWS_ENDPOINT_URL_KMS, AWS_ENDPOINT_URL or the profile's endpoint_url");
+        }
+        let meaning = code.and_then(meaning);
+        let kind = match (meaning, status) {
+            (Some((kind, _)), _) => kind,
+            (None, Some(401 | 403)) => ErrorKind::Denied,
+            (None, Some(408 | 429 | 500..=599)) => ErrorKind::Unavailable,
             // Not even sent: no credentials.
-            (None, _) if !may_pass(error) => ErrorKind::Denied,
-            (None | Some(408 | 429 | 500..=599), _) | (_, "ThrottlingException" | "LimitExceededException") => {
-                ErrorKind::Unavailable
-            }
+            (None, None) if !may_pass(error) => ErrorKind::Denied,
+            (None, None) => ErrorKind::Unavailable,
             _ => ErrorKind::Input,
         };
         let location = error.raw_response().and_then(|response| response.headers().get("location"));
@@ -143,14 +184,19 @@ impl KmsKey {
             // Nothing was answered: no credentials, no connection.
             (None, _) => first_line(&first_cause(error)).to_owned(),
         };
-        Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id))
+        let error = Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id));
+        match meaning {
+            Some((_, next)) => error.with_hint(next),
+            None => error,
+        }
     }
 
     /// Whether a wrap can be this key's: an alias can name any.
     fn may_have_made(&self, wrap: &Wrap) -> bool {
         let (id, arn) = (self.id.as_str(), String::from_utf8_lossy(&wrap.key_id));
         let alias = id.starts_with("alias/") || id.contains(":alias/");
-        wrap.kind == WRAP_AWS_KMS && (alias || id == arn || arn.ends_with(&format!("/{id}")))
+        let is_this = alias || id == arn || arn.ends_with(&format!("/{id}")) || are_replicas(id, &arn);
+        wrap.kind == WRAP_AWS_KMS && is_this
     }
 }
 
@@ -169,9 +215,92 @@ fn is_arn_of_key(text: &str) -> bool {
     }
 }
 
-/// Whether an answer was cut off because it is longer than any of the service's can be.
-fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<TooLong>() || error.source().is_some_and(is_too_long)
+/// Whether two ARNs are of one multi-Region key in two Regions: what one has enclosed, the other opens.
+fn are_replicas(one: &str, other: &str) -> bool {
+    let parts = |arn: &str| {
+        let [_, partition, _, _, account, key] = arn.splitn(6, ':').collect::<Vec<_>>()[..] else { return None };
+        (is_arn_of_key(arn) && key.starts_with("key/mrk-"))
+            .then(|| (partition.to_owned(), account.to_owned(), key.to_owned()))
+    };
+    parts(one).is_some_and(|one| parts(other) == Some(one))
+}
+
+/// The cause of type `T` in an error's chain.
+fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    error.downcast_ref().or_else(|| error.source().and_then(find))
+}
+
+/// Whether a code says that credentials were good once.
+fn is_expired(code: &str) -> bool {
+    matches!(code, "ExpiredTokenException" | "ExpiredToken" | "RequestExpired")
+}
+
+/// What an error of this code means, and the next step. Codes: the error lists of the KMS API, and those that all of AWS's services share.
+fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
+    use ErrorKind as K;
+    Some(match code {
+        "NotFoundException" => (K::NotFound, "check the key's id or alias, its account and its Region"),
+        "DisabledException" => {
+            (K::Denied, "the key is disabled: enable it (`aws kms enable-key`) and run the command again")
+        }
+        "KMSInvalidStateException" => (
+            K::Denied,
+            "the key cannot be used in its state, such as pending deletion or import: `aws kms describe-key` shows it; \
+             `aws kms cancel-key-deletion` and `enable-key` bring a key back",
+        ),
+        "AccessDeniedException" => (
+            K::Denied,
+            "the key's policy, an identity policy or a grant must allow this operation for these credentials and this --application; a \
+             grant of the last five minutes may not be known everywhere yet: give its token (--kms-grant-token) or wait",
+        ),
+        "InvalidGrantTokenException" => (
+            K::Denied,
+            "check --kms-grant-token: it is the GrantToken that CreateGrant gave for this key, in this Region",
+        ),
+        "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => (
+            K::Denied,
+            "the credentials have expired: renew them (such as by `aws sso login`) and run the command again",
+        ),
+        "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidAccessKeyId"
+        | "MissingAuthenticationToken" => (
+            K::Denied,
+            "the access key is unknown or its session token missing: check AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN",
+        ),
+        "InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" => (
+            K::Denied,
+            "the secret access key does not belong to the access key, or this machine's clock is wrong: compare it with the true time",
+        ),
+        "OptInRequired" => (K::Denied, "enable the service or the Region for the account"),
+        "InvalidCiphertextException" | "IncorrectKeyException" => (
+            K::Denied,
+            "another key enclosed the manifest's data key, or the manifest was altered: name the key that it was made for",
+        ),
+        "InvalidKeyUsageException" => {
+            (K::Input, "a data key needs a symmetric key for encryption, --salt-key an HMAC key: name such a key")
+        }
+        "InvalidArnException" => (K::Input, "correct the key's ARN"),
+        "ThrottlingException"
+        | "Throttling"
+        | "TooManyRequestsException"
+        | "RequestLimitExceeded"
+        | "LimitExceededException" => (
+            K::Unavailable,
+            "the account's request quota is used up: run the same command again later, or ask AWS for a larger quota",
+        ),
+        "KeyUnavailableException"
+        | "DependencyTimeoutException"
+        | "KMSInternalException"
+        | "InternalFailure"
+        | "ServiceUnavailable" => (K::Unavailable, "the key service cannot do it now; run the same command again"),
+        "CloudHsmClusterInvalidConfigurationException"
+        | "CustomKeyStoreInvalidStateException"
+        | "XksProxyUriUnreachableException" => {
+            (K::Unavailable, "the key's custom key store is not connected; connect it and run the same command again")
+        }
+        _ => return None,
+    })
 }
 
 /// Whether a request that got no answer may get one later.
@@ -216,39 +345,66 @@ impl KmsKey {
     /// `NotFound` where there is no such key, `Unavailable`.
     pub fn allows(&self, operation: KeyOperation, application: &str) -> Result<bool> {
         let context = trial(application);
-        let tried = match operation {
-            KeyOperation::GenerateDataKey => self.check(application),
+        match operation {
+            KeyOperation::GenerateDataKey => self.dry(operation.name(), self.dry_data_key(application)),
             KeyOperation::Encrypt => {
-                let request = self.client.encrypt().key_id(&self.id).plaintext(Blob::new([0; 32])).dry_run(true);
-                let request = request.set_encryption_context(Some(fields(&context)));
-                self.dry(operation.name(), self.services.wait(request.send()).map(drop))
+                let request = |client: &Client| {
+                    let request = client.encrypt().key_id(&self.id).plaintext(Blob::new([0; 32])).dry_run(true);
+                    let request = request.set_grant_tokens(self.grant_tokens());
+                    request.set_encryption_context(Some(fields(&context))).send()
+                };
+                self.dry(operation.name(), self.send(request).map(drop))
             }
             KeyOperation::Decrypt => {
-                let request = self.client.decrypt().key_id(&self.id).ciphertext_blob(Blob::new([0; 64]));
-                match self.services.wait(request.set_encryption_context(Some(fields(&context))).send()) {
+                let request = |client: &Client| {
+                    let request = client.decrypt().key_id(&self.id).ciphertext_blob(Blob::new([0; 64]));
+                    let request = request.set_grant_tokens(self.grant_tokens());
+                    request.set_encryption_context(Some(fields(&context))).send()
+                };
+                match self.send(request) {
                     // Who may not is told so first.
-                    Err(error) if is_not_its_own(&error) => Ok(()),
+                    Err(error) if is_not_its_own(&*error) => Ok(true),
                     answer => self.dry(operation.name(), answer.map(drop)),
                 }
             }
-        };
-        match tried {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::Denied => Ok(false),
-            Err(error) => Err(error),
         }
     }
 
-    /// Services that know no dry run carry it out; what they give is dropped.
-    fn dry<E>(&self, operation: &str, answer: Result<(), SdkError<E>>) -> Result<()>
+    /// Whether a dry run was allowed. Services that know none carry it out; what they give is dropped.
+    fn dry<E>(&self, operation: &str, answer: Result<(), Box<SdkError<E>>>) -> Result<bool>
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
         match answer {
-            Ok(()) => Ok(()),
-            Err(error) if error.code() == Some("DryRunOperationException") => Ok(()),
-            Err(error) => Err(self.failure(operation, &error)),
+            Ok(()) => Ok(true),
+            Err(error) if error.code() == Some("DryRunOperationException") => Ok(true),
+            Err(error) => {
+                // A key that is disabled, or credentials that have expired, say nothing of rights.
+                let is_of_rights =
+                    error.code().is_none_or(|code| code == "AccessDeniedException" || meaning(code).is_none());
+                let failure = self.failure(operation, &error);
+                if is_of_rights && failure.kind() == ErrorKind::Denied && error.raw_response().is_some() {
+                    return Ok(false);
+                }
+                Err(failure)
+            }
         }
+    }
+
+    /// A fresh data key by a dry run.
+    fn dry_data_key(&self, application: &str) -> Result<(), Box<SdkError<GenerateDataKeyError>>> {
+        let context = trial(application);
+        let request = |client: &Client| {
+            client
+                .generate_data_key()
+                .key_id(&self.id)
+                .key_spec(DataKeySpec::Aes256)
+                .set_encryption_context(Some(fields(&context)))
+                .set_grant_tokens(self.grant_tokens())
+                .dry_run(true)
+                .send()
+        };
+        self.send(request).map(drop)
     }
 }
 
@@ -282,37 +438,40 @@ fn fields(context: &EncryptionContext) -> HashMap<String, String> {
 
 impl KeyWrap for KmsKey {
     fn check(&self, application: &str) -> Result<()> {
-        let context = trial(application);
-        let request = self
-            .client
-            .generate_data_key()
-            .key_id(&self.id)
-            .key_spec(DataKeySpec::Aes256)
-            .set_encryption_context(Some(fields(&context)))
-            .dry_run(true);
-        self.dry("GenerateDataKey", self.services.wait(request.send()).map(drop))
+        match self.dry_data_key(application) {
+            Err(error) if error.code() != Some("DryRunOperationException") => {
+                Err(self.failure("GenerateDataKey", &error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn new_data_key(&self, context: &EncryptionContext) -> Result<(DataKey, Wrap)> {
-        let request = self
-            .client
-            .generate_data_key()
-            .key_id(&self.id)
-            .key_spec(DataKeySpec::Aes256)
-            .set_encryption_context(Some(fields(context)));
-        let answer = self.services.wait(request.send()).map_err(|error| self.failure("GenerateDataKey", &error))?;
+        let request = |client: &Client| {
+            client
+                .generate_data_key()
+                .key_id(&self.id)
+                .key_spec(DataKeySpec::Aes256)
+                .set_encryption_context(Some(fields(context)))
+                .set_grant_tokens(self.grant_tokens())
+                .send()
+        };
+        let answer = self.send(request).map_err(|error| self.failure("GenerateDataKey", &error))?;
         let wrap = self.made_wrap(answer.key_id, answer.ciphertext_blob)?;
         Ok((DataKey(self.secret(answer.plaintext)?), wrap))
     }
 
     fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Wrap> {
-        let request = self
-            .client
-            .encrypt()
-            .key_id(&self.id)
-            .plaintext(Blob::new(data_key.0.expose()))
-            .set_encryption_context(Some(fields(context)));
-        let answer = self.services.wait(request.send()).map_err(|error| self.failure("Encrypt", &error))?;
+        let request = |client: &Client| {
+            client
+                .encrypt()
+                .key_id(&self.id)
+                .plaintext(Blob::new(data_key.0.expose()))
+                .set_encryption_context(Some(fields(context)))
+                .set_grant_tokens(self.grant_tokens())
+                .send()
+        };
+        let answer = self.send(request).map_err(|error| self.failure("Encrypt", &error))?;
         self.made_wrap(answer.key_id, answer.ciphertext_blob)
     }
 
@@ -321,13 +480,16 @@ impl KeyWrap for KmsKey {
             let message = format!("the manifest is not for the key aws-kms://{}", self.id);
             return Err(Error::new(ErrorKind::Denied, message));
         };
-        let request = self
-            .client
-            .decrypt()
-            .key_id(&self.id)
-            .ciphertext_blob(Blob::new(wrap.blob.clone()))
-            .set_encryption_context(Some(fields(context)));
-        let answer = self.services.wait(request.send()).map_err(|error| self.failure("Decrypt", &error))?;
+        let request = |client: &Client| {
+            client
+                .decrypt()
+                .key_id(&self.id)
+                .ciphertext_blob(Blob::new(wrap.blob.clone()))
+                .set_encryption_context(Some(fields(context)))
+                .set_grant_tokens(self.grant_tokens())
+                .send()
+        };
+        let answer = self.send(request).map_err(|error| self.failure("Decrypt", &error))?;
         Ok(DataKey(self.secret(answer.plaintext)?))
     }
 }
@@ -335,6 +497,23 @@ impl KeyWrap for KmsKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_multi_region_key_is_one_key_in_every_region() {
+        let arn = |region: &str, account: &str, key: &str| format!("arn:aws:kms:{region}:{account}:key/{key}");
+        let primary = arn("us-east-1", "111122223333", "mrk-1234abcd");
+        assert!(are_replicas(&primary, &arn("eu-west-1", "111122223333", "mrk-1234abcd")));
+        for other in [
+            arn("eu-west-1", "999922223333", "mrk-1234abcd"),
+            arn("eu-west-1", "111122223333", "mrk-ffffabcd"),
+            primary.replace("aws", "aws-cn"),
+            "mrk-1234abcd".to_owned(),
+        ] {
+            assert!(!are_replicas(&primary, &other), "{other}");
+        }
+        let single = |region| arn(region, "111122223333", "1234abcd");
+        assert!(!are_replicas(&single("us-east-1"), &single("eu-west-1")), "two keys of one id are two keys");
+    }
 
     #[test]
     fn only_the_arn_of_a_key_gets_into_a_manifest() {

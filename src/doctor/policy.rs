@@ -18,11 +18,39 @@ pub struct Policy {
     pub body: Value,
 }
 
-/// The policies that give `role` what it needs on a store, and on a key where there is one.
+/// The partition of AWS that a Region is in: the second part of every ARN in it. Without a Region, that of most.
 #[must_use]
-pub fn policies(role: Role, store: &BucketUrl, root: &RootId, key: Option<&str>, application: &str) -> Vec<Policy> {
+pub fn partition(region: Option<&str>) -> &'static str {
+    let starts = [
+        ("cn-", "aws-cn"),
+        ("us-gov-", "aws-us-gov"),
+        ("us-isob-", "aws-iso-b"),
+        ("us-isof-", "aws-iso-f"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-iso-", "aws-iso"),
+        ("eusc-", "aws-eusc"),
+    ];
+    let region = region.unwrap_or_default();
+    starts.iter().find(|(start, _)| region.starts_with(start)).map_or("aws", |(_, partition)| partition)
+}
+
+/// The Region that the environment or the profile names.
+#[must_use]
+pub fn configured_region() -> Option<String> {
+    crate::aws::configured_region()
+}
+
+/// The policies that give `role` what it needs on a store in the Region `region`, and on a key where there is one.
+#[must_use]
+pub fn policies(
+    role: Role,
+    (store, root): (&BucketUrl, &RootId),
+    (key, application): (Option<&str>, &str),
+    region: Option<&str>,
+) -> Vec<Policy> {
+    let partition = partition(region);
     let mut policies = match store.service {
-        Service::S3 => s3(role, store, root),
+        Service::S3 => s3(role, store, root, partition),
         Service::Gcs => gcs(role, store),
         Service::Azure => azure(role, store),
     };
@@ -32,7 +60,7 @@ pub fn policies(role: Role, store: &BucketUrl, root: &RootId, key: Option<&str>,
         .map(|operation| format!("kms:{}", operation.name()))
         .collect();
     if let Some(key) = key.filter(|_| !actions.is_empty()) {
-        let mut statement = json!({ "Effect": "Allow", "Action": actions, "Resource": resource(key) });
+        let mut statement = json!({ "Effect": "Allow", "Action": actions, "Resource": resource(key, partition) });
         let mut conditions = serde_json::Map::new();
         if key.starts_with("alias/") {
             conditions.insert("kms:RequestAlias".to_owned(), json!(key));
@@ -51,12 +79,17 @@ pub fn policies(role: Role, store: &BucketUrl, root: &RootId, key: Option<&str>,
     policies
 }
 
-/// A policy names keys by their ARN, and an alias by a condition.
-fn resource(key: &str) -> String {
+/// A policy names keys by their ARN, and an alias by a condition. A multi-Region key has an ARN in each of its Regions.
+fn resource(key: &str, partition: &str) -> String {
     match key {
-        arn if arn.starts_with("arn:") => arn.to_owned(),
+        arn if arn.starts_with("arn:") => match arn.split(':').collect::<Vec<_>>()[..] {
+            [arn, partition, kms, _, account, key] if key.starts_with("key/mrk-") => {
+                [arn, partition, kms, "*", account, key].join(":")
+            }
+            _ => arn.to_owned(),
+        },
         alias if alias.starts_with("alias/") => "*".to_owned(),
-        id => format!("arn:aws:kms:*:*:key/{id}"),
+        id => format!("arn:{partition}:kms:*:*:key/{id}"),
     }
 }
 
@@ -64,8 +97,8 @@ fn document(statements: &[Value]) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-fn s3(role: Role, store: &BucketUrl, root: &RootId) -> Vec<Policy> {
-    let bucket = format!("arn:aws:s3:::{}", store.bucket);
+fn s3(role: Role, store: &BucketUrl, root: &RootId, partition: &str) -> Vec<Policy> {
+    let bucket = format!("arn:{partition}:s3:::{}", store.bucket);
     let under = |path: &str| format!("{bucket}/{}", store.key(path));
     let (chunks, manifests) = (under(&format!("{root}/*")), under(&format!("manifests/{root}/*")));
     let allow =
@@ -74,10 +107,7 @@ fn s3(role: Role, store: &BucketUrl, root: &RootId) -> Vec<Policy> {
         Role::Converter => vec![allow(&["s3:PutObject"], json!([chunks, manifests]))],
         Role::Worker => vec![allow(&["s3:GetObject"], json!([chunks]))],
         Role::Verifier => {
-            return vec![Policy {
-                title: "a verifier needs the salt and the image, and no right on the store".to_owned(),
-                body: Value::Null,
-            }];
+            return vec![Policy { title: NOTHING.to_owned(), body: Value::Null }];
         }
         Role::Collector => {
             let mut list = allow(&["s3:ListBucket"], json!(bucket));
@@ -101,9 +131,12 @@ fn s3(role: Role, store: &BucketUrl, root: &RootId) -> Vec<Policy> {
 }
 
 fn gcs(role: Role, store: &BucketUrl) -> Vec<Policy> {
+    if role == Role::Verifier {
+        return vec![Policy { title: NOTHING.to_owned(), body: Value::Null }];
+    }
     let role_of = match role {
-        // objectCreator cannot overwrite: that takes storage.objects.delete.
-        Role::Converter => "roles/storage.objectCreator",
+        // It cannot overwrite: that takes storage.objects.delete.
+        Role::Converter => "a custom role with storage.objects.create alone, or roles/storage.objectCreator",
         Role::Worker => "a custom role with storage.objects.get alone",
         Role::Verifier => "none",
         Role::Collector => "a custom role with storage.objects.get, storage.objects.list and storage.objects.delete",
@@ -120,6 +153,65 @@ fn azure(role: Role, store: &BucketUrl) -> Vec<Policy> {
         Role::Verifier => "",
         Role::Collector => "rdl",
     };
+    if role == Role::Verifier {
+        return vec![Policy { title: NOTHING.to_owned(), body: Value::Null }];
+    }
     let body = json!({ "container": store.bucket, "sp": permissions, "sr": "c" });
-    vec![Policy { title: format!("shared access signature of the {role} on the container"), body }]
+    let signature = Policy { title: format!("shared access signature of the {role} on the container"), body };
+    // `add` creates and cannot overwrite; listing needs no right but to read.
+    let blobs = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs";
+    let actions: &[&str] = match role {
+        Role::Converter => &["add/action"],
+        Role::Worker => &["read"],
+        Role::Verifier => &[],
+        Role::Collector => &["read", "delete"],
+    };
+    let actions: Vec<String> = actions.iter().map(|action| format!("{blobs}/{action}")).collect();
+    let title = format!(
+        "or, for a workload identity of the {role}, a custom role with these data actions on the container (not proven here)"
+    );
+    vec![signature, Policy { title, body: json!({ "dataActions": actions }) }]
+}
+
+const NOTHING: &str = "a verifier needs the salt and the image, and no right on the store";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreUrl;
+
+    /// The resources and the letters of all policies of a role.
+    fn text(role: Role, store: &str, key: &str, region: Option<&str>) -> String {
+        let Ok(StoreUrl::Bucket(url)) = StoreUrl::parse(store.as_ref()) else { panic!("a bucket") };
+        let policies = policies(role, (&url, &"main".parse().unwrap()), (Some(key), ""), region);
+        policies.iter().map(|policy| policy.body.to_string()).collect()
+    }
+
+    #[test]
+    fn arns_are_of_the_regions_partition() {
+        for (region, partition) in [
+            (None, "aws"),
+            (Some("eu-central-1"), "aws"),
+            (Some("cn-northwest-1"), "aws-cn"),
+            (Some("us-gov-west-1"), "aws-us-gov"),
+            (Some("us-iso-east-1"), "aws-iso"),
+            (Some("us-isob-east-1"), "aws-iso-b"),
+            (Some("eusc-de-east-1"), "aws-eusc"),
+        ] {
+            let text = text(Role::Converter, "s3://chunks/p", "1234", region);
+            for arn in
+                [format!("\"arn:{partition}:s3:::chunks/p/main/*\""), format!("\"arn:{partition}:kms:*:*:key/1234\"")]
+            {
+                assert!(text.contains(&arn), "{region:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_multi_region_key_is_allowed_in_all_its_regions() {
+        let key = "arn:aws:kms:us-east-1:111122223333:key/mrk-12";
+        assert!(text(Role::Worker, "s3://b", key, None).contains("\"arn:aws:kms:*:111122223333:key/mrk-12\""));
+        let single = "arn:aws:kms:us-east-1:111122223333:key/12";
+        assert!(text(Role::Worker, "s3://b", single, None).contains(single));
+    }
 }

@@ -23,6 +23,7 @@ mod journal;
 mod kernel;
 mod keys;
 mod kills;
+mod kms;
 
 mod liar;
 mod lying_servers;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::TypedValueParser;
-use coldpress::crypto::kms::KmsKey;
+use coldpress::crypto::kms::{KmsKey, KmsSettings};
 use coldpress::crypto::{KeyFile, KeyWrap};
 use coldpress::endpoint::{self, PlainHttp};
 use coldpress::manifest::OpenManifest;
@@ -73,17 +73,29 @@ pub struct KmsArgs {
     /// KMS endpoint URL, for testing; http:// is accepted for loopback addresses only
     #[arg(long, value_name = "URL", hide_short_help = true)]
     pub kms_endpoint: Option<String>,
+
+    /// KMS grant token, with which a grant of the last five minutes is effective at once (repeatable)
+    #[arg(long, value_name = "TOKEN", hide_short_help = true)]
+    pub kms_grant_token: Vec<String>,
 }
 
 impl KmsArgs {
     /// The key of the service.
     pub fn open(&self, id: &str) -> Result<KmsKey, Failure> {
-        let endpoint = self.kms_endpoint.as_deref();
-        if let Some(endpoint) = endpoint {
-            // Data keys come in its answers.
-            endpoint::check("--kms-endpoint", endpoint, PlainHttp::Refused).map_err(usage)?;
+        // Data keys come in its answers. A profile's endpoint is checked when it is asked.
+        let mut endpoints = vec![("--kms-endpoint", self.kms_endpoint.clone())];
+        if environment("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")?.is_none_or(|ignore| !ignore.eq_ignore_ascii_case("true"))
+        {
+            for name in ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL"] {
+                endpoints.push((name, environment(name)?));
+            }
         }
-        Ok(KmsKey::open(id, endpoint)?)
+        let first = endpoints.into_iter().find_map(|(name, endpoint)| Some((name, endpoint?)));
+        if let Some((name, endpoint)) = first {
+            endpoint::check(name, &endpoint, PlainHttp::Refused).map_err(usage)?;
+        }
+        let settings = KmsSettings { endpoint: self.kms_endpoint.clone(), grant_tokens: self.kms_grant_token.clone() };
+        Ok(KmsKey::open(id, &settings)?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use coldpress::doctor::policy::{Policy, policies};
+use coldpress::doctor::policy::{Policy, configured_region, policies};
 use coldpress::doctor::{Finding, examine_key, examine_store};
 use coldpress::store::{Found, Probe, StoreUrl};
 use coldpress::{Error, ErrorKind};
@@ -28,7 +28,8 @@ pub fn run(cli: &Cli, args: &DoctorArgs) -> CommandResult {
         // No service decides about these.
         Some(KeyRef::File(_) | KeyRef::Age(_)) | None => None,
     };
-    let policies = policies(args.role, &url, &args.root, key.as_deref(), &args.application);
+    let region = args.store.settings(1)?.region.or_else(configured_region);
+    let policies = policies(args.role, (&url, &args.root), (key.as_deref(), &args.application), region.as_deref());
     let mut findings = Vec::new();
     if !args.print {
         let probe = Probe::open(&url, &args.store.settings(1)?, &args.root)?;
