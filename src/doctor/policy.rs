@@ -134,15 +134,19 @@ fn gcs(role: Role, store: &BucketUrl) -> Vec<Policy> {
     if role == Role::Verifier {
         return vec![Policy { title: NOTHING.to_owned(), body: Value::Null }];
     }
-    let role_of = match role {
-        // It cannot overwrite: that takes storage.objects.delete.
-        Role::Converter => "a custom role with storage.objects.create alone, or roles/storage.objectCreator",
-        Role::Worker => "a custom role with storage.objects.get alone",
-        Role::Verifier => "none",
-        Role::Collector => "a custom role with storage.objects.get, storage.objects.list and storage.objects.delete",
+    // Without `delete`, nothing can be overwritten.
+    let (permissions, predefined): (&[&str], Option<&str>) = match role {
+        Role::Converter => (&["storage.objects.create"], Some("roles/storage.objectCreator")),
+        Role::Worker => (&["storage.objects.get"], None),
+        Role::Verifier => (&[], None),
+        Role::Collector => (&["storage.objects.get", "storage.objects.list", "storage.objects.delete"], None),
     };
-    let body = json!({ "bucket": store.bucket, "role": role_of });
-    vec![Policy { title: format!("role of the {role} on the bucket (not proven here)"), body }]
+    let mut body = json!({ "bucket": store.bucket, "includedPermissions": permissions });
+    if let Some(predefined) = predefined {
+        body["predefinedRole"] = json!(predefined);
+    }
+    let title = format!("custom role of the {role} on the bucket (tried against an imitation of Google only)");
+    vec![Policy { title, body }]
 }
 
 fn azure(role: Role, store: &BucketUrl) -> Vec<Policy> {

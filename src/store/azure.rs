@@ -292,10 +292,15 @@ pub(super) fn next_step(code: &str) -> Option<&'static str> {
     })
 }
 
+/// The next step where nothing in the environment names credentials and the machine has none either.
+pub(super) const NO_IDENTITY: &str = "no Azure credentials are in the environment, and this machine has no managed identity: set AZURE_STORAGE_SAS_TOKEN, \
+     AZURE_STORAGE_CONNECTION_STRING, a workload identity or AZURE_USE_AZURE_CLI=true";
+
 /// What `object_store` refuses in its settings: its texts name variables and forms, and repeat no secret but a key that is not base64.
 fn refused(error: &object_store::Error) -> Error {
     let text = error.to_string();
-    let message = match text.contains("key") || text.contains("SAS") || text.contains("base64") {
+    let lower = text.to_ascii_lowercase();
+    let message = match lower.contains("key") || lower.contains("sas") {
         true => {
             "the credentials are malformed: an account key is base64, a shared access signature sv=…&sig=…".to_owned()
         }

@@ -3,6 +3,8 @@
 //! Each service has its own: what is meant for one provider never sends another's credentials anywhere. docs/stores.md lists them, and
 //! a test holds that list equal to the tables here.
 
+use std::path::PathBuf;
+
 use super::Service;
 use crate::{Error, ErrorKind, Result};
 
@@ -70,6 +72,12 @@ pub fn variables(service: Service) -> Vec<&'static str> {
         Service::Gcs => super::google::variables(),
         Service::Azure => super::azure::variables(),
     }
+}
+
+/// The file of the token that Google's keyless credentials are renewed with, where they are of that kind.
+#[must_use]
+pub fn subject_token_file() -> Option<PathBuf> {
+    super::google::subject_token_file(&process)
 }
 
 #[cfg(test)]

@@ -108,6 +108,11 @@ impl ExternalAccount {
         Ok(account)
     }
 
+    /// The subject token's file, where it is in one.
+    pub(super) fn subject_token_file(&self) -> Option<&str> {
+        self.credential_source.file.as_deref()
+    }
+
     /// What gives the tokens, by clients that `connector` makes.
     ///
     /// # Errors

@@ -135,6 +135,14 @@ fn login(lookup: Lookup<'_>) -> Result<Option<PathBuf>> {
     Ok(directory.map(|directory| directory.join(LOGIN)).filter(|path| path.exists()))
 }
 
+/// The file of the token that an external account is renewed with.
+pub(super) fn subject_token_file(lookup: Lookup<'_>) -> Option<PathBuf> {
+    match Credentials::find(lookup) {
+        Ok(Credentials::External(account)) => account.subject_token_file().map(PathBuf::from),
+        _ => None,
+    }
+}
+
 /// Where the service answers, as the settings and the environment say it.
 fn endpoint(settings: &Settings, lookup: Lookup<'_>) -> Result<Option<String>> {
     if settings.endpoint.is_some() {
@@ -190,6 +198,10 @@ pub(super) fn open(url: &BucketUrl, settings: &Settings, lookup: Lookup<'_>) -> 
     let refused = |error: object_store::Error| Error::new(ErrorKind::Input, error.to_string());
     Ok(Arc::new(builder.build().map_err(refused)?))
 }
+
+/// The next step where nothing in the environment names credentials and the machine has none either.
+pub(super) const NO_IDENTITY: &str = "no Google credentials are in the environment, and this machine has no service account: set \
+     GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_OAUTH_ACCESS_TOKEN, or log in by `gcloud auth application-default login`";
 
 /// Returns the next step that fits an error of this code.
 pub(super) fn next_step(code: &str) -> Option<&'static str> {

@@ -18,7 +18,7 @@ mod probe;
 mod remote;
 mod url;
 
-pub use environment::variables;
+pub use environment::{subject_token_file, variables};
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
 pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put, open_repair, place};

@@ -17,6 +17,7 @@ use super::url::Service;
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink, azure, google};
 use crate::crypto::random_bytes;
 use crate::digest::{Sha256, to_hex};
+use crate::endpoint::is_link_local;
 use crate::error::{first_cause, first_line};
 use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use crate::runtime::Services;
@@ -386,7 +387,7 @@ fn failure(service: Service, object: impl std::fmt::Display, error: &object_stor
             format!("object {object}: the service does not keep to what was asked: {refused}"),
         ));
     }
-    if let Some(error) = credential_failure(&object, error, answer) {
+    if let Some(error) = credential_failure(service, &object, error, answer) {
         return error;
     }
     let reason = Reason::of(error, answer);
@@ -436,6 +437,7 @@ fn next_step(service: Service, code: &str) -> Option<&'static str> {
 /// Returns what it means that no credentials came: of our own clients, which say why, and of `object_store`'s, of which the last answer
 /// is known. `None` where the failure is the store's.
 fn credential_failure(
+    service: Service,
     object: &impl std::fmt::Display,
     error: &object_store::Error,
     answer: &Answer,
@@ -465,9 +467,15 @@ fn credential_failure(
                 (Some(status), None) => format!("{host} answered {status}"),
                 (None, _) => format!("{host}: {}", first_line(&first_cause(error))),
             };
-            Error::new(kind, format!("object {object}: no credentials: {reason}")).with_hint(
-                "check the identity's tenant, client, secret or token; docs/stores.md lists where credentials are looked for",
-            )
+            let is_machine = is_link_local(host) || host == "metadata.google.internal";
+            let next = match service {
+                Service::Azure if is_machine => azure::NO_IDENTITY,
+                Service::Gcs if is_machine => google::NO_IDENTITY,
+                _ => {
+                    "check the identity's tenant, client, secret or token; docs/stores.md lists where credentials are looked for"
+                }
+            };
+            Error::new(kind, format!("object {object}: no credentials: {reason}")).with_hint(next)
         }
         (None, None) => return None,
     };

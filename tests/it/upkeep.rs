@@ -265,6 +265,102 @@ fn scrub_and_heal_by_roles_of_a_service() {
     assert_eq!(json(&output)["scrubbed"], true);
 }
 
+/// The printed policies are given to users of their own: each is enough for its role, and with any of its actions less it is not.
+#[test]
+fn printed_policies_are_enough_and_one_action_less_is_not() {
+    let moto = Moto::start();
+    image().oci_layout(&moto.bench.path("app"), Packing::Gzip);
+    let key = moto.key(0);
+    let store = ["--store", "s3://chunks/p", "--key", &key];
+    stdout(&moto.coldpress(
+        "admin",
+        &[&["convert", "oci:app", "-o", "app.cpm", "--salt-file", "coldpress.key"], &store[..]].concat(),
+    ));
+    // moto's IAM is asked for users with these statements; its KMS knows no resource but `*`.
+    let users = |statements: &Value| {
+        std::fs::write(moto.bench.path("statements.json"), statements.to_string()).unwrap();
+        let text = moto.boto(
+            "admin",
+            "import json\niam = boto3.client('iam', endpoint_url=s3.meta.endpoint_url, region_name='us-east-1')\nout = []\n\
+             for statements in json.load(open('statements.json')):\n    name = f'u{len(iam.list_users()[\"Users\"])}'\n    iam.create_user(UserName=name)\n    \
+             document = json.dumps({'Version': '2012-10-17', 'Statement': statements})\n    \
+             iam.put_user_policy(UserName=name, PolicyName='printed', PolicyDocument=document)\n    \
+             key = iam.create_access_key(UserName=name)['AccessKey']\n    out.append([key['AccessKeyId'], key['SecretAccessKey']])\nprint(json.dumps(out))\n",
+        );
+        serde_json::from_str::<Vec<[String; 2]>>(&text).unwrap()
+    };
+    let run = |user: &[String; 2], args: &[&str]| {
+        let mut command = moto.command(env!("CARGO_BIN_EXE_coldpress"), &moto.url, "nobody");
+        command.env("AWS_ACCESS_KEY_ID", &user[0]).env("AWS_SECRET_ACCESS_KEY", &user[1]);
+        command.args([args, &store].concat()).output().unwrap()
+    };
+    for role in ["converter", "worker", "collector"] {
+        let report =
+            json(&moto.coldpress("nobody", &[&["doctor", "--as", role, "--print", "--json"], &store[..]].concat()));
+        let policies = report["policies"].as_array().unwrap().iter();
+        let is_identity = |policy: &&Value| policy["title"].as_str().unwrap().starts_with("identity policy");
+        let mut printed: Vec<Value> = policies
+            .filter(is_identity)
+            .flat_map(|policy| policy["policy"]["Statement"].as_array().unwrap().clone())
+            .collect();
+        for statement in &mut printed {
+            if statement["Action"][0].as_str().unwrap().starts_with("kms:") {
+                statement["Resource"] = "*".into();
+            }
+        }
+        let mut sets = vec![(String::new(), printed.clone())];
+        for (number, statement) in printed.iter().enumerate() {
+            for (at, action) in statement["Action"].as_array().unwrap().iter().enumerate() {
+                let mut less = printed.clone();
+                let actions = less[number]["Action"].as_array_mut().unwrap();
+                actions.remove(at);
+                if actions.is_empty() {
+                    less.remove(number);
+                }
+                sets.push((action.as_str().unwrap().to_owned(), less));
+            }
+        }
+        let users = users(&sets.iter().map(|(_, statements)| statements.clone()).collect());
+        for ((without, _), user) in sets.iter().zip(&users) {
+            let report = run(user, &["doctor", "--as", role, "--json"]);
+            let report: Value = serde_json::from_slice(&report.stdout)
+                .unwrap_or_else(|_| panic!("{role} without {without}: {}", String::from_utf8_lossy(&report.stderr)));
+            let missing = |finding: &&Value| finding["needed"] == true && finding["found"] != "allowed";
+            let missing: Vec<&str> = report["findings"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(missing)
+                .map(|finding| finding["operation"].as_str().unwrap())
+                .collect();
+            let wanted: &[&str] = match without.as_str() {
+                "" => &[],
+                "s3:PutObject" => &["put"],
+                "s3:GetObject" => &["get", "head"],
+                "s3:ListBucket" => &["list"],
+                "s3:DeleteObject" => &["delete"],
+                "kms:GenerateDataKey" => &["GenerateDataKey"],
+                "kms:Decrypt" => &["Decrypt"],
+                other => panic!("{other} is no action of a role"),
+            };
+            assert_eq!(missing, wanted, "{role} without {without}");
+            // The collector deletes what it is tried on.
+            stdout(&moto.coldpress("admin", &["doctor", "--as", "converter", "--store", "s3://chunks/p", "--print"]));
+            let _ = moto.coldpress(
+                "admin",
+                &[&["convert", "oci:app", "-o", "x.cpm", "--salt-file", "coldpress.key"], &store[..]].concat(),
+            );
+        }
+        // It does the role's work, too.
+        let work: &[&str] = match role {
+            "converter" => &["convert", "oci:app", "-o", "again.cpm", "--salt-file", "coldpress.key", "--no-cache"],
+            "worker" => &["verify", "app.cpm"],
+            _ => continue,
+        };
+        stdout(&run(&users[0], work));
+    }
+}
+
 /// A wrong prefix or a wrong root must not look like a store that was scrubbed.
 #[test]
 fn a_scrub_of_nothing_is_no_success() {

@@ -176,6 +176,12 @@ impl Collected {
         let named = |variable, name| Ok::<_, Failure>(environment(variable)?.map(PathBuf::from).or(in_home(name)));
         let profiles =
             [named("AWS_CONFIG_FILE", ".aws/config")?, named("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")?];
+        if let Some(path) = coldpress::store::subject_token_file() {
+            self.reads(renewed(&path, home.as_deref()));
+        }
+        if environment("AZURE_USE_AZURE_CLI")?.is_some_and(|value| value == "true" || value == "1") {
+            self.needs.runs_programs = Some("AZURE_USE_AZURE_CLI is set, and `az` is a program".to_owned());
+        }
         for path in profiles.into_iter().flatten() {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             if text.lines().any(|line| line.trim_start().starts_with("credential_process")) {
@@ -200,15 +206,18 @@ impl Collected {
 }
 
 /// Variables that name a file with credentials, or with certificates.
-const CREDENTIALS: [&str; 10] = [
+const CREDENTIALS: [&str; 13] = [
     "AWS_CA_BUNDLE",
     "AWS_CONFIG_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AZURE_FEDERATED_TOKEN_FILE",
+    "CLOUDSDK_CONFIG",
     "GOOGLE_APPLICATION_CREDENTIALS",
     "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "SERVICE_ACCOUNT",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
 ];
