@@ -67,7 +67,7 @@ pub(crate) fn asked_wait(retry_after: &str, date: Option<&str>) -> Option<Durati
 }
 
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`, the only form that may still be sent.
-fn http_date(text: &str) -> Option<u64> {
+pub(crate) fn http_date(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let words: Vec<&str> = text.trim().split(' ').collect();
     let &[_, day, month, year, time, "GMT"] = &words[..] else { return None };

@@ -66,7 +66,7 @@ impl KmsKey {
 
     /// A client with the credentials that the chain gives now.
     fn client(id: &str, settings: &KmsSettings, services: &Services) -> Result<Client> {
-        let config = crate::aws::config(services, region_of(id), settings.endpoint.is_some());
+        let config = crate::aws::config(services, region_of(id), settings.endpoint.is_some())?;
         if config.region().is_none() {
             let message = format!("key aws-kms://{id}: no region");
             return Err(Error::new(ErrorKind::Input, message)

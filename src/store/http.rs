@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,8 +20,10 @@ use reqwest::{Method, StatusCode, redirect};
 
 use crate::digest::Sha256;
 use crate::endpoint::{authority, redirect_host};
-use crate::retry::asked_wait;
+use crate::retry::{asked_wait, http_date};
 
+/// The program, as servers see it.
+pub(super) const PROGRAM: &str = concat!("coldpress/", env!("CARGO_PKG_VERSION"));
 /// Maximum length of an answer that is neither an object nor a page of a listing: an error, or the answer to a PUT.
 pub(super) const SHORT_ANSWER: u64 = 64 << 10;
 /// Maximum length of one page of a listing: Azure's have 5,000 names of up to 1,024 characters, which XML can lengthen.
@@ -73,6 +76,12 @@ pub(super) struct Answer {
     pub(super) redirect: Option<Redirect>,
     /// Why the client refused to take the answer, or to go on asking.
     pub(super) refused: Option<Refusal>,
+    /// The region of the bucket, as the service names it beside an error.
+    pub(super) region: Option<String>,
+    /// The request's header that the service does not implement.
+    pub(super) header: Option<String>,
+    /// How far the service's clock is ahead of this machine's, in seconds.
+    pub(super) clock_ahead: Option<i64>,
 }
 
 /// Where a service redirects to, without the path and the query, which can have credentials in them.
@@ -133,6 +142,10 @@ pub(super) struct Connector {
     pub(super) idle: usize,
     /// Maximum time of one request with its answer.
     pub(super) timeout: Duration,
+    /// Certificates that are trusted instead of the system's.
+    pub(super) certificates: Vec<reqwest::Certificate>,
+    /// A host's name that stands for this machine: `BUCKET.localhost`, which no name server has to know.
+    pub(super) local_name: Option<String>,
 }
 
 impl HttpConnector for Connector {
@@ -141,7 +154,7 @@ impl HttpConnector for Connector {
         // The metadata services of clouds speak plain HTTP whatever the store does.
         let metadata = plain_http && !self.plain_http;
         let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("coldpress/", env!("CARGO_PKG_VERSION")))
+            .user_agent(PROGRAM)
             .redirect(redirect::Policy::none())
             .referer(false)
             .connect_timeout(if metadata { METADATA_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT })
@@ -152,6 +165,13 @@ impl HttpConnector for Connector {
         if metadata || self.loopback {
             // What goes in clear stays here.
             builder = builder.no_proxy();
+        }
+        if !self.certificates.is_empty() {
+            builder = builder.tls_certs_only(self.certificates.iter().cloned());
+        }
+        if let Some(name) = &self.local_name {
+            let here = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+            builder = builder.resolve_to_addrs(name, &here.map(|address| SocketAddr::new(address, 0)));
         }
         let client = builder.build().map_err(|error| object_store::Error::Generic {
             store: "HTTP client",
@@ -175,7 +195,9 @@ impl HttpService for BoundedClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (method, url) = (request.method().clone(), request.uri().to_string());
         let limit = admit(&url).map_err(refuse)?;
-        let is_read = method == Method::GET && !self.metadata;
+        // A session of S3 Express One Zone is short whatever it is for.
+        let is_session = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "session"));
+        let is_read = method == Method::GET && !self.metadata && !is_session;
         let limit = if is_read { limit } else { SHORT_ANSWER };
         let is_batch = method == Method::POST && is_batch(&url);
         let elsewhere = match &self.store {
@@ -221,20 +243,23 @@ async fn bounded(response: HttpResponse, method: &Method, limit: u64) -> Result<
     if !parts.status.is_success() {
         // A reason that is cut, or does not come whole, still has its beginning.
         let (reason, _) = read_up_to(body, SHORT_ANSWER).await;
-        if let Some(code) = error_code(&reason) {
-            update(|operation| operation.answer.code = Some(code));
-        }
+        update(|operation| operation.answer.note_error(&reason));
         return Ok(HttpResponse::from_parts(parts, String::from_utf8_lossy(&reason).into_owned().into()));
     }
     if *method == Method::HEAD {
         return Ok(HttpResponse::from_parts(parts, body));
     }
     if *method == Method::PUT || *method == Method::DELETE {
-        // It is done; the body says nothing. `object_store` wants an entity tag, of which nothing is made.
+        let (body, _) = read_up_to(body, limit).await;
+        if is_error(&String::from_utf8_lossy(&body)) {
+            // Some services begin to answer before they know how it ends.
+            update(|operation| operation.answer.note_error(&body));
+            parts.status = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        // It is done; the body says nothing more. `object_store` wants an entity tag, of which nothing is made.
         if parts.headers.get(ETAG).is_none_or(|tag| tag.to_str().is_err()) {
             parts.headers.insert(ETAG, HeaderValue::from_static("\"\""));
         }
-        let (body, _) = read_up_to(body, limit).await;
         return Ok(HttpResponse::from_parts(parts, body.into()));
     }
     match parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok()) {
@@ -295,8 +320,50 @@ fn answer_of(response: &HttpResponse, url: &str) -> Answer {
         host: header(&LOCATION).and_then(|to| redirect_host(url, to)),
         region: header(&BUCKET_REGION).and_then(region),
     });
-    let code = header(&AZURE_CODE).and_then(word);
-    Answer { status: Some(status.as_u16()), code, credentials_from: None, retry_after, redirect, refused: None }
+    Answer {
+        status: Some(status.as_u16()),
+        code: header(&AZURE_CODE).and_then(word),
+        retry_after,
+        redirect,
+        region: header(&BUCKET_REGION).and_then(region),
+        clock_ahead: if status.is_success() { None } else { header(&DATE).and_then(ahead_of_this_machine) },
+        ..Answer::default()
+    }
+}
+
+impl Answer {
+    /// Notes what an error's document says. Its text is not kept: it can have parts of the request in it.
+    pub(super) fn note_error(&mut self, document: &[u8]) {
+        let text = String::from_utf8_lossy(document);
+        self.code = error_code(document).or(self.code.take());
+        self.region = self.region.take().or_else(|| element(&text, "Region").and_then(region));
+        let is_name = |name: &&str| {
+            (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        self.header = element(&text, "Header").filter(is_name).map(str::to_owned);
+    }
+}
+
+/// The text of the first element of that name.
+fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
+}
+
+/// Whether a document is S3's description of an error.
+fn is_error(document: &str) -> bool {
+    let mut rest = document.trim_start_matches('\u{feff}').trim_start();
+    if let Some((_, behind)) = rest.strip_prefix("<?").and_then(|rest| rest.split_once("?>")) {
+        rest = behind.trim_start();
+    }
+    rest.starts_with("<Error>") || rest.starts_with("<Error ")
+}
+
+/// How far a service's clock is ahead of this machine's, in seconds.
+pub(super) fn ahead_of_this_machine(date: &str) -> Option<i64> {
+    #[expect(clippy::disallowed_methods, reason = "a service that finds requests too old is compared with this clock")]
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    Some(http_date(date)?.cast_signed() - now.cast_signed())
 }
 
 /// Whether it is where Azure takes deletions, several in one request.
@@ -331,8 +398,7 @@ async fn unpack(response: HttpResponse) -> Result<HttpResponse, HttpError> {
 /// What a service calls an error, in XML (`<Code>`), or in JSON (`error`, as OAuth 2.0 and Google have it).
 pub(super) fn error_code(body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
-    let in_xml = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-    if let Some(code) = in_xml {
+    if let Some(code) = element(&text, "Code") {
         return word(code);
     }
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
@@ -340,10 +406,10 @@ pub(super) fn error_code(body: &[u8]) -> Option<String> {
     word(error.as_str().or_else(|| error.get("status")?.as_str())?)
 }
 
-/// A code, where it can be one and no secret: letters, digits and `_`.
+/// A code, where it can be one and no secret: letters, digits, `_` and `.`.
 fn word(text: &str) -> Option<String> {
-    let is_word =
-        (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_word = (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
     is_word.then(|| text.to_owned())
 }
 
@@ -380,6 +446,27 @@ mod tests {
     }
 
     #[test]
+    fn of_an_error_its_words_are_noted_and_nothing_else() {
+        let mut answer = Answer::default();
+        answer.note_error(b"<Error><Code>KMS.DisabledException</Code><Key>k</Key><Region>eu-west-1</Region></Error>");
+        assert_eq!(answer.code.as_deref(), Some("KMS.DisabledException"));
+        assert_eq!((answer.region.as_deref(), answer.header.as_deref()), (Some("eu-west-1"), None));
+        let mut answer = Answer::default();
+        answer.note_error(b"<Error><Code>a secret: x</Code><Header>x-amz-checksum-sha256</Header></Error>");
+        assert_eq!((answer.code, answer.header.as_deref()), (None, Some("x-amz-checksum-sha256")));
+    }
+
+    #[test]
+    fn an_error_is_known_by_its_first_element() {
+        for error in ["<Error><Code>x</Code></Error>", "<?xml version='1.0'?>\n<Error xmlns='x'/>"] {
+            assert!(is_error(error), "{error}");
+        }
+        for other in ["", "<CopyObjectResult/>", "<Errors/>", "x<Error>", "<?xml"] {
+            assert!(!is_error(other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_region_is_a_name() {
         assert_eq!(region("eu-west-1").as_deref(), Some("eu-west-1"));
         assert_eq!(region("eu\u{1b}[31m"), None);
@@ -403,7 +490,9 @@ mod tests {
             }
         });
         let timeout = Duration::from_millis(300);
-        let connector = Connector { store: None, plain_http: true, loopback: true, idle: 1, timeout };
+        let (certificates, local_name) = (Vec::new(), None);
+        let connector =
+            Connector { store: None, plain_http: true, loopback: true, idle: 1, timeout, certificates, local_name };
         let client = connector.connect(&ClientOptions::new().with_allow_http(true)).unwrap();
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method.clone();

@@ -16,17 +16,20 @@ mod open;
 mod planned;
 mod probe;
 mod remote;
+mod s3;
 mod url;
 
 pub use environment::{subject_token_file, variables};
 pub use known::{Known, KnownPuts};
 pub use names::{ObjectName, ParseRootIdError, RootId};
-pub use open::{IN_FLIGHT, Settings, open_collect, open_get, open_get_later, open_put, open_repair, place};
+pub use open::{IN_FLIGHT, Settings, Style, open_collect, open_get, open_get_later, open_put, open_repair, place};
 pub use planned::Planned;
 pub use probe::{Found, Operation, Probe};
+pub use s3::S3Settings;
 pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl, is_store_hint};
 
 use crate::Result;
+pub use crate::aws::configured_endpoint;
 pub use crate::retry::Failure;
 
 /// What became of a put.

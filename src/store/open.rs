@@ -1,18 +1,15 @@
 //! Clients of the services, with the credentials and settings that are usual for each.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use async_trait::async_trait;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum, S3ConditionalPut};
-use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
-use tokio::sync::Mutex;
+use object_store::client::HttpConnector;
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use super::http::Connector;
 use super::local::{LocalCollect, LocalGet, LocalPut};
 use super::remote::{Bucket, RemoteCollect, RemoteGet, RemotePut};
+use super::s3::{S3, S3Settings};
 use super::url::Service;
 use super::{BucketUrl, Collect, Get, PutIfAbsent, RootId, StoreUrl, azure, environment, google};
 use crate::endpoint::{self, PlainHttp};
@@ -26,12 +23,32 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// The bucket's region; else the environment's or the profile's.
     pub region: Option<String>,
-    /// The bucket stands in the host's name, not in the path.
-    pub virtual_host: bool,
+    /// Where the bucket's name stands in a request to S3.
+    pub style: Style,
+    /// What else requests to S3 say.
+    pub s3: S3Settings,
     /// Most puts at a time.
     pub in_flight: usize,
     /// Whether an endpoint on another machine may be reached without TLS.
     pub allow_http: bool,
+}
+
+/// Where the bucket's name stands in a request to S3.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Style {
+    /// In the host's name at AWS, in the path at other services.
+    #[default]
+    Usual,
+    /// In the path.
+    Path,
+    /// In the host's name.
+    VirtualHost,
+}
+
+impl Style {
+    pub(super) fn is_path(self, own_server: bool) -> bool {
+        self == Self::Path || (self == Self::Usual && own_server)
+    }
 }
 
 /// Maximum time of one request with its answer.
@@ -42,7 +59,8 @@ pub const IN_FLIGHT: usize = 32;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { endpoint: None, region: None, virtual_host: false, in_flight: IN_FLIGHT, allow_http: false }
+        let (style, s3) = (Style::default(), S3Settings::default());
+        Self { endpoint: None, region: None, style, s3, in_flight: IN_FLIGHT, allow_http: false }
     }
 }
 
@@ -154,8 +172,11 @@ pub(super) fn client(settings: &Settings) -> ClientOptions {
 
 pub(super) fn connector(settings: &Settings) -> Connector {
     let loopback = settings.endpoint.as_deref().is_some_and(endpoint::is_loopback);
-    let store = settings.endpoint.as_deref().and_then(endpoint::authority).filter(|_| !settings.virtual_host);
-    Connector { store, plain_http: settings.plain_http(), loopback, idle: settings.in_flight, timeout: REQUEST_TIMEOUT }
+    let store =
+        settings.endpoint.as_deref().and_then(endpoint::authority).filter(|_| settings.style != Style::VirtualHost);
+    let (idle, timeout) = (settings.in_flight, REQUEST_TIMEOUT);
+    let plain_http = settings.plain_http();
+    Connector { store, plain_http, loopback, idle, timeout, certificates: Vec::new(), local_name: None }
 }
 
 fn refused(error: &object_store::Error) -> Error {
@@ -163,77 +184,24 @@ fn refused(error: &object_store::Error) -> Error {
 }
 
 fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<dyn ObjectStore>> {
-    let config = crate::aws::config(services, settings.region.as_deref(), settings.endpoint.is_some());
-    let Some(region) = config.region() else {
-        let message = "no region: give --store-region, or set AWS_REGION";
-        return Err(Error::new(ErrorKind::Input, message));
-    };
-    let Some(credentials) = config.credentials_provider() else {
+    let region = settings.region.as_deref().or_else(|| url.region());
+    let aws = crate::aws::load(services, region, settings.endpoint.is_some())?;
+    if aws.config.region().is_none() {
+        let error = Error::new(ErrorKind::Input, "no region: give --store-region, or set AWS_REGION");
+        return Err(error.with_hint("the region is that of the bucket; an access point's ARN has it"));
+    }
+    if aws.credentials.is_none() {
         return Err(Error::new(ErrorKind::Denied, "no AWS credentials are at hand"));
-    };
-    let mut builder = AmazonS3Builder::new()
-        .with_bucket_name(&url.bucket)
-        .with_region(region.as_ref())
-        .with_credentials(Arc::new(Credentials { chain: credentials, last: Mutex::default() }))
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_checksum_algorithm(Checksum::SHA256)
-        .with_virtual_hosted_style_request(settings.virtual_host)
-        .with_disable_bulk_delete(true)
-        .with_http_connector(connector(settings))
-        .with_client_options(client(settings))
-        .with_retry(once());
-    if let Some(endpoint) = &settings.endpoint {
-        builder = builder.with_endpoint(endpoint);
     }
-    Ok(Arc::new(builder.build().map_err(|error| refused(&error))?))
-}
-
-/// AWS's own chain: environment, profiles, single sign-on, web identities, containers, instances.
-struct Credentials {
-    chain: SharedCredentialsProvider,
-    last: Mutex<Option<(Arc<AwsCredential>, Option<SystemTime>)>>,
-}
-
-/// Credentials are asked for anew so long before they expire.
-const SPARE: Duration = Duration::from_secs(300);
-
-/// Maximum time that the whole chain may take: programs and services of many kinds are asked.
-const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(..)")
+    let mut connector = connector(settings);
+    // Sessions of S3 Express One Zone are asked for at the bucket's own host, all else by another client.
+    connector.store = None;
+    if let Some(bundle) = &aws.ca_bundle {
+        let certificates = reqwest::Certificate::from_pem_bundle(bundle);
+        connector.certificates =
+            certificates.map_err(|error| Error::caused(ErrorKind::Input, "AWS_CA_BUNDLE", error))?;
     }
-}
-
-#[async_trait]
-impl CredentialProvider for Credentials {
-    type Credential = AwsCredential;
-
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let mut last = self.last.lock().await;
-        #[expect(clippy::disallowed_methods, reason = "when credentials expire is said by the clock")]
-        let soon = SystemTime::now() + SPARE;
-        if let Some((credential, expires)) = &*last
-            && expires.is_none_or(|expires| expires > soon)
-        {
-            return Ok(Arc::clone(credential));
-        }
-        let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, self.chain.provide_credentials());
-        let found = found.await.map_err(|_| object_store::Error::Generic {
-            store: "AWS credentials",
-            source: format!("no credentials came within {} seconds", CREDENTIALS_TIMEOUT.as_secs()).into(),
-        })?;
-        let found = found.map_err(|error| object_store::Error::Unauthenticated {
-            path: "AWS credentials".to_owned(),
-            source: Box::new(error),
-        })?;
-        let credential = Arc::new(AwsCredential {
-            key_id: found.access_key_id().to_owned(),
-            secret_key: found.secret_access_key().to_owned(),
-            token: found.session_token().map(str::to_owned),
-        });
-        *last = Some((Arc::clone(&credential), found.expiry()));
-        Ok(credential)
-    }
+    connector.local_name = connector.loopback.then(|| format!("{}.localhost", url.bucket));
+    let http = connector.connect(&client(settings)).map_err(|error| refused(&error))?;
+    Ok(Arc::new(S3::new(&url.bucket, &aws, settings, http)))
 }

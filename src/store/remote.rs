@@ -3,6 +3,7 @@
 //! A put is one request with `If-None-Match: *` (docs/design.md, "Stores"): no HEAD, GET or LIST, and no look-up of the bucket.
 //! Requests are repeated by [`crate::retry`], and by nothing below it.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 
 use super::http::{Answer, Bounds, Redirect, error_code, observe};
 use super::url::Service;
-use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink, azure, google};
+use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink, azure, google, s3};
 use crate::crypto::random_bytes;
 use crate::digest::{Sha256, to_hex};
 use crate::endpoint::is_link_local;
@@ -103,7 +104,9 @@ impl Bucket {
             }
             Err(error) => Err(failure(self.url.service, name, &error, &answer)),
         };
-        let is_refused = matches!(&put, Err(Failure::Final(error)) if error.kind() == ErrorKind::Denied);
+        // Without an answer, nobody refused it.
+        let is_refused =
+            answer.status.is_some() && matches!(&put, Err(Failure::Final(error)) if error.kind() == ErrorKind::Denied);
         let refused = (is_refused && answer.credentials_from.is_none()).then_some(Refused { code: answer.code });
         (put, refused)
     }
@@ -391,14 +394,17 @@ fn failure(service: Service, object: impl std::fmt::Display, error: &object_stor
         return error;
     }
     let reason = Reason::of(error, answer);
+    let set_right = s3::is_set_right(error);
     let kind = match (answer.status, error) {
-        // S3 says so with 400.
+        _ if set_right => ErrorKind::Unavailable,
+        _ if let Some(kind) = reason.code.as_deref().and_then(s3::kind).filter(|_| service == Service::S3) => kind,
         _ if matches!(reason.code.as_deref(), Some("RequestTimeout" | "SlowDown" | "InternalError")) => {
             ErrorKind::Unavailable
         }
         _ if matches!(reason.code.as_deref(), Some("ExpiredToken" | "InvalidToken")) => ErrorKind::Denied,
         _ if reason.code.as_deref().is_some_and(is_immutable) => ErrorKind::Denied,
         (Some(408 | 409 | 429), _) => ErrorKind::Unavailable,
+        (Some(507), _) => ErrorKind::Full,
         (Some(501), _) => ErrorKind::Unsupported,
         (Some(401 | 403), _) => ErrorKind::Denied,
         (Some(404), _) => ErrorKind::NotFound,
@@ -411,7 +417,7 @@ fn failure(service: Service, object: impl std::fmt::Display, error: &object_stor
         (Some(200..=299), _) => ErrorKind::Unavailable,
         _ => ErrorKind::Input,
     };
-    let next = reason.code.as_deref().and_then(|code| next_step(service, code));
+    let next = next_step(service, reason.code.as_deref().unwrap_or_default(), answer);
     let error = Error::new(kind, format!("object {object}: {}", reason.text(service, answer)));
     let error = match next {
         Some(next) => error.with_hint(next),
@@ -426,11 +432,11 @@ fn failure(service: Service, object: impl std::fmt::Display, error: &object_stor
 }
 
 /// Returns the next step that fits what a service calls the fault.
-fn next_step(service: Service, code: &str) -> Option<&'static str> {
+fn next_step(service: Service, code: &str, answer: &Answer) -> Option<Cow<'static, str>> {
     match service {
-        Service::S3 => None,
-        Service::Azure => azure::next_step(code),
-        Service::Gcs => google::next_step(code),
+        Service::S3 => s3::next_step(code, answer),
+        Service::Azure => azure::next_step(code).map(Cow::from),
+        Service::Gcs => google::next_step(code).map(Cow::from),
     }
 }
 
@@ -506,7 +512,11 @@ impl Reason {
     }
 
     fn text(self, service: Service, answer: &Answer) -> String {
-        let redirect = answer.redirect.as_ref().map(|to| redirected(service, to)).unwrap_or_default();
+        let with_region = |to: &Redirect| {
+            let region = to.region.clone().or_else(|| answer.region.clone());
+            redirected(service, &Redirect { region, ..to.clone() })
+        };
+        let redirect = answer.redirect.as_ref().map(with_region).unwrap_or_default();
         match (answer.status, self.code) {
             (Some(status), Some(code)) => format!("the service answered {status} ({code}){redirect}"),
             (Some(status), None) => format!("the service answered {status}{redirect}"),
@@ -541,8 +551,10 @@ mod tests {
 
     /// What a service answers, as `object_store` tells of it.
     fn answered(status: u16, body: &str) -> Failure {
-        let error = object_store::Error::Generic { store: "S3", source: format!("status {status}: {body}").into() };
-        failure(Service::S3, "o", &error, &Answer { status: Some(status), ..Answer::default() })
+        let error = object_store::Error::Generic { store: "S3", source: format!("status {status}").into() };
+        let mut answer = Answer { status: Some(status), ..Answer::default() };
+        answer.note_error(body.as_bytes());
+        failure(Service::S3, "o", &error, &answer)
     }
 
     fn kind(failure: &Failure) -> ErrorKind {
@@ -561,6 +573,10 @@ mod tests {
             (404, "<Code>NoSuchBucket</Code>", ErrorKind::NotFound),
             (409, "", ErrorKind::Unavailable),
             (429, "", ErrorKind::Unavailable),
+            (403, "<Code>RequestLimitExceeded</Code>", ErrorKind::Unavailable),
+            (403, "<Code>QuotaExceeded</Code>", ErrorKind::Full),
+            (507, "", ErrorKind::Full),
+            (200, "<Code>InternalError</Code>", ErrorKind::Unavailable),
             (501, "", ErrorKind::Unsupported),
             (503, "<Code>SlowDown</Code>", ErrorKind::Unavailable),
         ] {

@@ -78,10 +78,17 @@ impl StoreUrl {
                 "use a directory, file:///DIR, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
             );
         };
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let (bucket, prefix) = split_bucket(rest);
         let prefix = prefix.trim_end_matches('/');
         let letter = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if bucket.is_empty() || !bucket.chars().all(letter) {
+        if bucket.starts_with("arn:") {
+            if service != Service::S3 || !is_access_point(bucket) {
+                return refuse(
+                    "of ARNs, only those of access points in one region name a store: \
+                     s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/PREFIX",
+                );
+            }
+        } else if bucket.is_empty() || !bucket.chars().all(letter) {
             return refuse("its bucket is empty or has characters that buckets' names have not");
         }
         let part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(letter);
@@ -113,7 +120,33 @@ pub fn is_store_hint(text: &str) -> bool {
     text.is_empty() || text.starts_with('/') || is_bucket()
 }
 
+/// The bucket and the prefix of `BUCKET/PREFIX`; an access point's ARN has a slash of its own.
+fn split_bucket(text: &str) -> (&str, &str) {
+    let before = if text.starts_with("arn:") { text.find('/').map_or(0, |at| at + 1) } else { 0 };
+    match text[before..].find('/') {
+        Some(at) => (&text[..before + at], &text[before + at + 1..]),
+        None => (text, ""),
+    }
+}
+
+/// Whether a text is `arn:PARTITION:s3:REGION:ACCOUNT:accesspoint/NAME`.
+fn is_access_point(text: &str) -> bool {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    match text.split(':').collect::<Vec<_>>()[..] {
+        ["arn", partition, "s3", region, account, name] => {
+            [partition, region, account].into_iter().all(word) && name.strip_prefix("accesspoint/").is_some_and(word)
+        }
+        _ => false,
+    }
+}
+
 impl BucketUrl {
+    /// The region that an access point's ARN names.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.bucket.strip_prefix("arn:")?.split(':').nth(2)
+    }
+
     /// The key of the object `name` in the bucket.
     #[must_use]
     pub fn key(&self, name: &str) -> String {
@@ -153,12 +186,29 @@ mod tests {
             ("s3://bucket/a/b/", "s3://bucket/a/b"),
             ("gs://b/p", "gs://b/p"),
             ("az://c/p", "az://c/p"),
+            ("s3://fast--use1-az4--x-s3/p", "s3://fast--use1-az4--x-s3/p"),
+            (
+                "s3://arn:aws-cn:s3:cn-north-1:1:accesspoint/ap/a/b",
+                "s3://arn:aws-cn:s3:cn-north-1:1:accesspoint/ap/a/b",
+            ),
+            ("s3://arn:aws:s3:eu-west-1:1:accesspoint/ap", "s3://arn:aws:s3:eu-west-1:1:accesspoint/ap"),
         ] {
             assert_eq!(parse(text).map(|url| url.to_string()).as_deref(), Ok(shown), "{text}");
         }
-        for text in
-            ["", "s3://", "s3:///p", "s3://b//p", "s3://b/../p", "s3://b/p?q", "s3://k:s@b/p", "ftp://b", "file://p"]
-        {
+        for text in [
+            "",
+            "s3://arn:aws:s3::1:accesspoint/x.mrap/p",
+            "s3://arn:aws:s3:::b/p",
+            "gs://arn:aws:s3:r:1:accesspoint/x",
+            "s3://",
+            "s3:///p",
+            "s3://b//p",
+            "s3://b/../p",
+            "s3://b/p?q",
+            "s3://k:s@b/p",
+            "ftp://b",
+            "file://p",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         for hint in ["", "/srv/store", "s3://bucket", "gs://b/p", "az://c/p/q"] {
@@ -169,5 +219,10 @@ mod tests {
         }
         let StoreUrl::Bucket(url) = parse("s3://bucket/a").unwrap() else { panic!("a bucket") };
         assert_eq!(url.key("main/x"), "a/main/x");
+        assert_eq!(url.region(), None);
+        let StoreUrl::Bucket(url) = parse("s3://arn:aws:s3:eu-west-1:1:accesspoint/ap/a").unwrap() else {
+            panic!("a bucket")
+        };
+        assert_eq!((url.region(), url.prefix.as_str()), (Some("eu-west-1"), "a"));
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use coldpress::cache::Cache;
 use coldpress::crypto::{KeyFile, KeyWrap, Salt};
 use coldpress::progress::Progress;
-use coldpress::store::{Known, PutIfAbsent, RootId, StoreUrl, open_put, open_repair, place};
+use coldpress::store::{Known, PutIfAbsent, RootId, Settings, StoreUrl, open_put, open_repair, place};
 use coldpress::{Error, ErrorKind};
 
 use crate::shared::failure::Failure;
@@ -74,12 +74,47 @@ pub struct PutArgs {
     /// Do not use a conversion cache
     #[arg(long)]
     no_cache: bool,
+
+    /// Server-side encryption that S3 is asked for [default: $AWS_SERVER_SIDE_ENCRYPTION or the bucket's]
+    #[arg(long, value_name = "KIND", help_heading = "Store", hide_short_help = true, value_parser = ENCRYPTIONS)]
+    store_sse: Option<String>,
+
+    /// KMS key of --store-sse aws:kms, by id or ARN [default: $AWS_SSE_KMS_KEY_ID or the bucket's]
+    #[arg(long, value_name = "KEY", help_heading = "Store", hide_short_help = true)]
+    store_sse_key: Option<String>,
+
+    /// Canned ACL of uploaded objects in S3, for a bucket of another account
+    #[arg(long, value_name = "ACL", help_heading = "Store", hide_short_help = true, value_parser = ["bucket-owner-full-control"])]
+    store_acl: Option<String>,
 }
+
+/// What S3 knows to encrypt with.
+const ENCRYPTIONS: [&str; 3] = ["AES256", "aws:kms", "aws:kms:dsse"];
 
 impl PutArgs {
     /// The putting half of the store at `url`, for chunks of `root`.
     pub fn open(&self, store: &StoreArgs, url: &StoreUrl, root: &RootId) -> Result<Box<dyn PutIfAbsent>, Failure> {
-        Ok(open_put(url, &store.settings(self.uploads.into())?, root)?)
+        Ok(open_put(url, &self.settings(store)?, root)?)
+    }
+
+    /// What a client that puts is told.
+    fn settings(&self, store: &StoreArgs) -> Result<Settings, Failure> {
+        let mut settings = store.settings(self.uploads.into())?;
+        settings.s3.encryption = match (&self.store_sse, environment("AWS_SERVER_SIDE_ENCRYPTION")?) {
+            (None, Some(kind)) if !ENCRYPTIONS.contains(&kind.as_str()) => {
+                let message = format!("AWS_SERVER_SIDE_ENCRYPTION: use {}", ENCRYPTIONS.join(", "));
+                return Err(Failure::Usage(message));
+            }
+            (kind, variable) => kind.clone().or(variable),
+        };
+        let by_kms = settings.s3.encryption.as_deref().is_some_and(|kind| kind.starts_with("aws:kms"));
+        if self.store_sse_key.is_some() && !by_kms {
+            return Err(Failure::Usage("--store-sse-key: give --store-sse aws:kms, too".to_owned()));
+        }
+        let key = self.store_sse_key.clone().or(environment("AWS_SSE_KMS_KEY_ID")?);
+        settings.s3.encryption_key = key.filter(|_| by_kms);
+        settings.s3.owner_full_control = self.store_acl.is_some();
+        Ok(settings)
     }
 
     /// The same, to repair the store: a directory compares what it has (docs/operations.md).
@@ -89,7 +124,7 @@ impl PutArgs {
         url: &StoreUrl,
         root: &RootId,
     ) -> Result<Box<dyn PutIfAbsent>, Failure> {
-        Ok(open_repair(url, &store.settings(self.uploads.into())?, root)?)
+        Ok(open_repair(url, &self.settings(store)?, root)?)
     }
 
     /// What earlier conversions learned, where there is a place for it.

@@ -10,7 +10,7 @@ use coldpress::crypto::kms::{KmsKey, KmsSettings};
 use coldpress::crypto::{KeyFile, KeyWrap};
 use coldpress::endpoint::{self, PlainHttp};
 use coldpress::manifest::OpenManifest;
-use coldpress::store::{BucketUrl, Get, Service, Settings, StoreUrl, open_get};
+use coldpress::store::{BucketUrl, Get, S3Settings, Service, Settings, StoreUrl, Style, configured_endpoint, open_get};
 use coldpress::{Error, ErrorKind};
 
 use super::failure::Failure;
@@ -160,8 +160,8 @@ pub struct StoreArgs {
 
     /// Endpoint URL of the service, instead of its own
     ///
-    /// Without this option: for s3:// $AWS_ENDPOINT_URL_S3, else $AWS_ENDPOINT_URL; gs:// and az:// have variables of their own
-    /// (docs/stores.md). http:// is accepted for loopback addresses only, unless --store-allow-http is given.
+    /// Without this option: for s3:// $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL or the profile; gs:// and az:// have variables of their
+    /// own (docs/stores.md). http:// is accepted for loopback addresses only, unless --store-allow-http is given.
     #[arg(long, value_name = "URL")]
     store_endpoint: Option<String>,
 
@@ -175,12 +175,16 @@ pub struct StoreArgs {
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     store_region: Option<String>,
 
-    /// How to address the bucket
-    #[arg(long, value_name = "STYLE", default_value = "path", hide_short_help = true, value_parser = choice::<Addressing>(&[
+    /// How to address the bucket [default: path with an endpoint, else virtual-host]
+    #[arg(long, value_name = "STYLE", hide_short_help = true, value_parser = choice::<Addressing>(&[
         ("path", "ENDPOINT/BUCKET"),
         ("virtual-host", "BUCKET.ENDPOINT"),
     ]))]
-    store_style: Addressing,
+    store_style: Option<Addressing>,
+
+    /// Pay for requests to a requester-pays bucket of S3 [default: $AWS_REQUEST_PAYER]
+    #[arg(long, hide_short_help = true)]
+    store_requester_pays: bool,
 }
 
 /// How requests address a bucket.
@@ -226,10 +230,7 @@ impl StoreArgs {
             Some(endpoint) => ("--store-endpoint", Some(endpoint.clone())),
             // AWS's variables are for S3; the other services read their own.
             None if !is_s3 => ("", None),
-            None => match environment("AWS_ENDPOINT_URL_S3")? {
-                Some(endpoint) => ("AWS_ENDPOINT_URL_S3", Some(endpoint)),
-                None => ("AWS_ENDPOINT_URL", environment("AWS_ENDPOINT_URL")?),
-            },
+            None => aws_endpoint()?,
         };
         if let Some(endpoint) = &endpoint {
             let plain_http = match self.store_allow_http {
@@ -238,8 +239,17 @@ impl StoreArgs {
             };
             endpoint::check(source, endpoint, plain_http).map_err(usage)?;
         }
-        let (region, virtual_host) = (self.store_region.clone(), self.store_style == Addressing::VirtualHost);
-        Ok(Settings { endpoint, region, virtual_host, in_flight, allow_http: self.store_allow_http })
+        let style = match self.store_style {
+            Some(Addressing::Path) => Style::Path,
+            Some(Addressing::VirtualHost) => Style::VirtualHost,
+            None => Style::Usual,
+        };
+        let payer = environment("AWS_REQUEST_PAYER")?;
+        let requester_pays =
+            self.store_requester_pays || payer.is_some_and(|payer| matches!(payer.as_str(), "true" | "requester"));
+        let s3 = S3Settings { requester_pays, ..S3Settings::default() };
+        let (region, allow_http) = (self.store_region.clone(), self.store_allow_http);
+        Ok(Settings { endpoint, region, style, s3, in_flight, allow_http })
     }
 
     /// The store of an open manifest.
@@ -266,6 +276,17 @@ impl StoreArgs {
             }
         }
     }
+}
+
+/// The endpoint for S3 of the environment or the profile, and what named it.
+fn aws_endpoint() -> Result<(&'static str, Option<String>), Failure> {
+    let endpoint = configured_endpoint("S3")?;
+    for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+        if endpoint.is_some() && environment(name)? == endpoint {
+            return Ok((name, endpoint));
+        }
+    }
+    Ok(("endpoint_url of the AWS profile", endpoint))
 }
 
 /// A variable of the environment.
