@@ -1,14 +1,13 @@
 //! The error that crosses the crate's edge.
 //!
 //! Modules speak precise private enums; here they become one opaque [`Error`] whose [`ErrorKind`] answers "what now?".
-//! A message never repeats its source's message, names its object, and holds no secret. Where the fault is known, the error carries
-//! the next step as a hint of its own.
+//! A message never repeats its source's message, names its object, and holds no secret. A hint names the next step for one fault: it is
+//! attached where the fault is known, and never derived from the kind.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
-/// What a caller can do about an error; `bin` turns it into a hint and an exit code.
+/// What a caller can do about an error; `bin` turns it into an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -34,13 +33,33 @@ pub enum ErrorKind {
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
+impl ErrorKind {
+    /// Returns the name of the kind in `--json` (docs/cli.md, "Errors").
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Unsupported => "unsupported",
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Full => "full",
+            Self::Difference => "difference",
+            Self::Corrupt => "corrupt",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// What went wrong, with which object, and of which [`ErrorKind`].
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    /// The message is the name of an object, and the source says what is wrong with it.
+    names_object: bool,
+    hint: Option<Box<str>>,
     source: Option<Source>,
-    hint: Option<Cow<'static, str>>,
 }
 
 /// The crate's result.
@@ -49,12 +68,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error without a cause of its own. `message` is lower case and names the object.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None, hint: None }
+        Self { kind, message: message.into(), names_object: false, hint: None, source: None }
     }
 
     /// The same with the error that caused it, which is not repeated in `message`.
     pub fn caused(kind: ErrorKind, message: impl Into<String>, source: impl Into<Source>) -> Self {
-        Self { kind, message: message.into(), source: Some(source.into()), hint: None }
+        Self { kind, message: message.into(), names_object: false, hint: None, source: Some(source.into()) }
+    }
+
+    /// Attaches the next step for this fault: an imperative sentence, in lower case and without a full stop.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into().into_boxed_str()), ..self }
     }
 
     /// An I/O error at `object` (a path or another name), with the kind that the operating system's answer suggests.
@@ -72,19 +97,47 @@ impl Error {
             }
             _ => ErrorKind::Unavailable,
         };
-        Self::caused(kind, object.to_string(), source)
+        let is_full = is_full(&source);
+        let error = Self { names_object: true, ..Self::caused(kind, object.to_string(), source) };
+        if is_full { error.with_hint("free space there, and run the same command again") } else { error }
     }
 
     /// An I/O error at the file `path`.
     pub fn file(path: &Path, source: std::io::Error) -> Self {
-        Self::io(path.display(), source)
+        let is_full = is_full(&source);
+        let error = Self::io(path.display(), source);
+        match is_full.then(|| free_space(path)).flatten() {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 
     /// The same error as the cause of one that says in which larger object it happened; the kind stays.
     #[must_use]
     pub fn within(self, object: impl fmt::Display) -> Self {
-        let hint = self.hint.clone();
-        Self { kind: self.kind, message: object.to_string(), source: Some(Box::new(self)), hint }
+        let message = object.to_string();
+        Self { kind: self.kind, message, names_object: true, hint: None, source: Some(Box::new(self)) }
+    }
+
+    /// Returns the next step for this fault, if one is known: that of the outermost error that has one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        let below = || self.causes().find_map(|cause| ours(cause)?.hint.as_deref());
+        self.hint.as_deref().or_else(below)
+    }
+
+    /// Returns the outermost object that the message names, such as an image, a file or a store.
+    #[must_use]
+    pub fn object(&self) -> Option<&str> {
+        let name = |error: &'_ Self| error.names_object;
+        if name(self) {
+            return Some(&self.message);
+        }
+        self.causes().filter_map(ours).find(|error| name(error)).map(|error| error.message.as_str())
+    }
+
+    fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        std::iter::successors(std::error::Error::source(self), |cause| cause.source())
     }
 
     /// The error and its causes in one line.
@@ -98,25 +151,6 @@ impl Error {
             cause = next.source();
         }
         message
-    }
-
-    /// The same error with the next step that fits this fault, in place of what is printed for its kind.
-    #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// Returns the next step of this error, or of the first of its causes that has one.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        let mut cause = self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static));
-        let mut hint = self.hint.as_deref();
-        while let (None, Some(error)) = (hint, cause) {
-            hint = error.downcast_ref::<Self>().and_then(|error| error.hint.as_deref());
-            cause = error.source();
-        }
-        hint
     }
 
     /// What a caller can do about it.
@@ -136,6 +170,26 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|s| s.as_ref() as _)
     }
+}
+
+/// Returns a cause as an error of this crate, which may have come through a reader.
+fn ours<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    cause.downcast_ref().or_else(|| cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref())
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+/// Says how much is free where `path` cannot be written.
+fn free_space(path: &Path) -> Option<String> {
+    let directory = path.ancestors().skip(1).find(|directory| directory.is_dir())?;
+    let stat = rustix::fs::statvfs(directory).ok()?;
+    let free = crate::printable::size(stat.f_bavail.saturating_mul(stat.f_frsize));
+    Some(format!(
+        "the file system of {} has {free} free; free more, and run the same command again",
+        directory.display()
+    ))
 }
 
 /// What an error of a client came from; what stands around it tells of addresses and requests.
@@ -159,12 +213,28 @@ mod tests {
     use std::error::Error as _;
 
     #[test]
-    fn a_wrapped_error_keeps_its_kind_and_does_not_print_twice() {
-        let inner = Error::new(ErrorKind::Corrupt, "chunk 3: damaged");
-        let outer = inner.within("app.cpm");
-        assert_eq!(outer.kind(), ErrorKind::Corrupt);
-        assert_eq!(outer.to_string(), "app.cpm");
-        assert_eq!(outer.source().map(ToString::to_string).as_deref(), Some("chunk 3: damaged"));
+    fn hints_and_objects_are_found_through_wrappers_and_readers() {
+        let fault = || Error::new(ErrorKind::Denied, "others can read it").with_hint("run: chmod 600 k");
+        for error in [
+            fault().within("k").within("app.cpm"),
+            Error::io("app.cpm", std::io::Error::other(fault().within("k"))),
+            Error::caused(ErrorKind::Denied, "no key", fault().within("app.cpm")),
+        ] {
+            assert_eq!((error.hint(), error.object()), (Some("run: chmod 600 k"), Some("app.cpm")), "{error:?}");
+        }
+        let plain = Error::new(ErrorKind::Input, "no image");
+        assert_eq!((plain.hint(), plain.object()), (None, None));
+        let outer = fault().within("k").with_hint("use another key");
+        assert_eq!(outer.hint(), Some("use another key"));
+    }
+
+    #[test]
+    fn a_full_disk_says_which_file_system_and_what_is_free() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("none/app.cpm");
+        let error = Error::file(&path, std::io::Error::from_raw_os_error(28));
+        let hint = error.hint().unwrap();
+        assert!(hint.contains(&format!("the file system of {} has ", temp.path().display())), "{hint}");
     }
 
     #[test]
@@ -175,5 +245,14 @@ mod tests {
         assert_eq!(outer.hint(), Some("enable the key"));
         assert_eq!(outer.with_hint("another").hint(), Some("another"));
         assert_eq!(Error::new(ErrorKind::Denied, "no").within("x").hint(), None);
+    }
+
+    #[test]
+    fn a_wrapped_error_keeps_its_kind_and_does_not_print_twice() {
+        let inner = Error::new(ErrorKind::Corrupt, "chunk 3: damaged");
+        let outer = inner.within("app.cpm");
+        assert_eq!(outer.kind(), ErrorKind::Corrupt);
+        assert_eq!(outer.to_string(), "app.cpm");
+        assert_eq!(outer.source().map(ToString::to_string).as_deref(), Some("chunk 3: damaged"));
     }
 }

@@ -48,7 +48,8 @@ pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut
         let wait = jittered(longest)?.max(after.unwrap_or_default());
         if elapsed(started) + wait > patience() {
             let message = format!("given up after {} seconds", elapsed(started).as_secs());
-            return Err(Error::caused(ErrorKind::Unavailable, message, error));
+            let hint = "nothing is damaged; run the same command again when the service answers";
+            return Err(Error::caused(ErrorKind::Unavailable, message, error).with_hint(hint));
         }
         sleep(wait);
         longest = (longest * 2).min(LONGEST);

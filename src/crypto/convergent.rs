@@ -174,11 +174,11 @@ pub fn seal(salt: &Salt, packed: &mut Vec<u8>) -> (ChunkKey, Sha256) {
 /// Why stored bytes are not the chunk that a manifest names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Their SHA-256 is another.
-    #[error("not what its name promises")]
-    Name,
-    /// They do not open under the key, or open to what no packer makes.
-    #[error("does not open")]
+    /// Their SHA-256 is this one.
+    #[error("the SHA-256 of the stored object is {0}")]
+    Name(Sha256),
+    /// They do not decrypt under the key, or decrypt to what no packer makes.
+    #[error("cannot be decrypted with the key that the manifest has for it")]
     Open,
 }
 
@@ -187,8 +187,9 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`]; `chunk` then holds nothing of it.
 pub fn open(codec: Codec, name: Sha256, key: &ChunkKey, stored: &mut [u8], chunk: &mut [u8]) -> Result<(), OpenError> {
-    if stored.len() > MAX_SEALED || Sha256::of(stored) != name {
-        return Err(OpenError::Name);
+    let found = Sha256::of(stored);
+    if stored.len() > MAX_SEALED || found != name {
+        return Err(OpenError::Name(found));
     }
     let (aead, nonce) = single_use_key(key.expose());
     let packed = aead.open_in_place(nonce, Aad::empty(), stored).map_err(|_| OpenError::Open)?;
@@ -245,7 +246,10 @@ mod tests {
         for at in [0, 2000, stored.len() - 1] {
             let mut bad = stored.clone();
             bad[at] ^= 1;
-            assert_eq!(open(Codec::None, name, &key, &mut bad.clone(), &mut chunk), Err(OpenError::Name));
+            assert_eq!(
+                open(Codec::None, name, &key, &mut bad.clone(), &mut chunk),
+                Err(OpenError::Name(Sha256::of(&bad)))
+            );
             assert_eq!(open(Codec::None, Sha256::of(&bad), &key, &mut bad, &mut chunk), Err(OpenError::Open));
         }
         let other = ChunkKey::from_bytes([1; 32]);
@@ -266,7 +270,8 @@ mod tests {
         open(Codec::DEFAULT, name, &key, stored, &mut chunk).unwrap();
         assert!(chunk == noise);
         let mut longer = vec![0; MAX_SEALED + 1];
-        assert_eq!(open(Codec::DEFAULT, Sha256::of(&longer), &key, &mut longer, &mut chunk), Err(OpenError::Name));
+        let found = Sha256::of(&longer);
+        assert_eq!(open(Codec::DEFAULT, found, &key, &mut longer, &mut chunk), Err(OpenError::Name(found)));
     }
 
     #[test]
@@ -326,6 +331,7 @@ mod tests {
         let (aead, nonce) = single_use_key(key.expose());
         assert!(aead.open_in_place(nonce, Aad::empty(), &mut forged.clone()).is_ok(), "GCM takes the forgery");
         let mut chunk = vec![0; CHUNK];
-        assert_eq!(open(Codec::None, name, &key, &mut forged, &mut chunk), Err(OpenError::Name));
+        let found = Sha256::of(&forged);
+        assert_eq!(open(Codec::None, name, &key, &mut forged, &mut chunk), Err(OpenError::Name(found)));
     }
 }

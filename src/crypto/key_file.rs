@@ -65,8 +65,8 @@ impl KeyFile {
 
     fn parts(text: &str) -> Result<(Option<WrappingKey>, Option<Salt>)> {
         let broken = |reason: String| Error::new(ErrorKind::Input, reason);
-        if text.lines().next().map(str::trim_end) != Some(FIRST_LINE) {
-            return Err(broken(format!("not a coldpress key file (its first line is not `{FIRST_LINE}`)")));
+        if !is_key_file(text) {
+            return Err(not_a_key_file());
         }
         let (mut key, mut salt, mut ids) = (None, None, Vec::new());
         for (number, line) in (1..).zip(text.lines()) {
@@ -171,15 +171,26 @@ fn read(path: &Path) -> Result<SecretFile> {
     let fail = |error| Error::file(path, error);
     let file = std::fs::File::open(path).map_err(fail)?;
     let mode = file.metadata().map_err(fail)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        let message = format!(
-            "{}: others can read this key file (mode {:04o}); run: chmod 600 {0}",
-            path.display(),
-            mode & 0o7777
-        );
-        return Err(Error::new(ErrorKind::Denied, message));
+    let secret = SecretFile::read(&file).map_err(fail)?;
+    // What it is comes first: a mode is right or wrong for a key file alone.
+    if !is_key_file(secret.text()) {
+        return Err(not_a_key_file().within(path.display()));
     }
-    SecretFile::read(&file).map_err(fail)
+    if mode & 0o077 != 0 {
+        let message = format!("other users can read this key file (mode {:04o}, expected 0600)", mode & 0o7777);
+        let error = Error::new(ErrorKind::Denied, message).with_hint(format!("run: chmod 600 {}", path.display()));
+        return Err(error.within(path.display()));
+    }
+    Ok(secret)
+}
+
+fn is_key_file(text: &str) -> bool {
+    text.lines().next().map(str::trim_end) == Some(FIRST_LINE)
+}
+
+fn not_a_key_file() -> Error {
+    Error::new(ErrorKind::Input, format!("not a coldpress key file (its first line is not `{FIRST_LINE}`)"))
+        .with_hint("`coldpress keygen` creates key files")
 }
 
 fn write_new(path: &Path, text: &str) -> Result<()> {

@@ -194,17 +194,18 @@ impl KeyWrap for WrappingKey {
     fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey> {
         let id = self.id();
         let Some(wrap) = wraps.iter().find(|wrap| wrap.kind == WRAP_FILE && wrap.key_id == id) else {
-            let message = format!("the manifest is not for the wrapping key {}", self.id_text());
+            let message = format!("the manifest is not for the wrapping key {}, but for another", self.id_text());
             return Err(Error::new(ErrorKind::Denied, message));
         };
         self.disclose(&wrap.blob, context).map_err(|UnwrapError| altered())
     }
 }
 
-/// A manifest that does not open under its own key; why is not told.
+/// A manifest that cannot be decrypted with its own key; the reason is not given.
 #[must_use]
 pub fn altered() -> Error {
-    Error::new(ErrorKind::Corrupt, "the manifest does not open: it was altered")
+    Error::new(ErrorKind::Corrupt, "the manifest cannot be decrypted: it was modified after it was written")
+        .with_hint("get the manifest again from where it was published")
 }
 
 #[cfg(test)]

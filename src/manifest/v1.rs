@@ -112,7 +112,7 @@ pub struct OpenManifest {
 
 impl From<DecodeError> for Error {
     fn from(error: DecodeError) -> Self {
-        Error::new(ErrorKind::Corrupt, format!("not a block manifest that can be read: it {error}"))
+        Error::new(ErrorKind::Corrupt, format!("not a valid block manifest: it {error}"))
     }
 }
 
@@ -244,7 +244,7 @@ impl BlockManifest {
         if found != self.clear.root_digest {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                "the manifest's root digest is not that of its chunks and config",
+                format!("the manifest says root digest {}, its chunks and config have {found}", self.clear.root_digest),
             ));
         }
         Ok(OpenManifest { clear: self.clear, sealed })
@@ -269,7 +269,8 @@ impl BlockManifest {
     pub fn expect(self, wanted: Option<Sha256>) -> Result<Self> {
         match wanted {
             Some(wanted) if wanted != self.clear.root_digest => {
-                let message = format!("its root digest is {}, not the expected {wanted}", self.clear.root_digest);
+                let message =
+                    format!("its root digest is {}, not the expected {wanted} (--expect)", self.clear.root_digest);
                 Err(Error::new(ErrorKind::Denied, message))
             }
             _ => Ok(self),

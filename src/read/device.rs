@@ -49,7 +49,9 @@ fn lost(wanted: &ChunkRef, error: Error) -> Error {
     match error.kind() {
         // Without the right to list, a store answers both alike.
         ErrorKind::NotFound | ErrorKind::Denied => {
-            Error::caused(error.kind(), format!("chunk {}: missing or refused", wanted.index.0), error)
+            let message = format!("chunk {}: missing or refused", wanted.index.0);
+            let hint = "if it is missing, `coldpress convert IMAGE --heal MANIFEST` uploads it again from the image";
+            Error::caused(error.kind(), message, error).with_hint(hint)
         }
         _ => error.within(format!("chunk {}", wanted.index.0)),
     }
@@ -57,10 +59,15 @@ fn lost(wanted: &ChunkRef, error: Error) -> Error {
 
 /// Verifies and opens what is stored of a chunk.
 fn open(manifest: &OpenManifest, wanted: &ChunkRef, stored: &mut [u8], chunk: &mut [u8]) -> Result<()> {
-    let fail =
-        |reason: &str| Error::new(ErrorKind::Corrupt, format!("chunk {} ({}): {reason}", wanted.index.0, wanted.name));
+    let fail = |reason: &str| {
+        let message = format!("chunk {} ({}): {reason}", wanted.index.0, wanted.name);
+        let hint =
+            "`coldpress scrub` finds damaged chunks; `coldpress convert IMAGE --heal MANIFEST` repairs the store";
+        Error::new(ErrorKind::Corrupt, message).with_hint(hint)
+    };
     if stored.len() as u64 != u64::from(wanted.stored) {
-        return Err(fail("not of the length that the manifest says"));
+        let (found, wanted) = (stored.len(), wanted.stored);
+        return Err(fail(&format!("the stored object has {found} bytes, the manifest says {wanted}")));
     }
     convergent::open(manifest.clear.recipe.codec, wanted.name, &wanted.key, stored, chunk)
         .map_err(|error| fail(&error.to_string()))
@@ -172,7 +179,7 @@ impl Core {
                     Some(Err(error)) if error.kind() == ErrorKind::Unavailable && now() < until => {}
                     Some(Err(error)) => return Err(error),
                     None => {
-                        let message = format!("chunk {}: did not come in time", wanted.index.0);
+                        let message = format!("chunk {}: was not fetched in time", wanted.index.0);
                         return Err(Error::new(ErrorKind::Unavailable, message));
                     }
                 },

@@ -509,15 +509,16 @@ impl Client {
     }
 
     fn denied(&self, name: &str) -> Failure {
-        let message = match self.login {
-            None => format!(
-                "{name}: not logged in to {}; use `docker login {}`, or --creds USER:PASSWORD",
-                self.host(),
-                self.host()
-            ),
-            Some(_) => format!("{name}: {} does not allow it to the login that was given", self.host()),
+        let message = match &self.login {
+            None => format!("{name}: {} denied access without a login", self.host()),
+            Some(Login::Password { user, .. }) => format!("{name}: {} denied access to user {user}", self.host()),
+            Some(_) => format!("{name}: {} denied access to the given token", self.host()),
         };
-        Failure::Final(Error::new(ErrorKind::Denied, message))
+        let hint = match self.login {
+            None => format!("log in with `docker login {}`, or give --creds USER:PASSWORD", self.host()),
+            Some(_) => format!("check the login, and that it may access {}", self.reference.repository),
+        };
+        Failure::Final(Error::new(ErrorKind::Denied, message).with_hint(hint))
     }
 
     /// Answers that are what was asked for.
@@ -527,7 +528,14 @@ impl Client {
         match status {
             _ if status.is_success() => Ok(response),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(name)),
-            StatusCode::NOT_FOUND => last(ErrorKind::NotFound, format!("not in {}", self.reference)),
+            StatusCode::NOT_FOUND => {
+                let code = self.body(name, response, MAX_REASON).ok().and_then(|body| error_code(&body));
+                let missing = match code.as_deref() {
+                    Some("NAME_UNKNOWN") => format!("{} has no repository {}", self.host(), self.reference.repository),
+                    _ => format!("not found in repository {} of {}", self.reference.repository, self.host()),
+                };
+                last(ErrorKind::NotFound, missing)
+            }
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 last(ErrorKind::Corrupt, "shorter than its descriptor says".to_owned())
             }
@@ -536,10 +544,11 @@ impl Client {
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(self.later(name, &response)),
             _ if status.is_server_error() => Err(self.later(name, &response)),
-            StatusCode::BAD_REQUEST if self.plain_http => last(
-                ErrorKind::Input,
-                format!("{} answered 400; does it speak TLS, without --plain-http?", self.host()),
-            ),
+            StatusCode::BAD_REQUEST if self.plain_http => {
+                let message = format!("{name}: {} answered 400 Bad Request to plain HTTP", self.host());
+                let hint = "if the registry uses TLS, leave --plain-http out";
+                Err(Failure::Final(Error::new(ErrorKind::Input, message).with_hint(hint)))
+            }
             _ => {
                 let code = self.body(name, response, MAX_REASON).ok().and_then(|body| error_code(&body));
                 let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
@@ -564,17 +573,18 @@ impl Client {
         let cause = first_cause(error);
         let cause = first_line(&cause);
         if cause.contains("certificate") {
-            let message = format!("{name}: {}: {cause}; --tls-ca FILE trusts another authority", self.host());
-            return Failure::Final(Error::new(ErrorKind::Denied, message));
+            let message = format!("{name}: {}: {cause}", self.host());
+            let hint = "give the CA certificate of the registry with --tls-ca FILE";
+            return Failure::Final(Error::new(ErrorKind::Denied, message).with_hint(hint));
         }
         // Speaks plain HTTP where TLS was expected.
         if cause.contains("InvalidContentType") || cause.contains("corrupt message") {
-            let message =
-                format!("{name}: {} does not speak TLS; --plain-http does without, on this machine", self.host());
-            return Failure::Final(Error::new(ErrorKind::Input, message));
+            let message = format!("{name}: {} does not answer with TLS", self.host());
+            let hint = "if it is a registry on a loopback address, give --plain-http";
+            return Failure::Final(Error::new(ErrorKind::Input, message).with_hint(hint));
         }
         if error.is_redirect() || error.is_builder() {
-            let message = format!("{name}: {} redirects where we do not go: {cause}", self.host());
+            let message = format!("{name}: refused a redirect of {}: {cause}", self.host());
             return Failure::Final(Error::new(ErrorKind::Denied, message));
         }
         self.again(name, &format!("{}: {cause}", self.host()), None)

@@ -382,7 +382,9 @@ fn failure(name: &ObjectName, error: io::Error) -> Error {
         io::ErrorKind::IsADirectory => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     };
-    Error::caused(kind, format!("object {name}"), error)
+    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let error = Error::caused(kind, format!("object {name}"), error);
+    if is_full { error.with_hint("free space in the store, and run the same command again") } else { error }
 }
 
 #[cfg(test)]

@@ -130,7 +130,13 @@ fn messages_are_as_they_were_read_last() {
     std::fs::write(bench.path("text"), "not an image\n").unwrap();
     std::fs::write(bench.path("bad.key"), "wrapping-key = 1\n").unwrap();
     std::fs::set_permissions(bench.path("bad.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let press: [&[&str]; 14] = [
+    std::fs::write(bench.path("passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+    let key = std::fs::read(bench.path("coldpress.key")).unwrap();
+    std::fs::write(bench.path("shared.key"), key).unwrap();
+    for shared in ["passwd", "shared.key"] {
+        std::fs::set_permissions(bench.path(shared), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    }
+    let press: [&[&str]; 19] = [
         &["convert", "app", "--store", "s", "-o", "x"],
         &["convert", "oci:nowhere", "--store", "s", "-o", "x"],
         &["convert", "oci:text", "--store", "s", "-o", "x"],
@@ -144,7 +150,13 @@ fn messages_are_as_they_were_read_last() {
         &["convert", "oci:image", "--store", "s", "-o", "nowhere/x"],
         &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "file:bad.key"],
         &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "vault://k"],
+        // A system file must not be changed on the advice of a message.
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "file:passwd"],
+        &["convert", "oci:image", "--store", "s", "-o", "x", "--key", "file:shared.key"],
+        &["convert", "oci:image", "--store", "s3:bucket", "-o", "x"],
+        &["convert", "oci:image", "--store", "~/s", "-o", "x"],
         &["verify", "text"],
+        &["verify", "app.cpm", "--expect", "sha256:0000000000000000000000000000000000000000000000000000000000000000"],
     ];
     let read: [&[&str]; 6] = [
         &["ls", "app.cpm", "/nowhere"],
@@ -164,6 +176,49 @@ fn messages_are_as_they_were_read_last() {
         said.push_str(&format!("$ {program} {}\n{error}[exit {}]\n\n", args.join(" "), output.status.code().unwrap()));
     }
     insta::assert_snapshot!("messages", said);
+}
+
+/// One object on standard output, whose parts are those of the message, and the same exit code.
+#[test]
+fn a_failure_with_json_is_one_object() {
+    let bench = Bench::new();
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    bench.convert_from("oci:image", "app", &[]);
+    std::fs::set_permissions(bench.path("coldpress.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let shared = "run: chmod 600 coldpress.key";
+    std::fs::remove_dir_all(bench.path("store")).unwrap();
+    let convert: &[&str] = &["convert", "oci:nowhere", "--store", "s", "-o", "x", "--json"];
+    let with_key: &[&str] = &["inspect", "app.cpm", "--json"];
+    let unknown: &[&str] = &["convert", "--json", "--nonsense"];
+    let no_store: &[&str] = &["verify", "app.cpm", "--json", "--store", "~/s"];
+    for (args, kind, code, object, hint) in [
+        (with_key, "denied", 1, json!("coldpress.key"), json!(shared)),
+        (unknown, "usage", 2, Value::Null, Value::Null),
+        (no_store, "usage", 2, Value::Null, Value::Null),
+    ] {
+        let output = bench.coldpress(args);
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let error = &printed["error"];
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert_eq!((&error["kind"], &error["exit_code"]), (&json!(kind), &json!(code)), "{printed:#}");
+        assert_eq!((&error["object"], &error["hint"]), (&object, &hint), "{printed:#}");
+        let message = error["message"].as_str().unwrap();
+        assert!(String::from_utf8_lossy(&output.stderr).contains(message), "{message}: {output:?}");
+    }
+    std::fs::set_permissions(bench.path("coldpress.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let output = bench.coldpress(convert);
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&printed["error"]["kind"], &printed["error"]["object"]), (&json!("not_found"), &json!("oci:nowhere")));
+    // A result that is a difference is the one object; a limit is named in it.
+    let limited = ["convert", "oci:image", "--dry-run", "--store", "new", "--max-new-bytes", "1", "--json"];
+    let output = bench.coldpress(&limited);
+    assert_eq!(output.status.code(), Some(3));
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(printed["new_bytes"].as_u64() > Some(1));
+    assert_eq!((&printed["error"]["kind"], &printed["error"]["exit_code"]), (&json!("difference"), &json!(3)));
+    let output = bench.coldread(&["ls", "app.cpm", "--json", "--store", "gone"]);
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["error"]["kind"], "not_found", "{printed:#}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn a_truncated_blob_is_refused_by_its_size() {
     let blob = layer_blob(&small().oci_layout(&bench.path("image"), Packing::Gzip));
     let bytes = std::fs::read(&blob).unwrap();
     std::fs::write(&blob, &bytes[..bytes.len() - 100]).unwrap();
-    refused(&bench, &convert(&bench, "oci:image"), 1, &["blobs/sha256/", "its descriptor says", "hint:"]);
+    refused(&bench, &convert(&bench, "oci:image"), 1, &["blobs/sha256/", "its descriptor says"]);
 }
 
 #[test]
@@ -221,10 +221,7 @@ fn a_flipped_bit_anywhere_in_a_manifest_is_refused() {
     std::fs::write(bench.path("bad.cpm"), &bytes[..bytes.len() - 1]).unwrap();
     let output = bench.coldread(&["ls", "bad.cpm"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&output.stderr)
-            .contains("bad.cpm: not a block manifest that can be read: it ends too early")
-    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.cpm: not a valid block manifest: it ends too early"));
 }
 
 #[test]
@@ -238,7 +235,7 @@ fn a_damaged_chunk_is_never_read_and_verify_ends_with_3() {
     std::fs::write(&victim, bytes).unwrap();
     let output = bench.coldread(&["cat", "app.cpm", "/bin/app"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not what its name promises"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the SHA-256 of the stored object is sha256:"));
     let output = bench.coldpress(&["verify", "app.cpm"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 of "), "{output:?}");
@@ -257,7 +254,10 @@ fn a_chunk_under_anothers_name_is_refused() {
     std::fs::copy(&full[1], &full[0]).unwrap();
     let output = bench.coldread(&["cat", "app.cpm", "/data"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not what its name promises"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("the SHA-256 of the stored object is sha256:"),
+        "{output:?}"
+    );
     assert_eq!(bench.coldpress(&["verify", "app.cpm"]).status.code(), Some(3));
 }
 

@@ -290,7 +290,7 @@ fn a_cache_that_cannot_be_written_is_read_and_said() {
     assert!(report(&known)["put_chunks"] == 0 && known.stderr.is_empty(), "{known:?}");
     assert_eq!(report(&learned)["root_digest"], cold(&two));
     let said = String::from_utf8_lossy(&learned.stderr).into_owned();
-    assert!(said.contains("warning: the cache learns nothing: cache: Read-only file system"), "{said}");
+    assert!(said.contains("warning: cannot write to the cache: cache: Read-only file system"), "{said}");
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn a_cache_that_cannot_be_made_is_said_and_gone_without() {
     assert!(Command::new("umount").arg(bench.path("parent")).status().unwrap().success());
     for (output, message) in [
         (&without, "warning: no cache: parent/cache: Read-only file system"),
-        (&full, "warning: the cache learns nothing: parent/cache: No space left"),
+        (&full, "warning: cannot write to the cache: parent/cache: No space left"),
     ] {
         assert_eq!(report(output)["root_digest"], cold(&image));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -18,7 +18,9 @@ fn json(output: &Output) -> Value {
 fn refused(output: &Output, code: i32, words: &[&str]) {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{message}");
-    assert!(output.stdout.is_empty(), "nothing is given out");
+    let is_error =
+        |text: &[u8]| serde_json::from_slice(text).is_ok_and(|json: Value| json["error"]["exit_code"] == code);
+    assert!(output.stdout.is_empty() || is_error(&output.stdout), "nothing is given out");
     for word in words {
         assert!(message.contains(word), "`{word}` is not in: {message}");
     }
@@ -69,7 +71,7 @@ fn a_key_service_opens_for_who_may_and_for_the_right_context() {
     assert_eq!(stdout(&cat("worker", "app.cpm", &["--expect", digest])), b"hello from the image\n");
     // Who may not decrypt, and who may convert, open nothing.
     for user in ["reader", "converter", "nobody"] {
-        refused(&cat(user, "app.cpm", &[]), 1, &["Decrypt", "403", "hint: check the key"]);
+        refused(&cat(user, "app.cpm", &[]), 1, &["Decrypt", "403"]);
     }
     // A key of another number is not the manifest's.
     let other = moto.key(1);
@@ -136,8 +138,8 @@ fn a_service_that_cannot_be_reached_and_one_without_credentials_are_told_apart()
         "--kms-endpoint",
         "http://127.0.0.1:1",
     ];
-    refused(&convert(&kms, true), 4, &["key aws-kms://k", "Connection refused", "run the same command again"]);
-    refused(&convert(&kms, false), 1, &["key aws-kms://k", "no credentials found", "hint: check the key"]);
+    refused(&convert(&kms, true), 4, &["key aws-kms://k", "Connection refused"]);
+    refused(&convert(&kms, false), 1, &["key aws-kms://k", "no credentials found"]);
     refused(&convert(&["--store", "s3://b"], false), 1, &["store s3://b", "no credentials found"]);
     let kms = [&kms[..7], &["http://192.0.2.1"]].concat();
     refused(&convert(&kms, true), 2, &["secrets would cross the network in clear"]);
@@ -197,7 +199,7 @@ fn a_manifest_moves_to_another_key_and_nothing_else_of_it_changes() {
     let mut bytes = std::fs::read(bench.path("app.cpm")).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(bench.path("bad.cpm"), bytes).unwrap();
-    refused(&rewrap("admin", "bad.cpm", "file:coldpress.key", &first, "x.cpm"), 1, &["it was altered"]);
+    refused(&rewrap("admin", "bad.cpm", "file:coldpress.key", &first, "x.cpm"), 1, &["it was modified"]);
 }
 
 #[test]

@@ -342,7 +342,7 @@ fn answers_that_are_short_are_asked_for_again_and_wrong_ones_never_used() {
     assert_eq!(output.status.code(), Some(3));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let bad = report["store"]["bad_chunks"].as_array().unwrap();
-    assert!(bad.len() == 1 && bad[0].as_str().unwrap().contains("not what its name promises"), "{report}");
+    assert!(bad.len() == 1 && bad[0].as_str().unwrap().contains("the SHA-256 of the stored object is"), "{report}");
 }
 
 /// A server that takes the condition and overwrites, and one that does not know it.

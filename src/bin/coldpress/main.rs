@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     shared::memory::spare_address_space();
     let cli = shared::help::parse::<args::Cli>(args::command());
     end_on_signals();
-    shared::failure::finish("coldpress", commands::run(&cli))
+    shared::failure::finish("coldpress", cli.json, commands::run(&cli))
 }
 
 /// Ctrl-C ends at once: every file is whole or not there at any moment, so there is nothing to clean up.

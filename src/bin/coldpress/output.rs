@@ -14,6 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::Cli;
+use crate::shared::failure::result_is_printed;
 use crate::size::show;
 
 /// How often plain lines report progress where there is no terminal, whether or not there is any.
@@ -23,7 +24,12 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Prints `text`, or with `--json` the value.
 pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Error> {
-    shown(cli, text, json).map_or(Ok(()), |out| print(&out))
+    let Some(out) = shown(cli, text, json) else { return Ok(()) };
+    print(&out)?;
+    if cli.json {
+        result_is_printed();
+    }
+    Ok(())
 }
 
 /// What is printed of a result, if anything is.
@@ -54,7 +60,9 @@ pub fn long_result(cli: &Cli, text: impl FnOnce() -> String, json: &impl Seriali
     let fail = |error| Error::io("standard output", error);
     let mut out = BufWriter::new(std::io::stdout().lock());
     serde_json::to_writer_pretty(&mut out, json).map_err(|error| fail(error.into()))?;
-    out.write_all(b"\n").and_then(|()| out.flush()).map_err(fail)
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(fail)?;
+    result_is_printed();
+    Ok(())
 }
 
 fn print(text: &str) -> Result<(), Error> {

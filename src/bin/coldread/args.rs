@@ -1,6 +1,7 @@
 //! The command line of `coldread`, and the text of its `--help`.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -89,6 +90,22 @@ pub enum Command {
     Zone(ZoneArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+}
+
+impl Command {
+    /// Returns whether `--json` was given.
+    pub fn is_json(&self) -> bool {
+        match self {
+            Self::Ls(args) => args.json,
+            Self::Stat(args) => args.json,
+            Self::Ps(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Report(args) => args.json,
+            Self::Zone(ZoneArgs { command: ZoneCommand::Status(args) }) => args.json,
+            Self::Zone(ZoneArgs { command: ZoneCommand::Plan(args) }) => args.json,
+            _ => false,
+        }
+    }
 }
 
 /// List directories of an image
@@ -638,6 +655,12 @@ impl FromStr for ImagePath {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -18,5 +18,5 @@ fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
     shared::memory::spare_address_space();
     let cli = shared::help::parse::<args::Cli>(args::command());
-    shared::failure::finish("coldread", commands::run(&cli))
+    shared::failure::finish("coldread", cli.command.is_json(), commands::run(&cli))
 }

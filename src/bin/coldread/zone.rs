@@ -96,8 +96,8 @@ fn private(path: &std::path::Path) -> Result<String, Error> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
     let metadata = path.metadata().map_err(|error| Error::file(path, error))?;
     if metadata.permissions().mode() & 0o077 != 0 {
-        let message = format!("{}: others can read it; chmod 600", path.display());
-        return Err(Error::new(ErrorKind::Denied, message));
+        let error = Error::new(ErrorKind::Denied, "other users can read this password file (expected mode 0600)");
+        return Err(error.with_hint(format!("run: chmod 600 {}", path.display())).within(path.display()));
     }
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }

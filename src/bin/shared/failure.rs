@@ -6,8 +6,9 @@
 use std::error::Error as _;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use coldpress::printable::Printable;
+use coldpress::printable::{self, Printable};
 use coldpress::{Error, ErrorKind};
 
 /// The exit code of what is not the same.
@@ -39,20 +40,6 @@ impl From<Error> for Failure {
     }
 }
 
-fn hint(kind: ErrorKind) -> Option<&'static str> {
-    match kind {
-        ErrorKind::Corrupt => Some("these bytes are not what they should be; get or build them again"),
-        ErrorKind::Unavailable => Some("nothing is damaged; run the same command again"),
-        ErrorKind::Denied => Some("check the key, the expected digest, and who may read or write there"),
-        ErrorKind::Input => Some("what is named here is not as it must be; correct it"),
-        ErrorKind::Unsupported => Some("this cannot be done with what is named here; change it, or leave it out"),
-        ErrorKind::NotFound => Some("check the name, and where it should be"),
-        ErrorKind::Full => Some("allow more, or write less"),
-        ErrorKind::Internal => Some("this is a defect of coldpress; please report it with the command"),
-        _ => None,
-    }
-}
-
 fn code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Difference => DIFFERENCE,
@@ -61,11 +48,53 @@ fn code(kind: ErrorKind) -> u8 {
     }
 }
 
-/// Ends the program `name`: prints what went wrong and yields the exit code.
-pub fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
-    let (message, hint, code) = match result {
+/// Whether a command printed its result as JSON, so that a failure prints no other object.
+static IS_RESULT_PRINTED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that the one JSON object of a command is on standard output.
+pub fn result_is_printed() {
+    IS_RESULT_PRINTED.store(true, Ordering::Relaxed);
+}
+
+/// Returns what `--json` says of a failure (docs/cli.md, "Errors").
+pub fn json(error: &Error) -> serde_json::Value {
+    serde_json::json!({
+        "kind": error.kind().name(), "message": error.chain(), "object": error.object(), "hint": hint(error),
+        "exit_code": code(error.kind()),
+    })
+}
+
+/// Prints the JSON object of a usage error.
+pub fn print_usage_json(message: &str) {
+    let error =
+        serde_json::json!({ "kind": "usage", "message": message, "object": null, "hint": null, "exit_code": 2 });
+    print_json(&error);
+}
+
+fn print_json(error: &serde_json::Value) {
+    if !IS_RESULT_PRINTED.load(Ordering::Relaxed) {
+        let text = printable::json(&format!("{}\n", serde_json::json!({ "error": error })));
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    }
+}
+
+/// Returns the hint of the fault; a defect has the same one everywhere.
+fn hint(error: &Error) -> Option<&str> {
+    let defect = (error.kind() == ErrorKind::Internal)
+        .then_some("this is a defect of coldpress; please report it with the command");
+    error.hint().or(defect)
+}
+
+/// Ends the program `name`: prints what went wrong, with `--json` as JSON, too, and yields the exit code.
+pub fn finish(name: &str, is_json: bool, result: Result<ExitCode, Failure>) -> ExitCode {
+    let (message, end, code) = match result {
         Ok(code) => return code,
-        Err(Failure::Usage(message)) => (message, Some("see --help".to_owned()), 2),
+        Err(Failure::Usage(message)) => {
+            if is_json {
+                print_usage_json(&message);
+            }
+            (message, Some("\nFor more information, try '--help'.".to_owned()), 2)
+        }
         Err(Failure::Error(error)) => {
             // A reader that went away, such as `head`, is no failure.
             if error
@@ -75,14 +104,17 @@ pub fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            let hint = error.hint().or_else(|| hint(error.kind())).map(str::to_owned);
-            (error.chain(), hint, code(error.kind()))
+            if is_json {
+                print_json(&json(&error));
+            }
+            (error.chain(), hint(&error).map(|hint| format!("  hint: {}", Printable(hint))), code(error.kind()))
         }
     };
     // Names in it come from outside; a terminal shall not act on them.
     let mut out = format!("{name}: error: {}\n", Printable(&message));
-    if let Some(hint) = hint {
-        out.push_str(&format!("  hint: {}\n", Printable(&hint)));
+    if let Some(end) = end {
+        out.push_str(&end);
+        out.push('\n');
     }
     let _ = std::io::stderr().write_all(out.as_bytes());
     ExitCode::from(code)

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, FromArgMatches};
 
+use super::failure::print_usage_json;
+
 /// Heading of the options that every command has.
 pub const GLOBAL: &str = "Global options";
 
@@ -29,6 +31,14 @@ pub fn hide_switches(command: Command, names: &[(&'static str, Option<char>)]) -
 
 /// Parses the command line by `command`, a description of `T`; prints help and usage errors and exits.
 pub fn parse<T: FromArgMatches>(mut command: Command) -> T {
-    let matches = command.clone().get_matches();
-    T::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    let parsed = command.clone().try_get_matches().and_then(|matches| T::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| {
+        let error = error.format(&mut command);
+        if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+            let message = error.to_string();
+            let message = message.lines().next().unwrap_or_default();
+            print_usage_json(message.strip_prefix("error: ").unwrap_or(message));
+        }
+        error.exit()
+    })
 }

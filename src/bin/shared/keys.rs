@@ -206,8 +206,23 @@ impl FromStr for Addressing {
     }
 }
 
-fn parse_store(text: OsString) -> Result<StoreUrl, coldpress::store::ParseStoreError> {
-    StoreUrl::parse(&text)
+fn parse_store(text: OsString) -> Result<StoreUrl, String> {
+    store_from(&text)
+}
+
+/// Reads a store from what stands on a command line. What was most likely meant as something else than a directory's path is refused.
+fn store_from(text: &OsStr) -> Result<StoreUrl, String> {
+    let shown = text.to_string_lossy();
+    let refuse = |reason: String| Err(format!("`{shown}` is not a store: {reason}"));
+    if shown.starts_with('~') {
+        return refuse(format!("the shell did not expand `~`; write the whole path, or ./{shown}"));
+    }
+    match shown.split_once(':') {
+        Some((scheme @ ("s3" | "gs" | "az" | "file" | "http" | "https"), rest)) if !rest.starts_with("//") => {
+            refuse(format!("write {scheme}://{}, or ./{shown} for a directory", rest.trim_start_matches('/')))
+        }
+        _ => StoreUrl::parse(text).map_err(|error| error.to_string()),
+    }
 }
 
 impl StoreArgs {
@@ -216,7 +231,7 @@ impl StoreArgs {
         match (&self.store, environment("COLDPRESS_STORE")?) {
             (Some(store), _) => Ok(Some(store.clone())),
             (None, Some(text)) => {
-                let store = StoreUrl::parse(OsStr::new(&text));
+                let store = store_from(OsStr::new(&text));
                 Ok(Some(store.map_err(|error| Failure::Usage(format!("COLDPRESS_STORE: {error}")))?))
             }
             (None, None) => Ok(None),

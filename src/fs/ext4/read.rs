@@ -153,7 +153,8 @@ impl<'d> Ext4<'d> {
         while let Some(name) = todo.pop() {
             let at = &stack[stack.len() - 1];
             if at.stat.file_type != FileType::Directory {
-                return Err(Error::new(ErrorKind::Input, format!("{}: leads through what is no directory", shown())));
+                let parent = format!("{}: a component of the path is not a directory", shown());
+                return Err(Error::new(ErrorKind::Input, parent));
             }
             if name == b".." {
                 stack.truncate((stack.len() - 1).max(1));
@@ -168,7 +169,7 @@ impl<'d> Ext4<'d> {
                 if followed > MAX_LINKS_FOLLOWED {
                     return Err(Error::new(
                         ErrorKind::Input,
-                        format!("{}: more than {MAX_LINKS_FOLLOWED} symlinks", shown()),
+                        format!("{}: more than {MAX_LINKS_FOLLOWED} symlinks on the path", shown()),
                     ));
                 }
                 let target = self.read_link(&node)?;

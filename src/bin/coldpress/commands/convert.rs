@@ -26,7 +26,7 @@ use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
 use crate::clock::Started;
 use crate::output;
 use crate::sealing::known_puts;
-use crate::shared::failure::{CommandResult, Failure};
+use crate::shared::failure::{self, CommandResult, Failure};
 use crate::shared::manifests::ManifestRef;
 use crate::size::show;
 use crate::sources::{access, check_logins, read_manifest_for, registries};
@@ -123,7 +123,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
             }
             let seconds = began.elapsed().as_secs_f64();
             let output = if args.all_platforms { path.clone() } else { args.output.clone() };
-            Ok(Report { args, converted, base: &base, planned: url.is_some(), output, artifact, seconds })
+            Ok(Report { args, converted, base: &base, store: url.as_ref(), output, artifact, seconds })
         };
         reports.push(convert_one().map_err(|failure| match (failure, platform) {
             (Failure::Error(error), Some(platform)) if args.all_platforms => error.within(platform).into(),
@@ -131,22 +131,25 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         })?);
     }
     if let Some(error) = cache.as_ref().and_then(Cache::failure) {
-        progress.warn(&format!("the cache learns nothing: {}", error.chain()));
+        progress.warn(&format!("cannot write to the cache: {}; continuing without it", error.chain()));
     }
-    print_reports(cli, args, &reports, manifest_path)?;
-    let over = reports.iter().filter_map(Report::new_chunks).map(|(_, bytes)| bytes).sum::<u64>();
-    match args.max_new_bytes {
-        Some(most) if over > most.0 => {
-            let message =
-                format!("the new chunks have {over} bytes, more than the {} that --max-new-bytes allows", most.0);
-            Err(Error::new(ErrorKind::Difference, message).into())
-        }
-        _ => Ok(()),
-    }
+    let new = reports.iter().filter_map(Report::new_chunks).map(|(_, bytes)| bytes).sum::<u64>();
+    let over = args.max_new_bytes.filter(|limit| new > limit.0).map(|limit| {
+        let message = format!("the new chunks have {new} bytes, more than the {} that --max-new-bytes allows", limit.0);
+        Error::new(ErrorKind::Difference, message)
+    });
+    print_reports(cli, args, &reports, manifest_path, over.as_ref())?;
+    over.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Prints the results, and appends them to the files that were asked for.
-fn print_reports(cli: &Cli, args: &ConvertArgs, reports: &[Report<'_>], path: Option<&Path>) -> CommandResult {
+/// Prints the results, with the limit that they exceed, and appends them to the files that were asked for.
+fn print_reports(
+    cli: &Cli,
+    args: &ConvertArgs,
+    reports: &[Report<'_>],
+    path: Option<&Path>,
+    over: Option<&Error>,
+) -> CommandResult {
     if let Some(path) = &args.summary {
         output::append(path, &reports.iter().map(Report::markdown).collect::<String>())?;
     }
@@ -154,10 +157,13 @@ fn print_reports(cli: &Cli, args: &ConvertArgs, reports: &[Report<'_>], path: Op
         output::append(path, &reports.iter().map(Report::key_values).collect::<String>())?;
     }
     let text = reports.iter().map(Report::text).collect::<String>();
-    let json = match reports {
+    let mut json = match reports {
         [report] if !args.all_platforms => report.json(),
         reports => json!({ "platforms": reports.iter().map(Report::json).collect::<Vec<_>>() }),
     };
+    if let Some(error) = over {
+        json["error"] = failure::json(error);
+    }
     match path.map(Destination::of).transpose()? {
         Some(destination) if !args.dry_run => Ok(output::result_beside(cli, &destination, &text, &json)?),
         _ => Ok(output::result(cli, &text, &json)?),
@@ -269,7 +275,7 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let put_manifest = outcome == PutOutcome::Stored;
     let Counts { put_chunks, put_bytes, claimed_chunks, .. } = converted.counts;
     let text = format!(
-        "{named}: {put_chunks} chunks ({}){} were missing or damaged in {url} and are stored again; {claimed_chunks} were present\n",
+        "{named}: {put_chunks} chunks ({}){} were missing or damaged in {url} and were uploaded again; {claimed_chunks} were present\n",
         show(put_bytes),
         if put_manifest { " and the manifest" } else { "" }
     );

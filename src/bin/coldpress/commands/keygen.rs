@@ -12,7 +12,7 @@ pub fn run(cli: &Cli, args: &KeygenArgs) -> CommandResult {
         let salt = Salt::new(Secret::random()?);
         KeyFile::write_new_salt(&args.output, &salt)?;
         let scope = salt.scope().to_string();
-        let text = format!("{}: the salt of scope {scope}, and no key\n", args.output.display());
+        let text = format!("{}: salt of deduplication scope {scope}, no key\n", args.output.display());
         return Ok(output::result(cli, &text, &json!({ "key_file": args.output, "scope_id": scope }))?);
     }
     let key = match &args.worker_of {
@@ -22,10 +22,11 @@ pub fn run(cli: &Cli, args: &KeygenArgs) -> CommandResult {
     key.write_new(&args.output)?;
     let (id, scope) = (key.wrapping_key.id_text(), key.salt.as_ref().map(|salt| salt.scope().to_string()));
     let holds = match &scope {
-        Some(scope) => format!("the salt of scope {scope}; converts and reads"),
-        None => "no salt; reads only".to_owned(),
+        Some(scope) => format!("salt of deduplication scope {scope}; for converting and reading"),
+        None => "no salt; for reading only".to_owned(),
     };
-    let text = format!("{}: wrapping key {id}, {holds}\n", args.output.display());
+    let next = scope.as_ref().map_or("", |_| "next: coldpress convert IMAGE --store STORE -o app.cpm\n");
+    let text = format!("{}: wrapping key {id}, {holds}\n{next}", args.output.display());
     let json = json!({ "key_file": args.output, "wrapping_key_id": id, "scope_id": scope });
     Ok(output::result(cli, &text, &json)?)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use coldpress::convert::{Converted, Counts, Share};
 use coldpress::digest::Sha256;
 use coldpress::source::Platform;
+use coldpress::store::StoreUrl;
 use serde_json::{Value, json};
 
 use crate::args::ConvertArgs;
@@ -17,7 +18,7 @@ pub struct Report<'a> {
     pub converted: Converted,
     pub base: &'a BTreeSet<Sha256>,
     /// Whether it was said where the chunks would go.
-    pub planned: bool,
+    pub store: Option<&'a StoreUrl>,
     /// Where its manifest is; with several platforms, each has its own.
     pub output: Option<PathBuf>,
     /// What the registry has it under, where it was put there.
@@ -35,7 +36,7 @@ impl Report<'_> {
     /// Distinct chunks that are new and their bytes; `None` where nothing can tell.
     pub fn new_chunks(&self) -> Option<(u64, u64)> {
         let Counts { put_chunks, put_bytes, .. } = self.converted.counts;
-        if self.planned {
+        if self.store.is_some() {
             return Some((put_chunks, put_bytes));
         }
         self.args.base.as_ref()?;
@@ -79,28 +80,30 @@ impl Report<'_> {
         let (manifest, counts) = (&self.converted.manifest, &self.converted.counts);
         let target = match &self.output {
             Some(path) if !self.args.dry_run => path.display().to_string(),
-            _ => "nothing written".to_owned(),
+            _ if self.args.dry_run => "dry run, nothing written".to_owned(),
+            _ => "no manifest file".to_owned(),
         };
         let new = match (self.new_chunks(), self.args.dry_run) {
             (Some((chunks, bytes)), false) => {
                 let known = match counts.known_chunks {
                     0 => String::new(),
-                    known => format!(", {known} were known to be"),
+                    known => format!(", {known} stored according to the cache or --base"),
                 };
-                format!("{chunks} new chunks ({}), {} were there{known}", show(bytes), counts.claimed_chunks)
+                format!("{chunks} chunks ({}) uploaded, {} already stored{known}", show(bytes), counts.claimed_chunks)
             }
             (Some((chunks, bytes)), true) => {
                 format!(
-                    "{chunks} chunks ({}) would be new, {} are known",
+                    "{chunks} chunks ({}) would be uploaded, {} are already stored",
                     show(bytes),
                     counts.known_chunks + counts.claimed_chunks
                 )
             }
-            (None, _) => "say where they would go with --store, or what is there with --base MANIFEST".to_owned(),
+            (None, _) => "unknown without --store or --base MANIFEST".to_owned(),
         };
+        let (pushed, next) = (self.pushed(), self.next());
         format!(
             "{}{platform} -> {target}\n  root digest   {}\n  image digest  {}\n  device        {}, {} layers\n  \
-             chunks        {} of 512 KiB, {} distinct, and {} all zero\n  stored        {} ({})\n  new           {new}\n  time          {:.1} s\n",
+             chunks        {} of 512 KiB, {} distinct, and {} all zero\n  stored        {}{} ({})\n  new           {new}\n{pushed}  time          {:.1} s\n{next}",
             self.args.image,
             manifest.clear.root_digest,
             manifest.sealed.image_digest,
@@ -110,10 +113,28 @@ impl Report<'_> {
             manifest.clear.names.len(),
             counts.zero_chunks,
             show(counts.stored_bytes),
+            self.store.map_or_else(String::new, |store| format!(" in {store}")),
             manifest.clear.recipe.codec,
             self.seconds,
         )
     }
+
+    /// Returns the line of the pushed artifact, if there is one.
+    fn pushed(&self) -> String {
+        let pushed = self.artifact.zip(self.args.push.as_ref());
+        pushed.map_or_else(String::new, |(artifact, to)| format!("  pushed        {to} ({artifact})\n"))
+    }
+
+    /// Returns the line that says how the image is read.
+    fn next(&self) -> String {
+        match (&self.output, &self.args.push) {
+            _ if self.args.dry_run => String::new(),
+            (Some(path), _) => format!("next: coldread mount {} DIR\n", path.display()),
+            (None, Some(to)) => format!("next: coldread mount {to} DIR\n"),
+            (None, None) => String::new(),
+        }
+    }
+
     /// Of the metadata and of each layer.
     fn shares(&self) -> Vec<Value> {
         let layers = self.converted.manifest.sealed.layers.iter().map(|layer| Some(layer.diff_id));
@@ -141,9 +162,9 @@ impl Report<'_> {
             out.push_str(&format!("| {name} | {chunks} | {} | {new} | {how} |\n", show(stored_bytes)));
         }
         let (put, saved) = (counts.put_chunks, counts.known_chunks);
-        let verb = if self.args.dry_run { "would be put" } else { "put" };
+        let verb = if self.args.dry_run { "would be uploaded" } else { "uploaded" };
         out.push_str(&format!(
-            "\n{} new, {} shared; {put} chunks {verb}, {saved} puts saved, {} were there; {:.1} s\n\nroot digest {}\n",
+            "\n{} new, {} shared; {put} chunks {verb}, {saved} uploads skipped, {} already stored; {:.1} s\n\nroot digest {}\n",
             self.new_chunks().map_or("unknown".to_owned(), |(_, bytes)| show(bytes)),
             self.new_chunks()
                 .map_or("unknown".to_owned(), |(_, bytes)| show(counts.stored_bytes.saturating_sub(bytes))),

@@ -88,6 +88,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
         let root = device.manifest().clear.root_digest;
         say(&format!("{root} is served as `{}`; Ctrl-C or SIGTERM end it", image.name));
     }
+    exported(args).iter().for_each(|line| say(line));
     wait(&events, sockets.len() + files.len());
     notify("STOPPING=1")?;
     // Nobody new; who is here hears the answers to what was asked.
@@ -98,6 +99,14 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
         reading.write_record(device, args.recording.record.as_deref())?;
     }
     Ok(())
+}
+
+/// Returns where clients find the exports, a line each.
+fn exported(args: &ServeArgs) -> Vec<String> {
+    let nbd = args.nbd.iter().map(|address| format!("listening for NBD clients on {address}"));
+    let disks = args.vhost_user_blk.iter().map(|export| format!("vhost-user-blk disk on {export}"));
+    let files = args.fuse.iter().map(|export| format!("FUSE file {export}"));
+    nbd.chain(disks).chain(files).collect()
 }
 
 /// Writes this process's entry in the run directory. Without one it is served all the same, and `coldread ps` does not list it.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::status::{share, size, table};
 use super::write_out;
 use crate::args::{ZoneCommand, ZonePlanArgs, ZoneStatusArgs};
-use crate::shared::failure::{CommandResult, Failure};
+use crate::shared::failure::{CommandResult, Failure, result_is_printed};
 use crate::shared::files::write_whole;
 
 pub fn run(command: &ZoneCommand) -> CommandResult {
@@ -36,6 +36,9 @@ fn status(args: &ZoneStatusArgs) -> CommandResult {
     let servers = zone.states();
     let text = if args.json { json(&Said { servers: servers.clone() })? } else { shown(&servers) };
     write_out(text.as_bytes())?;
+    if args.json {
+        result_is_printed();
+    }
     let why = |server: &ServerState| server.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     let down: Vec<String> =
         servers.iter().filter(|server| !server.up).map(|server| server.name.clone() + &why(server)).collect();
