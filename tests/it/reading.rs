@@ -597,17 +597,22 @@ fn a_start_that_was_recorded_is_fetched_ahead_the_next_time() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("app.cpm.profile: line 1: not a coldpress profile"));
 }
 
+/// Requests are counted rather than timed alone: on a loaded machine every wait is longer, and a few requests are hedged.
 #[test]
 fn a_sequential_reader_is_read_ahead_of() {
     let bench = Bench::new();
     bench.block_image(&Image::new([Layer::new().file("data/000", &noise(16 << 20, 3))]), "app", &[]);
-    let store = SlowStore::mount(&bench.path("store"), &bench.path("slow"), Duration::from_millis(30));
+    let store = SlowStore::mount(&bench.path("store"), &bench.path("slow"), Duration::from_millis(100));
     let mounted = Mounting::start(&bench, "mnt", &[]);
     let begun = Instant::now();
     assert!(mounted.read(0).unwrap() == noise(16 << 20, 3));
     let took = begun.elapsed();
-    // 32 chunks, 30 ms each.
-    assert!(took < Duration::from_millis(700), "{took:?}");
-    assert!(store.script.requests.lock().unwrap().values().all(|count| *count == 1));
+    // 32 chunks, 100 ms each.
+    assert!(took < Duration::from_millis(2_400), "{took:?}");
+    assert!(store.script.most_in_flight.load(Ordering::Relaxed) >= 4, "nothing was read ahead");
+    let requests = store.script.requests.lock().unwrap();
+    // At most one request in twenty is hedged.
+    let repeated = requests.values().filter(|count| **count > 1).count();
+    assert!(repeated <= 3, "{repeated} of {} chunks were requested again", requests.len());
     assert_eq!((16 << 20) % CHUNK, 0);
 }
