@@ -92,9 +92,16 @@ impl Error {
             Io::NotFound => ErrorKind::NotFound,
             Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
             Io::InvalidInput | Io::InvalidData | Io::UnexpectedEof => ErrorKind::Corrupt,
-            Io::FileTooLarge | Io::AlreadyExists | Io::NotADirectory | Io::IsADirectory | Io::InvalidFilename => {
-                ErrorKind::Input
-            }
+            Io::FileTooLarge
+            | Io::AlreadyExists
+            | Io::NotADirectory
+            | Io::IsADirectory
+            | Io::InvalidFilename
+            | Io::CrossesDevices
+            | Io::NotSeekable
+            | Io::DirectoryNotEmpty
+            | Io::TooManyLinks => ErrorKind::Input,
+            Io::Unsupported => ErrorKind::Unsupported,
             _ => ErrorKind::Unavailable,
         };
         let is_full = is_full(&source);

@@ -15,6 +15,7 @@ use reqwest::header::{
 use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url, redirect};
 
 use super::auth::{Challenge, TokenAnswer};
+use super::refusal;
 use super::{Credentials, Login, RegistryRef};
 use crate::digest::{ContentDigest, Sha256};
 use crate::error::{first_cause, first_line};
@@ -491,7 +492,9 @@ impl Client {
         let response =
             self.services.wait(async { request.send().await }).map_err(|error| self.not_answered(name, &error))?;
         let response = match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => return Err(self.denied(name)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                return Err(self.denied(name, response));
+            }
             _ => self.accepted(name, response)?,
         };
         let bytes = self.body(name, response, MAX_TOKEN)?;
@@ -508,11 +511,12 @@ impl Client {
         &self.reference.host
     }
 
-    fn denied(&self, name: &str) -> Failure {
+    fn denied(&self, name: &str, response: Response) -> Failure {
+        let (answer, host) = (self.answer_of(name, response), self.host());
         let message = match &self.login {
-            None => format!("{name}: {} denied access without a login", self.host()),
-            Some(Login::Password { user, .. }) => format!("{name}: {} denied access to user {user}", self.host()),
-            Some(_) => format!("{name}: {} denied access to the given token", self.host()),
+            None => format!("{name}: {host} denied access without a login ({answer})"),
+            Some(Login::Password { user, .. }) => format!("{name}: {host} denied access to user {user} ({answer})"),
+            Some(Login::IdentityToken(_)) => format!("{name}: {host} denied access to the given token ({answer})"),
         };
         let hint = match self.login {
             None => format!("log in with `docker login {}`, or give --creds USER:PASSWORD", self.host()),
@@ -521,15 +525,27 @@ impl Client {
         Failure::Final(Error::new(ErrorKind::Denied, message).with_hint(hint))
     }
 
+    /// Returns the status of `response` and the reason that its body gives: `HTTP 403: DENIED: requested access is denied`.
+    fn answer_of(&self, name: &str, response: Response) -> String {
+        let status = response.status().as_u16();
+        let secret = match &self.login {
+            Some(Login::Password { password, .. }) => Some(password.as_str()),
+            Some(Login::IdentityToken(token)) => Some(token.as_str()),
+            None => None,
+        };
+        let reason = self.body(name, response, MAX_REASON).ok().and_then(|body| refusal::reason(&body, secret));
+        reason.map_or_else(|| format!("HTTP {status}"), |reason| format!("HTTP {status}: {reason}"))
+    }
+
     /// Answers that are what was asked for.
     fn accepted(&self, name: &str, response: Response) -> Result<Response, Failure> {
         let status = response.status();
         let last = |kind, what: String| Err(Failure::Final(Error::new(kind, format!("{name}: {what}"))));
         match status {
             _ if status.is_success() => Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(name)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(name, response)),
             StatusCode::NOT_FOUND => {
-                let code = self.body(name, response, MAX_REASON).ok().and_then(|body| error_code(&body));
+                let code = self.body(name, response, MAX_REASON).ok().and_then(|body| refusal::code(&body));
                 let missing = match code.as_deref() {
                     Some("NAME_UNKNOWN") => format!("{} has no repository {}", self.host(), self.reference.repository),
                     _ => format!("not found in repository {} of {}", self.reference.repository, self.host()),
@@ -542,26 +558,26 @@ impl Client {
             StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => {
                 last(ErrorKind::Unsupported, format!("{} answered {}", self.host(), status.as_u16()))
             }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(self.later(name, &response)),
-            _ if status.is_server_error() => Err(self.later(name, &response)),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(self.later(name, response)),
+            _ if status.is_server_error() => Err(self.later(name, response)),
             StatusCode::BAD_REQUEST if self.plain_http => {
                 let message = format!("{name}: {} answered 400 Bad Request to plain HTTP", self.host());
                 let hint = "if the registry uses TLS, leave --plain-http out";
                 Err(Failure::Final(Error::new(ErrorKind::Input, message).with_hint(hint)))
             }
             _ => {
-                let code = self.body(name, response, MAX_REASON).ok().and_then(|body| error_code(&body));
-                let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
-                last(ErrorKind::Input, format!("{} answered {}{code}", self.host(), status.as_u16()))
+                let answer = self.answer_of(name, response);
+                last(ErrorKind::Input, format!("{} answered {answer}", self.host()))
             }
         }
     }
 
-    fn later(&self, name: &str, response: &Response) -> Failure {
+    fn later(&self, name: &str, response: Response) -> Failure {
         let date = text_header(response.headers(), &DATE);
         let after = text_header(response.headers(), &RETRY_AFTER).and_then(|text| asked_wait(&text, date.as_deref()));
         let after = after.map(|after| after.min(MOST_AFTER));
-        self.again(name, &format!("{} answered {}", self.host(), response.status().as_u16()), after)
+        let answer = self.answer_of(name, response);
+        self.again(name, &format!("{} answered {answer}", self.host()), after)
     }
 
     fn again(&self, name: &str, what: &str, after: Option<Duration>) -> Failure {
@@ -619,14 +635,6 @@ fn next_page(link: &str, from: &Url) -> Option<Url> {
     let next = link.split(',').find(|link| link.contains("rel=\"next\"") || link.contains("rel=next"))?;
     let address = next.trim_start().strip_prefix('<')?.split_once('>')?.0;
     from.join(address).ok()
-}
-
-/// The registry's own word, such as `MANIFEST_INVALID`, and nothing else of what it says.
-fn error_code(body: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let code = body["errors"][0]["code"].as_str()?;
-    let plain = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    plain.then(|| code.to_owned())
 }
 
 fn text_header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {

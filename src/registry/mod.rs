@@ -9,6 +9,7 @@ mod client;
 pub mod credentials;
 mod login_file;
 pub mod reference;
+mod refusal;
 
 pub use client::{Client, Fetched, MAX_MANIFEST, Settings};
 pub use credentials::{Credentials, Login};

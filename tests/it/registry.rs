@@ -848,7 +848,7 @@ fn long_work_says_how_far_it_is() {
     let [lines, quiet, terminal] = running.map(|child| child.wait_with_output().unwrap());
     let told = said(&lines);
     let line = told.lines().find(|line| line.starts_with("coldpress: layers: ")).expect(&told);
-    for word in [" MiB of 1.", "/s, ", " s left", "; layer 1 "] {
+    for word in [" of 1.", " MiB, ", "/s, ", " s left", "; layer 1 "] {
         assert!(line.contains(word), "{word}: {told}");
     }
     assert!(String::from_utf8_lossy(&stdout(&lines)).contains("root digest"));
