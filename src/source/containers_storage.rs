@@ -18,7 +18,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// The programs that read the storage, in the order in which they are tried, and how each writes an image to standard output.
 const PROGRAMS: [(&str, &[&str], &[&str]); 3] = [
-    ("podman", &["save", "--quiet", "--format", "oci-archive"], &[]),
+    ("podman", &["save", "--quiet", "--uncompressed", "--format", "oci-archive"], &[]),
     ("skopeo", &["copy", "--quiet"], &["oci-archive:/dev/stdout"]),
     ("buildah", &["push", "--quiet"], &["oci-archive:/dev/stdout"]),
 ];
