@@ -48,7 +48,11 @@ pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut
         let wait = jittered(longest)?.max(after.unwrap_or_default());
         if elapsed(started) + wait > patience() {
             let message = format!("given up after {} seconds", elapsed(started).as_secs());
-            let hint = "nothing is damaged; run the same command again when the service answers";
+            // The service's own fault may have a better one.
+            let hint = error
+                .hint()
+                .unwrap_or("nothing is damaged; run the same command again when the service answers")
+                .to_owned();
             return Err(Error::caused(ErrorKind::Unavailable, message, error).with_hint(hint));
         }
         sleep(wait);
