@@ -86,7 +86,7 @@ fn context(bench: &Bench, name: &str, text: &str) -> String {
 }
 
 /// An engine's process; gone when it is dropped.
-struct Engine {
+pub struct Engine {
     process: Child,
     bench: Bench,
     host: String,
@@ -115,10 +115,15 @@ impl Engine {
     }
 
     /// Docker's own, with `more` options.
-    fn docker(more: &str) -> Self {
+    pub fn docker(more: &str) -> Self {
         let base = "--data-root DIR/data --exec-root DIR/exec --pidfile DIR/pid -H unix://DIR/socket --storage-driver overlay2 \
                     --iptables=false --bridge=none ";
         Self::start("dockerd", &(base.to_owned() + more))
+    }
+
+    /// Returns its address, as `$DOCKER_HOST` has it.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// Debian's client, in the version of its server.

@@ -12,6 +12,7 @@ mod common;
 mod determinism;
 mod dialects;
 mod diff;
+mod documents;
 mod doors;
 mod engines;
 mod failing_disk;
