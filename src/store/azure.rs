@@ -220,6 +220,11 @@ fn credentials(connection: ConnectionString, lookup: Lookup<'_>) -> Result<Vec<(
         (None, None) => (KEY.value(lookup)?, SAS.value(lookup)?),
         in_connection_string => in_connection_string,
     };
+    if sas.as_ref().is_some_and(|sas| sas.contains("://")) {
+        let message = "the shared access signature is a whole URL";
+        return Err(Error::new(ErrorKind::Input, message)
+            .with_hint("give the part behind the `?`: sv=…&sig=…; the account and the container are named apart"));
+    }
     if key.is_some() && sas.is_some() && CREDENTIAL_TYPE.value(lookup)?.is_none() {
         let message = "both an account key and a shared access signature are given";
         return Err(Error::new(ErrorKind::Input, message).with_hint(
@@ -383,6 +388,7 @@ mod tests {
             (&[("AZURE_STORAGE_KEY", "a2V5"), ("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=2")][..], "both an account key"),
             (&[("AZURE_FEDERATED_TOKEN_FILE", "/f"), ("AZURE_CLIENT_ID", "c")], "AZURE_TENANT_ID is not"),
             (&[("AZURE_CLIENT_SECRET", "s"), ("AZURE_TENANT_ID", "t")], "AZURE_CLIENT_ID is not"),
+            (&[("AZURE_STORAGE_SAS_TOKEN", "https://a.blob.core.windows.net/c?sv=1&sig=2")], "a whole URL"),
             (&[("AZURE_AUTHORITY_HOST", "http://login.example")], "in clear"),
             (&[("IDENTITY_ENDPOINT", "http://10.0.0.1/msi/token")], "of this machine"),
         ] {

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use reqwest::header::{HeaderName, HeaderValue};
 
 use super::environment::{Lookup, Setting};
 use super::external_account::ExternalAccount;
+use super::http::Connector;
 use super::open::{checked, client, connector, once};
 use super::{BucketUrl, Settings};
 use crate::{Error, ErrorKind, Result};
@@ -28,11 +30,23 @@ const CONFIGURATION: Setting = Setting::plain(&["CLOUDSDK_CONFIG"]);
 const EMULATOR: Setting = Setting::plain(&["STORAGE_EMULATOR_HOST"]);
 const BASE_URL: Setting = Setting::plain(&["GOOGLE_BASE_URL"]);
 const SKIP_SIGNATURE: Setting = Setting::plain(&["GOOGLE_SKIP_SIGNATURE"]);
+/// The project that pays for requests, where the bucket's requester does.
+const USER_PROJECT: Setting = Setting::plain(&["GOOGLE_CLOUD_QUOTA_PROJECT"]);
 /// Read by `object_store` itself.
 const METADATA: Setting = Setting::plain(&["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"]);
 
-const ALL: [&Setting; 9] =
-    [&TOKEN, &KEY_FILE, &KEY_TEXT, &CREDENTIALS_FILE, &CONFIGURATION, &EMULATOR, &BASE_URL, &SKIP_SIGNATURE, &METADATA];
+const ALL: [&Setting; 10] = [
+    &TOKEN,
+    &KEY_FILE,
+    &KEY_TEXT,
+    &CREDENTIALS_FILE,
+    &CONFIGURATION,
+    &EMULATOR,
+    &BASE_URL,
+    &SKIP_SIGNATURE,
+    &USER_PROJECT,
+    &METADATA,
+];
 
 /// What gcloud writes a person's login to, in its directory.
 const LOGIN: &str = "application_default_credentials.json";
@@ -176,10 +190,11 @@ pub(super) fn open(url: &BucketUrl, settings: &Settings, lookup: Lookup<'_>) -> 
     }
     let base = base.unwrap_or_else(|| BASE.to_owned());
     let settings = &Settings { endpoint: Some(base.clone()), ..settings.clone() };
+    let header = USER_PROJECT.value(lookup)?.map(user_project).transpose()?;
     let builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(&url.bucket)
         .with_base_url(&base)
-        .with_http_connector(connector(settings))
+        .with_http_connector(Connector { header, ..connector(settings) })
         .with_client_options(client(settings))
         .with_retry(once());
     let builder = match credentials {
@@ -199,6 +214,14 @@ pub(super) fn open(url: &BucketUrl, settings: &Settings, lookup: Lookup<'_>) -> 
     Ok(Arc::new(builder.build().map_err(refused)?))
 }
 
+fn user_project(project: String) -> Result<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(&project).map_err(|_| {
+        Error::new(ErrorKind::Input, "GOOGLE_CLOUD_QUOTA_PROJECT: not the id of a project")
+            .with_hint("correct or unset it")
+    })?;
+    Ok((HeaderName::from_static("x-goog-user-project"), value))
+}
+
 /// The next step where nothing in the environment names credentials and the machine has none either.
 pub(super) const NO_IDENTITY: &str = "no Google credentials are in the environment, and this machine has no service account: set \
      GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_OAUTH_ACCESS_TOKEN, or log in by `gcloud auth application-default login`";
@@ -212,7 +235,7 @@ pub(super) fn next_step(code: &str) -> Option<&'static str> {
         "AuthenticationRequired" | "InvalidSecurity" => "the token is malformed or expired; get a new one",
         "NoSuchBucket" => "create the bucket, or correct the store's URL",
         "UserProjectMissing" | "UserProjectAccountProblem" => {
-            "the bucket's requester pays, which coldpress does not support for gs://"
+            "the bucket's requester pays: set GOOGLE_CLOUD_QUOTA_PROJECT to a project that may"
         }
         "BillingDisabled" | "UserProjectInvalid" => "enable billing for the bucket's project",
         _ => return None,

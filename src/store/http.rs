@@ -134,6 +134,8 @@ pub(super) async fn observe<F: Future>(bounds: Bounds, requests: F) -> (F::Outpu
 pub(super) struct Connector {
     /// The host and port of the store, where they are known: what is asked elsewhere is asked for credentials.
     pub(super) store: Option<String>,
+    /// A header that goes with each request to the store, and with none to another host; only where `store` is known.
+    pub(super) header: Option<(HeaderName, HeaderValue)>,
     /// Whether the store itself is reached by plain HTTP.
     pub(super) plain_http: bool,
     /// Whether the store is on this machine.
@@ -177,7 +179,12 @@ impl HttpConnector for Connector {
             store: "HTTP client",
             source: Box::new(error.without_url()),
         })?;
-        Ok(HttpClient::new(BoundedClient { client: HttpClient::new(client), store: self.store.clone(), metadata }))
+        Ok(HttpClient::new(BoundedClient {
+            client: HttpClient::new(client),
+            store: self.store.clone(),
+            header: self.header.clone(),
+            metadata,
+        }))
     }
 }
 
@@ -186,13 +193,14 @@ impl HttpConnector for Connector {
 struct BoundedClient {
     client: HttpClient,
     store: Option<String>,
+    header: Option<(HeaderName, HeaderValue)>,
     /// Whether only short answers are expected, whatever the operation.
     metadata: bool,
 }
 
 #[async_trait]
 impl HttpService for BoundedClient {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (method, url) = (request.method().clone(), request.uri().to_string());
         let limit = admit(&url).map_err(refuse)?;
         // A session of S3 Express One Zone is short whatever it is for.
@@ -205,6 +213,9 @@ impl HttpService for BoundedClient {
             None => self.metadata,
         };
         let credentials_from = elsewhere.then(|| host(&url)).flatten();
+        if let (Some((name, value)), true, false) = (&self.header, self.store.is_some(), elsewhere) {
+            request.headers_mut().insert(name, value.clone());
+        }
         let response = self.client.execute(request).await;
         let answer = response.as_ref().map(|response| answer_of(response, &url)).unwrap_or_default();
         update(|operation| operation.answer = Answer { credentials_from, ..answer });
@@ -491,8 +502,16 @@ mod tests {
         });
         let timeout = Duration::from_millis(300);
         let (certificates, local_name) = (Vec::new(), None);
-        let connector =
-            Connector { store: None, plain_http: true, loopback: true, idle: 1, timeout, certificates, local_name };
+        let connector = Connector {
+            store: None,
+            header: None,
+            plain_http: true,
+            loopback: true,
+            idle: 1,
+            timeout,
+            certificates,
+            local_name,
+        };
         let client = connector.connect(&ClientOptions::new().with_allow_http(true)).unwrap();
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method.clone();

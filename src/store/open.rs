@@ -176,7 +176,7 @@ pub(super) fn connector(settings: &Settings) -> Connector {
         settings.endpoint.as_deref().and_then(endpoint::authority).filter(|_| settings.style != Style::VirtualHost);
     let (idle, timeout) = (settings.in_flight, REQUEST_TIMEOUT);
     let plain_http = settings.plain_http();
-    Connector { store, plain_http, loopback, idle, timeout, certificates: Vec::new(), local_name: None }
+    Connector { store, header: None, plain_http, loopback, idle, timeout, certificates: Vec::new(), local_name: None }
 }
 
 fn refused(error: &object_store::Error) -> Error {

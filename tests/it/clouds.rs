@@ -257,6 +257,28 @@ fn azures_own_names_say_which_account_is_asked() {
     failed(&nothing, 1, &["no storage account is named", "hint: set AZURE_STORAGE_ACCOUNT"]);
 }
 
+/// Containers of one name are in many accounts: what the cache knows of one says nothing of another.
+#[test]
+fn what_is_known_of_one_account_is_not_taken_for_another() {
+    let (clouds, azures) = (Clouds::new(), [Azure::start(), Azure::start()]);
+    let convert = |azure: &Azure, by_string: bool| {
+        let (endpoint, sas) = (azure.endpoint(), "sp=c&sv=2023-11-03&sig=a");
+        let connection = format!("BlobEndpoint={endpoint};SharedAccessSignature={sas}");
+        let variables = match by_string {
+            true => vec![("AZURE_STORAGE_CONNECTION_STRING", connection.as_str())],
+            false => vec![("AZURE_STORAGE_SERVICE_ENDPOINT", endpoint.as_str()), ("AZURE_STORAGE_SAS_TOKEN", sas)],
+        };
+        let args = ["convert", "oci:app", "--cache", "cache", "--json", "-o", "x.cpm", "--store", "az://c/p"];
+        let report = json(&clouds.coldpress(&variables, &args));
+        (report["put_chunks"].as_u64().unwrap(), report["known_chunks"].as_u64().unwrap())
+    };
+    let (all, known) = convert(&azures[0], false);
+    assert!(all > 0 && known == 0);
+    assert_eq!(convert(&azures[1], false), (all, 0));
+    // The same account by another variable is the same store.
+    assert_eq!(convert(&azures[0], true), (0, all));
+}
+
 /// What is meant for AWS must not send another provider's tokens anywhere.
 #[test]
 fn each_provider_has_its_own_endpoint_variables() {
@@ -446,12 +468,13 @@ fn googles_printed_permissions_are_enough_and_one_less_is_not() {
 fn an_emulator_of_google_is_found_and_asked_without_credentials() {
     let clouds = Clouds::new();
     let (server, _) = google(|| refused(412, "PreconditionFailed"), None);
-    let variables = [("STORAGE_EMULATOR_HOST", server.host.as_str())];
+    let variables = [("STORAGE_EMULATOR_HOST", server.host.as_str()), ("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")];
     for name in ["a.cpm", "b.cpm"] {
         json(&clouds.coldpress(&variables, &[&CONVERT[..], &[name, "--store", "gs://b/p"]].concat()));
     }
     let cat = clouds.coldread(&variables, &["cat", "a.cpm", "/greeting", "--store", "gs://b/p"]);
     assert_eq!(stdout(&cat), b"hello\n");
+    assert!(server.heads().iter().all(|head| header(head, "x-goog-user-project") == Some("payer")));
 }
 
 /// Google's objectCreator, and stores that are written once: what is there is refused in the words of a missing right.
@@ -561,9 +584,11 @@ fn a_pipeline_without_keys_is_known_to_google() {
         let (server, _) = google(|| refused(412, "PreconditionFailed"), Some(bearer));
         let endpoint = format!("http://{}", server.host);
         let args = [&CONVERT[..], &["x.cpm", "--store", "gs://b/p", "--store-endpoint", &endpoint]].concat();
-        json(&clouds.coldpress(&[("GOOGLE_APPLICATION_CREDENTIALS", "creds.json")], &args));
+        let variables = [("GOOGLE_APPLICATION_CREDENTIALS", "creds.json"), ("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")];
+        json(&clouds.coldpress(&variables, &args));
         assert_eq!(*asked.lock().unwrap(), requests, "one exchange serves all requests");
     }
+    assert!(tokens.heads().iter().all(|head| header(head, "x-goog-user-project").is_none()), "it is for the store");
     std::fs::write(clouds.bench.path("subject"), "OTHER").unwrap();
     let args = [&CONVERT[..], &["x.cpm", "--store", "gs://b/p", "--store-endpoint", &host]].concat();
     let output = clouds.coldpress(&[("GOOGLE_APPLICATION_CREDENTIALS", "creds.json")], &args);
