@@ -50,6 +50,7 @@ pub fn policies(
 ) -> Vec<Policy> {
     let partition = partition(region);
     let mut policies = match store.service {
+        Service::S3 if store.bucket.ends_with("--x-s3") => express(role, store, partition),
         Service::S3 => s3(role, store, root, partition),
         Service::Gcs => gcs(role, store),
         Service::Azure => azure(role, store),
@@ -97,9 +98,34 @@ fn document(statements: &[Value]) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
+/// S3 Express One Zone knows sessions alone: one for writing can read, list and delete as well.
+fn express(role: Role, store: &BucketUrl, partition: &str) -> Vec<Policy> {
+    let mode = match role {
+        Role::Verifier => return vec![Policy { title: NOTHING.to_owned(), body: Value::Null }],
+        Role::Worker => "ReadOnly",
+        Role::Converter | Role::Collector => "ReadWrite",
+    };
+    let session = json!({
+        "Effect": "Allow", "Action": ["s3express:CreateSession"],
+        "Resource": format!("arn:{partition}:s3express:*:*:bucket/{}", store.bucket),
+        "Condition": { "StringEquals": { "s3express:SessionMode": mode } },
+    });
+    let title = format!(
+        "identity policy of the {role}: a session, which can do more than the role where it writes (not proven here)"
+    );
+    vec![Policy { title, body: document(&[session]) }]
+}
+
 fn s3(role: Role, store: &BucketUrl, root: &RootId, partition: &str) -> Vec<Policy> {
-    let bucket = format!("arn:{partition}:s3:::{}", store.bucket);
-    let under = |path: &str| format!("{bucket}/{}", store.key(path));
+    // Of an access point, the store's URL has the ARN; its objects stand behind `object`.
+    let (bucket, objects) = match store.bucket.starts_with("arn:") {
+        true => (store.bucket.clone(), format!("{}/object", store.bucket)),
+        false => {
+            let bucket = format!("arn:{partition}:s3:::{}", store.bucket);
+            (bucket.clone(), bucket)
+        }
+    };
+    let under = |path: &str| format!("{objects}/{}", store.key(path));
     let (chunks, manifests) = (under(&format!("{root}/*")), under(&format!("manifests/{root}/*")));
     let allow =
         |actions: &[&str], resources: Value| json!({ "Effect": "Allow", "Action": actions, "Resource": resources });
@@ -209,6 +235,21 @@ mod tests {
                 assert!(text.contains(&arn), "{region:?}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn access_points_and_express_buckets_have_their_own_resources() {
+        let point = "arn:aws-cn:s3:cn-north-1:111122223333:accesspoint/ap";
+        let collector = text(Role::Collector, &format!("s3://{point}/p"), "k", None);
+        for resource in [format!("\"{point}/object/p/main/*\""), format!("\"Resource\":\"{point}\"")] {
+            assert!(collector.contains(&resource), "{collector}");
+        }
+        let express = |role| text(role, "s3://fast--use1-az4--x-s3/p", "k", Some("us-east-1"));
+        let worker = express(Role::Worker);
+        assert!(
+            worker.contains("\"arn:aws:s3express:*:*:bucket/fast--use1-az4--x-s3\"") && worker.contains("\"ReadOnly\"")
+        );
+        assert!(express(Role::Converter).contains("\"ReadWrite\"") && !worker.contains("s3:GetObject"));
     }
 
     #[test]

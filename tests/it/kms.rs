@@ -242,6 +242,9 @@ fn no_data_key_crosses_a_network_in_clear_whatever_the_environment_says() {
         profile(text);
         let said = asked(&kms, "aws-kms://k", &[]);
         assert!(said.contains("secrets would cross the network in clear") && said.contains("endpoint_url"), "{said}");
+        profile(&text.replace("http://", ""));
+        let output = kms.convert("aws-kms://k", &[], &[]).output().unwrap();
+        failed(&output, 2, &["endpoint_url of the AWS profile: not an address of the form https://HOST[:PORT]"]);
     }
     // With TLS, what is named is asked.
     profile("[default]\nservices = own\n[services own]\nkms =\n  endpoint_url = https://kms.example.com\n");

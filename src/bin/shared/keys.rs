@@ -82,16 +82,12 @@ pub struct KmsArgs {
 impl KmsArgs {
     /// The key of the service.
     pub fn open(&self, id: &str) -> Result<KmsKey, Failure> {
-        // Data keys come in its answers. A profile's endpoint is checked when it is asked.
-        let mut endpoints = vec![("--kms-endpoint", self.kms_endpoint.clone())];
-        if environment("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")?.is_none_or(|ignore| !ignore.eq_ignore_ascii_case("true"))
-        {
-            for name in ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL"] {
-                endpoints.push((name, environment(name)?));
-            }
-        }
-        let first = endpoints.into_iter().find_map(|(name, endpoint)| Some((name, endpoint?)));
-        if let Some((name, endpoint)) = first {
+        let (name, endpoint) = match &self.kms_endpoint {
+            Some(endpoint) => ("--kms-endpoint", Some(endpoint.clone())),
+            None => aws_endpoint("KMS", ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL"])?,
+        };
+        if let Some(endpoint) = endpoint {
+            // Data keys come in its answers.
             endpoint::check(name, &endpoint, PlainHttp::Refused).map_err(usage)?;
         }
         let settings = KmsSettings { endpoint: self.kms_endpoint.clone(), grant_tokens: self.kms_grant_token.clone() };
@@ -245,7 +241,7 @@ impl StoreArgs {
             Some(endpoint) => ("--store-endpoint", Some(endpoint.clone())),
             // AWS's variables are for S3; the other services read their own.
             None if !is_s3 => ("", None),
-            None => aws_endpoint()?,
+            None => aws_endpoint("S3", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])?,
         };
         if let Some(endpoint) = &endpoint {
             let plain_http = match self.store_allow_http {
@@ -293,10 +289,10 @@ impl StoreArgs {
     }
 }
 
-/// The endpoint for S3 of the environment or the profile, and what named it.
-fn aws_endpoint() -> Result<(&'static str, Option<String>), Failure> {
-    let endpoint = configured_endpoint("S3")?;
-    for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+/// The endpoint for a service of the environment or the profile, and what named it.
+fn aws_endpoint(service: &str, variables: [&'static str; 2]) -> Result<(&'static str, Option<String>), Failure> {
+    let endpoint = configured_endpoint(service)?;
+    for name in variables {
         if endpoint.is_some() && environment(name)? == endpoint {
             return Ok((name, endpoint));
         }
