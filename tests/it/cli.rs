@@ -221,6 +221,33 @@ fn a_failure_with_json_is_one_object() {
     assert_eq!(printed["error"]["kind"], "not_found", "{printed:#}");
 }
 
+/// What CI sets once for all jobs; an option wins over it.
+#[test]
+fn the_salt_and_the_scope_come_from_the_environment() {
+    let bench = Bench::new();
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    stdout(&bench.coldpress(&["keygen", "--salt-only", "-o", "team.salt"]));
+    let scope_of = |options: &[&str], environment: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_coldpress"));
+        command.args([&["convert", "oci:image", "--dry-run", "--no-cache", "--json"], options].concat());
+        ["COLDPRESS_KEY", "COLDPRESS_STORE", "HOME"].into_iter().for_each(|name| _ = command.env_remove(name));
+        command.current_dir(bench.dir.path()).envs(environment.iter().copied()).output().unwrap()
+    };
+    let scope = |options: &[&str], environment: &[(&str, &str)]| {
+        let report: Value = serde_json::from_slice(&stdout(&scope_of(options, environment))).unwrap();
+        report["scope_id"].as_str().unwrap().to_owned()
+    };
+    let file = ("COLDPRESS_SALT_FILE", "team.salt");
+    let by_options = scope(&["--salt-file", "team.salt", "--scope", "web"], &[]);
+    assert_eq!(by_options, scope(&[], &[file, ("COLDPRESS_SCOPE", "web")]));
+    assert_eq!(by_options, scope(&["--scope", "web"], &[file, ("COLDPRESS_SCOPE", "other")]));
+    assert_eq!(scope(&[], &[]), scope(&["--salt-file", "coldpress.key"], &[file]));
+    assert_ne!(scope(&[], &[]), by_options);
+    let both = scope_of(&[], &[file, ("COLDPRESS_SALT_KEY", "aws-kms://alias/s")]);
+    assert_eq!(both.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&both.stderr).contains("COLDPRESS_SALT_FILE and COLDPRESS_SALT_KEY"), "{both:?}");
+}
+
 #[test]
 fn no_key_and_no_store_are_usage_errors() {
     let bench = Bench::new();

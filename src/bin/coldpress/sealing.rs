@@ -18,6 +18,8 @@ use crate::shared::size::Size;
 #[command(next_help_heading = "Keys")]
 pub struct SaltArgs {
     /// Deduplication salt file from `coldpress keygen` [default: the key file]
+    ///
+    /// Without this option and --salt-key: $COLDPRESS_SALT_FILE or $COLDPRESS_SALT_KEY, else the key file's salt.
     #[arg(long, value_name = "FILE", conflicts_with = "salt_key")]
     salt_file: Option<PathBuf>,
 
@@ -26,6 +28,8 @@ pub struct SaltArgs {
     salt_key: Option<KeyRef>,
 
     /// Share chunks only with images of the same scope name
+    ///
+    /// Without this option: $COLDPRESS_SCOPE.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     scope: String,
 }
@@ -33,7 +37,8 @@ pub struct SaltArgs {
 impl SaltArgs {
     /// The salt; that of `key` where no option names another.
     pub fn salt(&self, key: &dyn KeyWrap, kms: &KmsArgs) -> Result<Salt, Failure> {
-        let salt = match (&self.salt_file, &self.salt_key) {
+        let (file, key_of_salt) = self.sources()?;
+        let salt = match (&file, &key_of_salt) {
             (Some(path), _) => KeyFile::read_salt(path)?,
             (None, Some(KeyRef::AwsKms(id))) => kms.open(id)?.salt()?,
             (None, Some(KeyRef::File(_) | KeyRef::Age(_))) => {
@@ -45,7 +50,27 @@ impl SaltArgs {
                 Error::new(ErrorKind::Denied, message)
             })?,
         };
-        Ok(if self.scope.is_empty() { salt } else { salt.named(&self.scope) })
+        let scope = match self.scope.as_str() {
+            "" => environment("COLDPRESS_SCOPE")?.unwrap_or_default(),
+            scope => scope.to_owned(),
+        };
+        Ok(if scope.is_empty() { salt } else { salt.named(&scope) })
+    }
+
+    /// Returns the file or the key that the salt comes from: that of an option, else of the environment.
+    fn sources(&self) -> Result<(Option<PathBuf>, Option<KeyRef>), Failure> {
+        if self.salt_file.is_some() || self.salt_key.is_some() {
+            return Ok((self.salt_file.clone(), self.salt_key.clone()));
+        }
+        let file = environment("COLDPRESS_SALT_FILE")?.map(PathBuf::from);
+        let key = environment("COLDPRESS_SALT_KEY")?.map(|text| text.parse::<KeyRef>()).transpose();
+        let key = key.map_err(|error| Failure::Usage(format!("COLDPRESS_SALT_KEY: {error}")))?;
+        if file.is_some() && key.is_some() {
+            return Err(Failure::Usage(
+                "COLDPRESS_SALT_FILE and COLDPRESS_SALT_KEY are both set; unset one".to_owned(),
+            ));
+        }
+        Ok((file, key))
     }
 }
 

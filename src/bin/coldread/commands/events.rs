@@ -1,7 +1,8 @@
 //! What ends a command that stays, and whom it tells how it is: the terminal and the service manager.
 
 use std::io::Write;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -40,13 +41,45 @@ pub fn say(message: &str) {
     let _ = writeln!(std::io::stderr(), "coldread: {}", Printable(message));
 }
 
-/// Tells the service manager that started us, if one did (sd_notify(3)).
+/// Reports `state` to the service manager that started this process, if one did (sd_notify(3)).
 pub fn notify(state: &str) -> Result<(), Failure> {
-    if let Some(path) = environment("NOTIFY_SOCKET")? {
-        let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(state.as_bytes(), &path));
-        if let Err(error) = sent {
-            say(&format!("the service manager was not told ({path}): {error}"));
-        }
+    if let Some(path) = environment("NOTIFY_SOCKET")?
+        && let Err(error) = send_state(&path, state)
+    {
+        say(&format!("cannot report {state} to the service manager ($NOTIFY_SOCKET, {path}): {error}"));
     }
     Ok(())
+}
+
+/// Sends `state` to a socket in the file system or, after an `@`, of an abstract name.
+fn send_state(path: &str, state: &str) -> std::io::Result<()> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_manager_is_reached_by_path_and_by_abstract_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("notify").to_str().unwrap().to_owned();
+        let name = format!("coldread-test-{}", std::process::id());
+        let by_name = SocketAddr::from_abstract_name(&name).unwrap();
+        let sockets = [
+            (UnixDatagram::bind(&path).unwrap(), path),
+            (UnixDatagram::bind_addr(&by_name).unwrap(), format!("@{name}")),
+        ];
+        for (socket, path) in sockets {
+            send_state(&path, "READY=1").unwrap();
+            let mut received = [0; 16];
+            let length = socket.recv(&mut received).unwrap();
+            assert_eq!(&received[..length], b"READY=1", "{path}");
+        }
+        assert!(send_state("@coldread-test-nobody", "READY=1").is_err());
+    }
 }
