@@ -232,7 +232,7 @@ pub fn find(client: &Client, subject: Sha256, expect: Option<Sha256>) -> Result<
     }
     let missing = |what: &str| {
         let message = format!(
-            "no block manifest {what}of {subject} in {}; `coldpress convert --push` puts one there",
+            "no block manifest {what}of {subject} in {}; `coldpress convert --push` uploads one",
             client.reference()
         );
         Err(Error::new(ErrorKind::NotFound, message))

@@ -647,7 +647,7 @@ fn messages_of_engines_are_as_they_were_read_last() {
         ("a damaged layer", tell(&told), send(damaged), &[]),
         ("another image", tell(&told), send(sent(&bench, &other, true)), &[]),
         (
-            "another config than was told",
+            "the image config changed while it was exported",
             {
                 let text = changed_text(&told);
                 Box::new(move || Reply::Tells(text.clone()))

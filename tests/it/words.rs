@@ -96,6 +96,25 @@ fn banned_terms_are_found_in_prose_alone() {
     }
 }
 
+/// Every message that a person can cause is in a snapshot.
+#[test]
+fn messages_use_the_words_of_the_field() {
+    let mut wrong = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/snapshots")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "snap") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Names of fixtures and of images are not messages.
+            let messages = text
+                .lines()
+                .filter(|line| [" error: ", " warning: ", "  hint: "].iter().any(|mark| line.contains(mark)));
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            wrong.extend(messages.flat_map(|message| banned(&name, message)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn help_and_documents_use_the_words_of_the_field() {
     let mut wrong = Vec::new();

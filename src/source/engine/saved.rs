@@ -127,7 +127,8 @@ impl Saved {
         let config = pass.read(stream).map_err(within)?;
         let _ = oci_layout::check_platform(&config, self.platform.as_ref()).map_err(Failure::Final)?;
         if matches!(&self.told, Told::Whole(told) if *told != config) {
-            let message = format!("engine at {}: it sends another config than it told", self.api.name());
+            let message =
+                format!("engine at {}: the image config changed while the image was exported", self.api.name());
             return Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)));
         }
         // The first is as good as a later one.
