@@ -158,16 +158,7 @@ impl Clouds {
         let args = ["convert", "oci:app", "--store", store, "--no-cache", "-o", "x.cpm"];
         let mut command = self.command(env!("CARGO_BIN_EXE_coldpress"), variables, &args);
         command.env("HTTPS_PROXY", &url).env("HTTP_PROXY", &url).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let started = Instant::now();
-        while proxy.heads().is_empty() && child.try_wait().unwrap().is_none() {
-            assert!(started.elapsed() < Duration::from_secs(20), "nothing is asked");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = child.kill();
-        let output = child.wait_with_output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        proxy.heads().first().map_or(error, |head| head.lines().next().unwrap().to_owned())
+        proxy.first_request(command.spawn().unwrap())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -198,16 +197,7 @@ fn asked(kms: &Kms, key: &str, variables: &[(&str, &str)]) -> String {
     let proxy = Answering::start("127.0.0.1", |_| (502, String::new(), Vec::new()));
     let url = format!("http://{}", proxy.host);
     let variables = [variables, &[("HTTPS_PROXY", url.as_str()), ("HTTP_PROXY", url.as_str())]].concat();
-    let mut child = kms.convert(key, &variables, &[]).stderr(Stdio::piped()).spawn().unwrap();
-    let started = Instant::now();
-    while proxy.heads().is_empty() && child.try_wait().unwrap().is_none() {
-        assert!(started.elapsed() < Duration::from_secs(20), "nothing is asked");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let _ = child.kill();
-    let output = child.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    proxy.heads().first().map_or(error, |head| head.lines().next().unwrap().to_owned())
+    proxy.first_request(kms.convert(key, &variables, &[]).stderr(Stdio::piped()).spawn().unwrap())
 }
 
 #[test]

@@ -210,6 +210,20 @@ pub struct Answering {
 }
 
 impl Answering {
+    /// Waits for the first request of `child`, whose standard error is piped, and ends it. Returns the first line of the request, or
+    /// what the child printed if it ended without one.
+    pub fn first_request(&self, mut child: Child) -> String {
+        let started = Instant::now();
+        while self.heads().is_empty() && child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < Duration::from_secs(20), "nothing is asked");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.heads().first().map_or(error, |head| head.lines().next().unwrap().to_owned())
+    }
+
     /// `answer` makes of a request's head the status, further headers and the body.
     pub fn start(address: &str, answer: impl Fn(&str) -> (u16, String, Vec<u8>) + Send + Sync + 'static) -> Self {
         Self::with_bodies(address, move |head, _| answer(head))

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA512, digest};
@@ -264,6 +264,17 @@ fn a_root_file_system_of_one_odd_file_is_still_one() {
     }
 }
 
+/// Starts the conversion of what is written to its standard input.
+fn convert_from_pipe(bench: &Bench, reference: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_coldpress"))
+        .args(["convert", reference, "--store", "store", "-o", "out.cpm", "--no-cache"])
+        .current_dir(bench.dir.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn images_come_through_pipes() {
     let bench = Bench::new();
@@ -276,13 +287,7 @@ fn images_come_through_pipes() {
         ("tar:-", "root.tar", "root"),
         ("tar:/dev/stdin", "root.tar", "root"),
     ] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_coldpress"))
-            .args(["convert", reference, "--store", "store", "-o", "out.cpm", "-q", "--no-cache"])
-            .current_dir(bench.dir.path())
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = convert_from_pipe(&bench, reference);
         let mut pipe = child.stdin.take().unwrap();
         pipe.write_all(&std::fs::read(bench.path(file)).unwrap()).unwrap();
         drop(pipe);
@@ -295,13 +300,7 @@ fn images_come_through_pipes() {
 fn a_pipe_that_is_slow_is_reported_every_two_seconds() {
     let bench = Bench::new();
     image("slow").docker_archive(&bench.path("docker.tar"), true);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_coldpress"))
-        .args(["convert", "docker-archive:-", "--store", "store", "-o", "out.cpm", "--no-cache"])
-        .current_dir(bench.dir.path())
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = convert_from_pipe(&bench, "docker-archive:-");
     let mut pipe = child.stdin.take().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
