@@ -21,7 +21,7 @@ fi
 cargo build --release --locked --example other_readers
 work=$(mktemp -d)
 mkdir "$work/mnt"
-trap 'umount "$work/mnt" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'umount "$work/mnt" 2>/dev/null || true; rm -rf "$work"' EXIT
 "$coldpress" keygen -o "$work/key" -q
 failed=0 passed=0
 for image in tiny debian-base python-base py-web-v1 py-web-v2 py-web-v3 py-data py-data-rebuilt node-app whiteouts gnu-sparse; do
