@@ -30,7 +30,7 @@ test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	$(VENV)/bin/python tools/check_shards.py testdata/vectors/shards.json
 
 .PHONY: test-long
-test-long: build test-tools ## Store conformance suite and write-only conversions against Ceph RGW and Azurite (root; 5 minutes)
+test-long: build test-tools ## Store conformance suite and write-only conversions against Ceph RGW and Azurite; ten minutes with credentials that live for one (root; 16 minutes)
 	tools/test-long.sh
 
 .PHONY: check

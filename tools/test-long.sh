@@ -161,4 +161,7 @@ done
 may cw converter 3
 may rw worker 3
 
+echo "== ten minutes with credentials that live for one"
+python3 tools/renewals.py "$programs/coldpress" | sed 's/^/   /'
+
 echo "all passed"

@@ -24,7 +24,7 @@ fn line(head: &str) -> (&str, &str, &str) {
     (method, path, query)
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
@@ -124,26 +124,26 @@ impl Azure {
 }
 
 /// A bench with an image, and programs that see nothing of this machine's environment.
-struct Clouds {
-    bench: Bench,
+pub struct Clouds {
+    pub bench: Bench,
 }
 
 impl Clouds {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bench = Bench::new();
         let files = (0..4).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), &noise(600_000, n)));
         Image::new([files.file("greeting", b"hello\n")]).oci_layout(&bench.path("app"), Packing::Gzip);
         Self { bench }
     }
 
-    fn command(&self, program: &str, variables: &[(&str, &str)], args: &[&str]) -> Command {
+    pub fn command(&self, program: &str, variables: &[(&str, &str)], args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.bench.dir.path()).env_clear().env("HOME", self.bench.path("home"));
         command.env("COLDREAD_RUN_DIR", self.bench.path("run")).envs(variables.iter().copied()).args(args);
         command
     }
 
-    fn coldpress(&self, variables: &[(&str, &str)], args: &[&str]) -> Output {
+    pub fn coldpress(&self, variables: &[(&str, &str)], args: &[&str]) -> Output {
         self.command(env!("CARGO_BIN_EXE_coldpress"), variables, args).output().unwrap()
     }
 
@@ -152,7 +152,7 @@ impl Clouds {
     }
 
     /// The host that a conversion asks first, by what it says to a proxy.
-    fn asked(&self, store: &str, variables: &[(&str, &str)]) -> String {
+    pub fn asked(&self, store: &str, variables: &[(&str, &str)]) -> String {
         let proxy = Answering::start("127.0.0.1", |_| (502, String::new(), Vec::new()));
         let url = format!("http://{}", proxy.host);
         let args = ["convert", "oci:app", "--store", store, "--no-cache", "-o", "x.cpm"];
@@ -162,11 +162,11 @@ impl Clouds {
     }
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     serde_json::from_slice(&stdout(output)).unwrap()
 }
 
-fn failed(output: &Output, code: i32, parts: &[&str]) {
+pub fn failed(output: &Output, code: i32, parts: &[&str]) {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{message}");
     for part in parts {

@@ -40,6 +40,7 @@ mod readers;
 mod reading;
 mod registry;
 mod run_state;
+mod s3;
 mod sandbox;
 mod servers;
 mod sharing;
