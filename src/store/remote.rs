@@ -56,6 +56,8 @@ fn says_present(service: Service, error: &object_store::Error, answer: &Answer) 
     match (service, answer.status, answer.code.as_deref()) {
         (Service::Azure, Some(403), Some("UnauthorizedBlobOverwrite")) => true,
         (Service::Azure, Some(409), code) => code.is_none_or(|code| code == "BlobAlreadyExists" || is_immutable(code)),
+        // Some servers that speak like S3 say so; S3 itself never does.
+        (Service::S3, Some(409), Some("FileAlreadyExists" | "ObjectAlreadyExists")) => true,
         (_, Some(409), _) => false,
         _ => matches!(error, object_store::Error::AlreadyExists { .. }),
     }
@@ -268,7 +270,13 @@ impl RemotePut {
         let payload = PutPayload::from_static(PROBE);
         bucket.repeat(|| match bucket.put_or_refusal(name, &payload, PutMode::Create) {
             (Err(Failure::Final(error)), Some(refused)) => Ok(Probed::Refused(refused, error)),
-            (Err(Failure::Final(error)), None) if error.kind() == ErrorKind::Unsupported => Ok(Probed::Unknown),
+            // The service may not know the condition, or something else of the request: without the condition it shows.
+            (Err(Failure::Final(error)), None) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Input) => {
+                match bucket.put_once(name, &payload, PutMode::Overwrite) {
+                    Ok(_) => Ok(Probed::Unknown),
+                    Err(_) => Err(Failure::Final(error)),
+                }
+            }
             (put, _) => put.map(Probed::Put),
         })
     }
@@ -598,6 +606,8 @@ mod tests {
         for (service, status, code, wanted) in [
             (Service::S3, 412, "PreconditionFailed", true),
             (Service::S3, 409, "ConditionalRequestConflict", false),
+            (Service::S3, 409, "ObjectAlreadyExists", true),
+            (Service::S3, 409, "", false),
             (Service::S3, 403, "AccessDenied", false),
             (Service::Gcs, 412, "PreconditionFailed", true),
             (Service::Gcs, 403, "AccessDenied", false),

@@ -80,6 +80,8 @@ pub(super) struct S3 {
     checksum: bool,
     credentials: Option<Arc<RenewedCredentials>>,
     clock: Clock,
+    /// Whether a request was found too old, though the clocks agree: then it was under way for too long, once.
+    was_too_old: Arc<AtomicBool>,
     /// Whether a put was stored, so that what it says suffices.
     stored: Arc<AtomicBool>,
     /// Whether the bucket takes objects only with `bucket-owner-full-control`.
@@ -113,6 +115,7 @@ impl S3 {
             checksum,
             credentials: aws.credentials.clone(),
             clock,
+            was_too_old: Arc::default(),
             stored: Arc::default(),
             needs_acl: Arc::new(AtomicBool::new(settings.s3.owner_full_control)),
         }
@@ -158,7 +161,8 @@ impl S3 {
             }
             Some("RequestTimeTooSkewed") => {
                 let date = error.raw_response().and_then(|answer| answer.headers().get("date"));
-                set_right = date.and_then(ahead_of_this_machine).is_some_and(|ahead| self.clock.correct(ahead));
+                let corrected = date.and_then(ahead_of_this_machine).is_some_and(|ahead| self.clock.correct(ahead));
+                set_right = corrected || !self.was_too_old.swap(true, Ordering::Relaxed);
             }
             _ => {}
         }
@@ -231,6 +235,7 @@ pub(super) fn kind(code: &str) -> Option<ErrorKind> {
         | "ExpiredToken"
         | "ExpiredTokenException"
         | "InvalidAccessKeyId"
+        | "InvalidObjectState"
         | "InvalidToken"
         | "RequestTimeTooSkewed"
         | "SignatureDoesNotMatch"
@@ -241,6 +246,9 @@ pub(super) fn kind(code: &str) -> Option<ErrorKind> {
     })
 }
 
+/// The headers of answers that are looked at.
+const HEADERS: [&str; 6] =
+    ["content-length", "content-type", "date", "etag", "x-amz-bucket-region", "x-amz-request-id"];
 /// The header that says the SHA-256 of a body.
 const CHECKSUM: &str = "x-amz-checksum-sha256";
 
@@ -270,6 +278,9 @@ pub(super) fn next_step(code: &str, answer: &Answer) -> Option<Cow<'static, str>
         "AccessDenied" => {
             "the credentials lack a permission (`coldpress doctor --as ROLE` prints the policy), or the bucket's policy asks for \
              --store-sse, --store-acl or --store-requester-pays"
+        }
+        "InvalidObjectState" => {
+            "the object is in an archive class: restore it, and keep lifecycle rules from moving chunks to such classes"
         }
         "NoSuchBucket" => "check the bucket's name, and its region or endpoint",
         _ if answer.status == Some(507) => {
@@ -383,8 +394,8 @@ impl AwsHttpConnector for Http {
             let (parts, body) = answer.into_parts();
             let mut answer = AwsResponse::new(parts.status.into(), SdkBody::from_body_1_x(body));
             for (name, value) in &parts.headers {
-                // Text that is none is of no header that is looked at.
-                if let Ok(value) = value.to_str() {
+                // The library refuses whole answers for a header that nobody needs and that is not of its form.
+                if let (true, Ok(value)) = (HEADERS.contains(&name.as_str()), value.to_str()) {
                     answer.headers_mut().append(name.as_str().to_owned(), value.to_owned());
                 }
             }
@@ -430,7 +441,7 @@ impl ObjectStore for S3 {
                 self.stored.store(true, Ordering::Relaxed);
                 Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
             }
-            Err(Failed { status: Some(409 | 412), error, .. }) if create => {
+            Err(Failed { status: Some(304 | 409 | 412), error, .. }) if create => {
                 Err(object_store::Error::AlreadyExists { path: location.to_string(), source: error })
             }
             Err(failed) => Err(failed.into()),

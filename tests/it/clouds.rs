@@ -147,7 +147,7 @@ impl Clouds {
         self.command(env!("CARGO_BIN_EXE_coldpress"), variables, args).output().unwrap()
     }
 
-    fn coldread(&self, variables: &[(&str, &str)], args: &[&str]) -> Output {
+    pub fn coldread(&self, variables: &[(&str, &str)], args: &[&str]) -> Output {
         self.command(env!("CARGO_BIN_EXE_coldread"), variables, args).output().unwrap()
     }
 

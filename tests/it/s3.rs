@@ -1,12 +1,13 @@
 //! S3: each URL form, variable and profile key that docs/stores.md lists, by the request that follows; and what answers of S3 and of
 //! servers like it mean.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clouds::{Clouds, failed, header, json};
+use crate::common::stdout;
 use crate::servers::Answering;
 
 const REGION: (&str, &str) = ("AWS_REGION", "us-east-1");
@@ -365,6 +366,48 @@ fn throttling_under_a_403_is_waited_for() {
         _ => (200, String::new(), Vec::new()),
     });
     json(&bucket.clouds.coldpress(&PLAIN, &convert(&format!("http://{}", server.host))));
+}
+
+/// Servers that speak like S3 differ in what they make of the condition, and in headers that nobody needs.
+#[test]
+fn servers_that_speak_like_s3_have_their_habits() {
+    let bucket = Bucket::new();
+    let objects = Arc::new(Mutex::new(BTreeMap::<String, Vec<u8>>::new()));
+    for (status, code) in
+        [(304, ""), (409, "ObjectAlreadyExists"), (400, "InvalidArgument"), (403, "RequestTimeTooSkewed")]
+    {
+        let (there, once) = (Arc::clone(&objects), AtomicBool::new(true));
+        let server = Answering::with_bodies("127.0.0.1", move |head, body| {
+            let mut words = head.split(' ');
+            let (method, path) = (words.next().unwrap(), words.next().unwrap().split('?').next().unwrap());
+            let mut objects = there.lock().unwrap();
+            let is_conditional = header(head, "if-none-match").is_some();
+            if method == "GET" {
+                let headers = "last-modified: 2020-01-01T00:00:00Z\r\netag: 1\r\n".to_owned();
+                return (200, headers, objects.get(path).expect(path).clone());
+            }
+            match code {
+                "InvalidArgument" if is_conditional => return (400, String::new(), error(code)),
+                "RequestTimeTooSkewed" if once.swap(false, Ordering::Relaxed) => {
+                    return (403, String::new(), error(code));
+                }
+                _ if is_conditional && objects.contains_key(path) => {
+                    let body = if code.is_empty() { Vec::new() } else { error(code) };
+                    return (status, String::new(), body);
+                }
+                _ => {}
+            }
+            objects.insert(path.to_owned(), body.to_vec());
+            (200, String::new(), Vec::new())
+        });
+        let endpoint = format!("http://{}", server.host);
+        for _ in 0..2 {
+            json(&bucket.clouds.coldpress(&PLAIN, &convert(&endpoint)));
+        }
+        let args = ["cat", "x.cpm", "/greeting", "--store", "s3://bucket/p", "--store-endpoint", &endpoint];
+        assert_eq!(stdout(&bucket.clouds.coldread(&PLAIN, &args)), b"hello\n", "{status} {code}");
+        objects.lock().unwrap().clear();
+    }
 }
 
 /// S3 answers 200 before it knows whether all goes well for some requests, and servers like it do for puts.
