@@ -4,10 +4,11 @@
 //! docs/design.md, "S3", says why; docs/stores.md lists what of the environment is honoured.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -52,6 +53,8 @@ use crate::digest::Sha256;
 use crate::error::{first_cause, first_line};
 use crate::{Error, ErrorKind};
 
+/// Requests of one run that may be found too old by chance.
+const MAX_TOO_OLD: usize = 1024;
 /// A clock that is off by less does not make a request too old.
 const TOLERATED_SKEW: i64 = 60;
 /// A clock that is off by more is not corrected: signatures for a far future are not to be had.
@@ -80,8 +83,8 @@ pub(super) struct S3 {
     checksum: bool,
     credentials: Option<Arc<RenewedCredentials>>,
     clock: Clock,
-    /// Whether a request was found too old, though the clocks agree: then it was under way for too long, once.
-    was_too_old: Arc<AtomicBool>,
+    /// Keys of requests that were found too old though the clocks agree: each was under way for too long, and is made once more.
+    too_old: Arc<Mutex<BTreeSet<String>>>,
     /// Whether a put was stored, so that what it says suffices.
     stored: Arc<AtomicBool>,
     /// Whether the bucket takes objects only with `bucket-owner-full-control`.
@@ -115,7 +118,7 @@ impl S3 {
             checksum,
             credentials: aws.credentials.clone(),
             clock,
-            was_too_old: Arc::default(),
+            too_old: Arc::default(),
             stored: Arc::default(),
             needs_acl: Arc::new(AtomicBool::new(settings.s3.owner_full_control)),
         }
@@ -141,11 +144,18 @@ impl S3 {
             .set_request_payer(self.payer())
             .body(ByteStream::from(bytes));
         let put = request.customize().interceptor(PayloadHash(hash.to_hex())).send().await;
-        put.map(drop).map_err(|error| self.failed(error))
+        put.map(drop).map_err(|error| self.failed(key, error))
+    }
+
+    /// Returns whether a request for `key` that was found too old may be made once more.
+    fn may_repeat_too_old(&self, key: &str) -> bool {
+        let mut keys = self.too_old.lock().unwrap_or_else(PoisonError::into_inner);
+        // Past this many the clocks do not agree.
+        keys.len() < MAX_TOO_OLD && keys.insert(key.to_owned())
     }
 
     /// What a failure means, and what it changes here.
-    fn failed<E>(&self, error: SdkError<E>) -> Failed
+    fn failed<E>(&self, key: &str, error: SdkError<E>) -> Failed
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
@@ -162,7 +172,7 @@ impl S3 {
             Some("RequestTimeTooSkewed") => {
                 let date = error.raw_response().and_then(|answer| answer.headers().get("date"));
                 let corrected = date.and_then(ahead_of_this_machine).is_some_and(|ahead| self.clock.correct(ahead));
-                set_right = corrected || !self.was_too_old.swap(true, Ordering::Relaxed);
+                set_right = corrected || self.may_repeat_too_old(key);
             }
             _ => {}
         }
@@ -452,11 +462,11 @@ impl ObjectStore for S3 {
         let (key, bucket, payer) = (location.as_ref(), self.bucket.as_str(), self.payer());
         let (size, body) = if options.head {
             let request = self.client.head_object().bucket(bucket).key(key).set_request_payer(payer);
-            let head = request.send().await.map_err(|error| self.failed(error))?;
+            let head = request.send().await.map_err(|error| self.failed(key, error))?;
             (head.content_length, ByteStream::default())
         } else {
             let request = self.client.get_object().bucket(bucket).key(key).set_request_payer(payer);
-            let object = request.send().await.map_err(|error| self.failed(error))?;
+            let object = request.send().await.map_err(|error| self.failed(key, error))?;
             (object.content_length, object.body)
         };
         let pieces = stream::try_unfold(body, |mut body| async move {
@@ -482,7 +492,7 @@ impl ObjectStore for S3 {
                 async move {
                     let request = this.client.delete_object().bucket(&this.bucket).key(location.as_ref());
                     let deleted = request.set_request_payer(this.payer()).send().await;
-                    deleted.map_err(|error| this.failed(error))?;
+                    deleted.map_err(|error| this.failed(location.as_ref(), error))?;
                     Ok(location)
                 }
             })
@@ -499,7 +509,7 @@ impl ObjectStore for S3 {
                 let Some(token) = token else { return Ok(None) };
                 let request = this.client.list_objects_v2().bucket(&this.bucket).set_prefix(prefix);
                 let request = request.set_continuation_token(token).set_request_payer(this.payer());
-                let page = request.send().await.map_err(|error| this.failed(error))?;
+                let page = request.send().await.map_err(|error| this.failed("", error))?;
                 let next = match page.is_truncated() {
                     Some(true) => page.next_continuation_token.map(Some),
                     _ => None,

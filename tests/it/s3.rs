@@ -2,7 +2,7 @@
 //! servers like it mean.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -376,7 +376,7 @@ fn servers_that_speak_like_s3_have_their_habits() {
     for (status, code) in
         [(304, ""), (409, "ObjectAlreadyExists"), (400, "InvalidArgument"), (403, "RequestTimeTooSkewed")]
     {
-        let (there, once) = (Arc::clone(&objects), AtomicBool::new(true));
+        let (there, seen) = (Arc::clone(&objects), Mutex::new(BTreeSet::new()));
         let server = Answering::with_bodies("127.0.0.1", move |head, body| {
             let mut words = head.split(' ');
             let (method, path) = (words.next().unwrap(), words.next().unwrap().split('?').next().unwrap());
@@ -388,7 +388,7 @@ fn servers_that_speak_like_s3_have_their_habits() {
             }
             match code {
                 "InvalidArgument" if is_conditional => return (400, String::new(), error(code)),
-                "RequestTimeTooSkewed" if once.swap(false, Ordering::Relaxed) => {
+                "RequestTimeTooSkewed" if seen.lock().unwrap().insert(path.to_owned()) => {
                     return (403, String::new(), error(code));
                 }
                 _ if is_conditional && objects.contains_key(path) => {
