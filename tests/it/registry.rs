@@ -854,7 +854,7 @@ fn long_work_says_how_far_it_is() {
     assert!(String::from_utf8_lossy(&stdout(&lines)).contains("root digest"));
     assert!(stdout(&quiet).is_empty() && quiet.stderr.is_empty(), "{quiet:?}");
     let drawn = String::from_utf8(stdout(&terminal)).unwrap();
-    for word in ["layers ", "layer 1 ", " MiB of ", "B/s", " %", "\u{1b}["] {
+    for word in ["layers ", "layer 1 ", " of 1.", "B/s", " %", "\u{1b}["] {
         assert!(drawn.contains(word), "{word}: {drawn}");
     }
     assert!(drawn.contains("root digest") && !told.contains('\u{1b}'), "{drawn}");
