@@ -1,5 +1,6 @@
 //! The key service, by a server that imitates AWS KMS: its error codes, its clock, multi-Region keys and grants; and where its requests go.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -192,25 +193,67 @@ fn doctor_does_not_take_a_disabled_key_for_a_missing_right() {
     failed(&output, 1, &["DisabledException", "hint: the key is disabled: enable it"]);
 }
 
-/// The first line that a proxy is sent by a conversion.
+/// The first line that a proxy is sent by a conversion; a variable without a value is not set.
 fn asked(kms: &Kms, key: &str, variables: &[(&str, &str)]) -> String {
     let proxy = Answering::start("127.0.0.1", |_| (502, String::new(), Vec::new()));
     let url = format!("http://{}", proxy.host);
     let variables = [variables, &[("HTTPS_PROXY", url.as_str()), ("HTTP_PROXY", url.as_str())]].concat();
-    proxy.first_request(kms.convert(key, &variables, &[]).stderr(Stdio::piped()).spawn().unwrap())
+    let mut command = kms.convert(key, &variables, &[]);
+    variables.iter().filter(|(_, value)| value.is_empty()).for_each(|(name, _)| _ = command.env_remove(name));
+    proxy.first_request(command.stderr(Stdio::piped()).spawn().unwrap())
 }
 
+/// docs/stores.md, "AWS KMS": each variable and profile key, by the host that is asked.
 #[test]
-fn each_partition_and_fips_have_their_own_host() {
+fn each_setting_of_the_table_is_honoured() {
     let kms = Kms::new();
-    for (key, variables, host) in [
-        ("aws-kms://alias/shop", &[][..], "kms.us-east-1.amazonaws.com"),
-        ("aws-kms://alias/shop", &[("AWS_USE_FIPS_ENDPOINT", "true")], "kms-fips.us-east-1.amazonaws.com"),
-        ("aws-kms://alias/shop", &[("AWS_REGION", "cn-north-1")], "kms.cn-north-1.amazonaws.com.cn"),
-        ("aws-kms://arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/k", &[], "kms.us-gov-west-1.amazonaws.com"),
+    std::fs::create_dir_all(kms.bench.path("home/.aws")).unwrap();
+    let gov = "aws-kms://arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/k";
+    let shop = "aws-kms://alias/shop";
+    let mine = ("AWS_ENDPOINT_URL_KMS", "https://kms.example");
+    let mut checked = BTreeSet::new();
+    for (name, key, variables, profile, host) in [
+        ("AWS_REGION", shop, &[("AWS_REGION", "cn-north-1")][..], "", "kms.cn-north-1.amazonaws.com.cn"),
+        ("AWS_REGION", gov, &[], "", "kms.us-gov-west-1.amazonaws.com"),
+        (
+            "AWS_DEFAULT_REGION",
+            shop,
+            &[("AWS_REGION", ""), ("AWS_DEFAULT_REGION", "eu-west-1")],
+            "",
+            "kms.eu-west-1.amazonaws.com",
+        ),
+        ("region", shop, &[("AWS_REGION", "")], "region = eu-west-2", "kms.eu-west-2.amazonaws.com"),
+        ("AWS_ENDPOINT_URL_KMS", shop, &[mine, ("AWS_ENDPOINT_URL", "https://all.example")], "", "kms.example"),
+        ("AWS_ENDPOINT_URL", shop, &[("AWS_ENDPOINT_URL", "https://all.example")], "", "all.example"),
+        ("endpoint_url", shop, &[], "endpoint_url = https://profile.example", "profile.example"),
+        (
+            "services",
+            shop,
+            &[],
+            "services = own\n[services own]\nkms =\n  endpoint_url = https://service.example",
+            "service.example",
+        ),
+        (
+            "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+            shop,
+            &[mine, ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")],
+            "",
+            "kms.us-east-1.amazonaws.com",
+        ),
+        ("AWS_USE_FIPS_ENDPOINT", shop, &[("AWS_USE_FIPS_ENDPOINT", "true")], "", "kms-fips.us-east-1.amazonaws.com"),
+        ("use_fips_endpoint", shop, &[], "use_fips_endpoint = true", "kms-fips.us-east-1.amazonaws.com"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", shop, &[("AWS_USE_DUALSTACK_ENDPOINT", "true")], "", "kms.us-east-1.api.aws"),
+        ("use_dualstack_endpoint", shop, &[], "use_dualstack_endpoint = true", "kms.us-east-1.api.aws"),
     ] {
-        assert_eq!(asked(&kms, key, variables), format!("CONNECT {host}:443 HTTP/1.1"));
+        std::fs::write(kms.bench.path("home/.aws/config"), format!("[default]\n{profile}\n")).unwrap();
+        assert_eq!(asked(&kms, key, variables), format!("CONNECT {host}:443 HTTP/1.1"), "{name}");
+        checked.insert(name);
     }
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md")).unwrap();
+    let section = page.split("\n## AWS KMS\n").nth(1).unwrap();
+    let cells = section.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split('|').nth(3));
+    let listed: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert_eq!(listed, checked);
 }
 
 /// Data keys are in the answers: whoever names an address without TLS, it is not asked.
