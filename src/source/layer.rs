@@ -9,6 +9,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::GzDecoder;
@@ -305,6 +306,8 @@ pub struct LayerReader<'a> {
     bytes_read: Arc<AtomicU64>,
     /// What [`Sent::End`] said.
     ended: Option<Option<ContentDigest>>,
+    /// The thread that decompresses.
+    thread: JoinHandle<()>,
 }
 
 impl LayerSource {
@@ -341,7 +344,7 @@ impl LayerSource {
             });
         };
         let thread = std::thread::Builder::new().name("inflate".to_owned()).spawn(work);
-        thread.map_err(|error| Error::io("a thread for a layer", error))?;
+        let thread = thread.map_err(|error| Error::io("a thread for a layer", error))?;
         Ok(LayerReader {
             source: self,
             sent,
@@ -351,6 +354,7 @@ impl LayerSource {
             plain_bytes: 0,
             bytes_read,
             ended: None,
+            thread,
         })
     }
 }
@@ -391,6 +395,13 @@ impl LayerReader<'_> {
     #[must_use]
     pub fn stored_bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// Stops reading, and waits until the decoder is gone with its memory, which for zstd may be 128 MiB.
+    pub(super) fn close(self) {
+        drop(self.sent);
+        // Where the thread panicked, nothing is read of it any more.
+        let _ = self.thread.join();
     }
 
     /// Reads what is left, and checks the whole; the layer's DiffID and its uncompressed length.

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::blob::Blob;
-use super::layer::LayerSource;
+use super::layer::{LayerReader, LayerSource};
 use crate::{Error, ErrorKind, Result};
 
 /// The first bytes of what people give for a tar: where they stand, what they are, and of what.
@@ -69,6 +69,14 @@ pub(super) fn directory(path: &Path) -> Option<String> {
 pub(super) fn check_root_file_system(path: &Path, blob: &Blob, limit: u64) -> Result<()> {
     let source = LayerSource { blob: blob.clone(), digest: None, size: None, diff_id: None };
     let mut archive = tar::Archive::new(source.read(limit)?);
+    let judged = judge(&mut archive, path, blob);
+    // The layer is read again at once, and two decoders need twice the memory.
+    archive.into_inner().close();
+    judged
+}
+
+/// Judges by the names of the members and, where there are none, by the content.
+fn judge(archive: &mut tar::Archive<LayerReader<'_>>, path: &Path, blob: &Blob) -> Result<()> {
     let mut found = Names::default();
     // Raw: without reading extended headers into memory. Their names do not matter here.
     for entry in archive.entries().into_iter().flat_map(|entries| entries.raw(true)) {

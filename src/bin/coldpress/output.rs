@@ -19,6 +19,8 @@ use crate::size::show;
 
 /// How often plain lines report progress where there is no terminal, whether or not there is any.
 const INTERVAL: Duration = Duration::from_millis(1500);
+/// Stack of the thread that reports, which formats a line: memory may be limited.
+const REPORT_STACK: usize = 256 << 10;
 /// How often it is looked whether a line is due.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -140,7 +142,8 @@ impl Lines {
         let stages = Arc::new(Mutex::new(BTreeMap::new()));
         let reported = Arc::downgrade(&stages);
         // Without this thread nothing is reported, and the work is the same.
-        let _ = std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
+        let builder = std::thread::Builder::new().name("progress".to_owned()).stack_size(REPORT_STACK);
+        let _ = builder.spawn(move || {
             while let Some(stages) = reported.upgrade() {
                 report(&mut stages.lock().expect("no thread panics with it"));
                 drop(stages);
