@@ -1,22 +1,24 @@
 //! Flattening: layers onto one another, by the table in docs/design.md ("Flattening").
 //!
 //! A layer's entries are first applied in their order to a tree of their own ([`LayerTree`]), as onto an empty upper
-//! directory; then the whole layer is merged onto those below it ([`merge`]), as overlayfs shows it. Only names and
+//! directory; then the whole layer is merged onto those below it ([`merge()`]), as overlayfs shows it. Only names and
 //! metadata are held; no path of the image ever touches the host.
 
 mod attributes;
 mod encoded;
+mod merge;
 mod usage;
 
 use std::collections::BTreeMap;
 
 use super::tar::{Entry, EntryKind};
 use crate::fs::ext4::MAX_NAME;
-use crate::fs::ext4::layout::{directory_blocks, unstorable};
+use crate::fs::ext4::layout::unstorable;
 use crate::fs::path::{Display, components, raw_components};
-use crate::fs::tree::{Device, Directory, Inode, InodeId, Kind, Metadata, Tree};
+use crate::fs::tree::{Device, InodeId, Kind, Metadata};
 use crate::{Error, ErrorKind};
 
+pub use merge::{empty, merge, too_many_layers};
 pub use usage::Usage;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -473,270 +475,4 @@ fn whiteout<'a>(path: &[u8], name: &'a [u8], kind: &EntryKind) -> Result<Option<
     // As overlayfs keeps them.
     let overlay = *kind == EntryKind::CharDevice(Device { major: 0, minor: 0 });
     Ok(overlay.then_some(Hidden::Name(name)))
-}
-
-/// A tree without layers.
-#[must_use]
-pub fn empty() -> Tree {
-    let root = Inode {
-        metadata: Metadata::implied_directory(),
-        kind: Kind::Directory(Box::new(Directory { first_blocks: 1, ..Directory::default() })),
-    };
-    Tree { inodes: vec![root], layer_ends: Vec::new() }
-}
-
-/// Puts `layer` on top of `tree`.
-///
-/// # Errors
-/// `Input` where a hard link has no target below, `Unsupported` where the image is past a limit.
-pub fn merge(tree: &mut Tree, layer: LayerTree) -> Result<(), Error> {
-    if tree.layers() == usize::from(u16::MAX) {
-        return Err(too_many_layers());
-    }
-    let mut links = Vec::with_capacity(layer.links.len());
-    for link in &layer.links {
-        let target = Seen { tree, layer: &layer, link, resolved: &links }.target()?;
-        links.push(target);
-    }
-    let first_new = if tree.layers() == 0 { 0 } else { tree.inodes.len() };
-    let mut merge = Merge { tree, layer, links };
-    merge.relabel()?;
-    merge.run()?;
-    tree.layer_ends.push(index(tree.inodes.len()));
-    for id in first_new..tree.inodes.len() {
-        if let Kind::Directory(directory) = &tree.inodes[id].kind {
-            let blocks = directory_blocks(directory)?;
-            if let Kind::Directory(directory) = &mut tree.inodes[id].kind {
-                directory.first_blocks = blocks;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Layers are counted in 16 bits.
-#[must_use]
-pub fn too_many_layers() -> Error {
-    Error::new(ErrorKind::Unsupported, "more than 65,535 layers")
-}
-
-/// What a hard link leads to.
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    Own(NodeId),
-    Lower(InodeId),
-}
-
-/// A directory as it is seen: what the layer has of it, and what the layers below have.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    own: Option<NodeId>,
-    lower: Option<InodeId>,
-}
-
-/// What a hard link sees at its step: the layers below, and its own layer's entries so far on top of them.
-struct Seen<'a> {
-    tree: &'a Tree,
-    layer: &'a LayerTree,
-    link: &'a Link,
-    /// The targets of the links before it.
-    resolved: &'a [Target],
-}
-
-/// What stands at a name.
-enum Found {
-    Directory(Place),
-    Symlink(Target, Vec<u8>),
-    Other(Target),
-}
-
-impl Seen<'_> {
-    fn target(&self) -> Result<Target, FlattenError> {
-        let shown = Display(&self.link.target);
-        let fail = |reason: &str| refuse(&self.link.path, format!("a hard link to `{shown}`, {reason}"));
-        let mut stack = vec![Place { own: Some(LayerTree::ROOT), lower: Some(Tree::ROOT) }];
-        let mut todo: Vec<Vec<u8>> = components(&self.link.target).into_iter().rev().map(<[u8]>::to_vec).collect();
-        let mut followed = 0;
-        while let Some(name) = todo.pop() {
-            if name == b".." {
-                stack.truncate((stack.len() - 1).max(1));
-                continue;
-            }
-            let at = stack[stack.len() - 1];
-            match self.find(at, &name).map_err(fail)? {
-                Found::Directory(place) => stack.push(place),
-                Found::Symlink(target, _) | Found::Other(target) if todo.is_empty() => return Ok(target),
-                Found::Symlink(_, text) => {
-                    followed += 1;
-                    if followed > MAX_LINKS_FOLLOWED {
-                        return Err(fail("which leads through more than 40 symlinks"));
-                    }
-                    if text.starts_with(b"/") {
-                        stack.truncate(1);
-                    }
-                    todo.extend(raw_components(&text).rev().map(<[u8]>::to_vec));
-                }
-                Found::Other(_) => return Err(fail("which leads through a file")),
-            }
-        }
-        Err(refuse(&self.link.path, format!("a hard link to the directory `{shown}`")))
-    }
-
-    fn find(&self, at: Place, name: &[u8]) -> Result<Found, &'static str> {
-        let own = at.own.map(|id| self.layer.directory(id));
-        let so_far = |since: Step| since < self.link.at;
-        let hides = |own: &LayerDirectory| {
-            own.opaque.is_some_and(so_far) || own.whiteouts.get(name).copied().is_some_and(so_far)
-        };
-        let hidden = own.is_some_and(hides);
-        let lower = at.lower.filter(|_| !hidden).and_then(|id| self.tree.directory(id)?.entries.get(name).copied());
-        let lower_directory = lower.filter(|id| self.tree.directory(*id).is_some());
-        match at.own.and_then(|id| self.layer.child_before(id, name, self.link.at)) {
-            Some(Child::Node(id)) if self.layer.is_directory(id) => {
-                Ok(Found::Directory(Place { own: Some(id), lower: lower_directory }))
-            }
-            Some(Child::Node(id)) => Ok(self.leaf(Target::Own(id))),
-            Some(Child::Link(index)) => Ok(self.leaf(self.resolved[index as usize])),
-            None => match (lower, lower_directory) {
-                (_, Some(id)) => Ok(Found::Directory(Place { own: None, lower: Some(id) })),
-                (Some(id), None) => Ok(self.leaf(Target::Lower(id))),
-                (None, None) if hidden => Err("which its own layer hides"),
-                (None, None) => Err("which is in no layer before it"),
-            },
-        }
-    }
-
-    fn leaf(&self, target: Target) -> Found {
-        let kind = match target {
-            Target::Lower(id) => &self.tree.inode(id).kind,
-            Target::Own(id) => match self.layer.node(id) {
-                Node::Other(_, kind) => kind,
-                Node::Directory(_) | Node::Placed(_) => unreachable!("directories are no leaves"),
-            },
-        };
-        match kind {
-            Kind::Symlink(text) => Found::Symlink(target, text.to_vec()),
-            _ => Found::Other(target),
-        }
-    }
-}
-
-/// Moves what the layer has into the tree, so that nothing of many files is there twice.
-struct Merge<'a> {
-    tree: &'a mut Tree,
-    layer: LayerTree,
-    /// Targets of the layer's links.
-    links: Vec<Target>,
-}
-
-impl Merge<'_> {
-    /// Applies the metadata of hard links, in the layer's order, to what they share, in whichever layer that is.
-    fn relabel(&mut self) -> Result<(), FlattenError> {
-        for Relabel { child, path, metadata } in std::mem::take(&mut self.layer.relabels) {
-            let target = match child.child() {
-                Child::Node(node) => Target::Own(node),
-                Child::Link(link) => self.links[link as usize],
-            };
-            match target {
-                Target::Own(node) => self.layer.nodes[node.0 as usize].relabel(&path, &metadata)?,
-                Target::Lower(id) => {
-                    let Inode { metadata: present, kind } = &mut self.tree.inodes[id.0 as usize];
-                    *present = check_storable(&path, attributes::of_present(&path, present, &metadata, kind)?, kind)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Walks the layer's tree in path order, so that new inodes are introduced in path order.
-    fn run(mut self) -> Result<(), Error> {
-        let children = self.enter(LayerTree::ROOT, Tree::ROOT);
-        let mut stack = vec![(Tree::ROOT, children.into_iter())];
-        while let Some((parent, children)) = stack.last_mut() {
-            let parent = *parent;
-            let Some((name, entered)) = children.next() else {
-                stack.pop();
-                continue;
-            };
-            let target = match entered.child() {
-                Child::Link(index) => self.links[index as usize],
-                Child::Node(node) => Target::Own(node),
-            };
-            match target {
-                Target::Lower(id) => self.link(parent, name, id),
-                Target::Own(node) if self.layer.is_directory(node) => {
-                    let id = self.merge_directory(parent, name)?;
-                    let children = self.enter(node, id);
-                    stack.push((id, children.into_iter()));
-                }
-                Target::Own(node) => {
-                    let id = self.place(node)?;
-                    self.link(parent, name, id);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The inode of what is no directory, made where its first name in path order is.
-    fn place(&mut self, node: NodeId) -> Result<InodeId, Error> {
-        let next = self.next_id()?;
-        match std::mem::replace(&mut self.layer.nodes[node.0 as usize], Node::Placed(next)) {
-            Node::Other(metadata, kind) => {
-                self.tree.inodes.push(Inode { metadata, kind });
-                Ok(next)
-            }
-            Node::Placed(id) => {
-                self.layer.nodes[node.0 as usize] = Node::Placed(id);
-                Ok(id)
-            }
-            Node::Directory(_) => unreachable!("directories are merged"),
-        }
-    }
-
-    /// Hides what the layer hides in this directory, and takes its metadata where the layer says some; what the layer has in it.
-    fn enter(&mut self, node: NodeId, id: InodeId) -> BTreeMap<Box<[u8]>, Entered> {
-        let from = std::mem::take(self.layer.directory_mut(node));
-        let inode = &mut self.tree.inodes[id.0 as usize];
-        if let Some(metadata) = from.metadata {
-            inode.metadata = metadata;
-        }
-        let Kind::Directory(directory) = &mut inode.kind else {
-            unreachable!("directories are merged with directories")
-        };
-        if from.opaque.is_some() {
-            directory.entries.clear();
-        }
-        for name in from.whiteouts.keys() {
-            // What the layer itself has of that name is not in yet, unless it was merged into a lower directory.
-            directory.entries.remove(name);
-        }
-        from.children
-    }
-
-    /// The directory below which the layer's own goes: the lower one, or a new one in place of whatever is there.
-    fn merge_directory(&mut self, parent: InodeId, name: Box<[u8]>) -> Result<InodeId, Error> {
-        let below = self.tree.directory(parent).and_then(|directory| directory.entries.get(&name)).copied();
-        if let Some(id) = below.filter(|id| self.tree.directory(*id).is_some()) {
-            return Ok(id);
-        }
-        let id = self.next_id()?;
-        let kind = Kind::Directory(Box::default());
-        self.tree.inodes.push(Inode { metadata: Metadata::implied_directory(), kind });
-        self.link(parent, name, id);
-        Ok(id)
-    }
-
-    fn next_id(&self) -> Result<InodeId, Error> {
-        u32::try_from(self.tree.inodes.len())
-            .map(InodeId)
-            .map_err(|_| Error::new(ErrorKind::Unsupported, "more than 2^32 inodes"))
-    }
-
-    fn link(&mut self, parent: InodeId, name: Box<[u8]>, id: InodeId) {
-        let Kind::Directory(directory) = &mut self.tree.inodes[parent.0 as usize].kind else {
-            unreachable!("entries are linked into directories")
-        };
-        directory.entries.insert(name, id);
-    }
 }

@@ -7,6 +7,7 @@ mod azure;
 pub mod conformance;
 mod environment;
 mod external_account;
+mod failure;
 mod google;
 mod http;
 mod known;

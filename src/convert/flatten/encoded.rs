@@ -1,4 +1,4 @@
-//! A layer's tree as bytes, for a cache: everything that [`merge`](super::merge) asks of it, little-endian, lengths before bytes.
+//! A layer's tree as bytes, for a cache: everything that [`merge`](super::merge()) asks of it, little-endian, lengths before bytes.
 //!
 //! Decoding refuses what no layer gives: a directory that is in two places or in itself, a child that is not there, a name
 //! that is none, an inode that ext4 cannot store.
