@@ -27,8 +27,8 @@ fn layer() -> Layer {
     layer
         .file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n")
         .file("etc/group", b"root:x:0:\napps:x:1001:\nstaff:x:50:app\n")
-        .dir("work")
-        .file("work/hello", b"hello from the image\n")
+        .dir("apps")
+        .file("apps/hello", b"hello from the image\n")
 }
 
 fn standing() -> Layer {
@@ -79,7 +79,7 @@ fn unmount(bench: &Bench) {
 fn runtimes_start_what_the_image_says() {
     let config = json!({
         "Entrypoint": ["/bin/sh", "-c", "cat hello; id; pwd; echo $GREETING $0 $@; touch /new; exit 7"],
-        "Cmd": ["of", "the image"], "Env": ["PATH=/bin", "GREETING=good day"], "User": "app", "WorkingDir": "/work",
+        "Cmd": ["of", "the image"], "Env": ["PATH=/bin", "GREETING=good day"], "User": "app", "WorkingDir": "/apps",
     });
     // With what a runtime mounts on, and without: then it is below the image.
     for layer in [standing(), layer()] {
@@ -91,7 +91,7 @@ fn runtimes_start_what_the_image_says() {
             let id = "uid=1000(app) gid=1001(apps) groups=50(staff),1001(apps)";
             assert_eq!(
                 said,
-                format!("hello from the image\n{id}\n/work\ngood day of the image\n"),
+                format!("hello from the image\n{id}\n/apps\ngood day of the image\n"),
                 "{name}: {refused}"
             );
             assert!(refused.contains("/new: Read-only file system"), "{name}: {refused}");
@@ -111,7 +111,7 @@ fn runtimes_start_what_the_image_says() {
 #[test]
 fn a_container_that_runs_keeps_the_image_until_it_ends() {
     let bench = Bench::new();
-    let script = "cat work/hello; read line; sha256sum data";
+    let script = "cat apps/hello; read line; sha256sum data";
     let layer = standing().file("data", &noise(3 << 20, 9));
     bench.convert(&image(layer, json!({ "Cmd": ["/bin/sh", "-c", script] })), "app", &[]);
     let mut mount = mounted(&bench, &[]);
@@ -167,7 +167,7 @@ fn the_hosts_network_and_a_terminal_are_given_where_they_are_asked_for() {
 fn all_of_the_file_is_as_it_was_read_last_and_the_same_each_time() {
     let bench = Bench::new();
     let config = json!({
-        "Cmd": ["/bin/sh"], "User": "1000:staff", "WorkingDir": "work", "StopSignal": "SIGINT", "ExposedPorts": { "80/tcp": {}, "53/udp": {} },
+        "Cmd": ["/bin/sh"], "User": "1000:staff", "WorkingDir": "apps", "StopSignal": "SIGINT", "ExposedPorts": { "80/tcp": {}, "53/udp": {} },
         "Labels": { "maker": "us", "org.opencontainers.image.os": "ours", "run.oci.handler": "wasm", "org.systemd.property.ExecStart": "x", "": "none" },
     });
     bench.convert(&image(layer(), config), "app", &[]);
@@ -254,14 +254,14 @@ fn what_cannot_be_started_is_refused_and_nothing_is_made() {
 #[test]
 fn a_working_directory_that_is_not_there_is_made_below_the_image() {
     let bench = Bench::new();
-    let config = json!({ "Cmd": ["/bin/sh", "-c", "pwd; cat ../hello"], "WorkingDir": "/../work/a/b/.." });
+    let config = json!({ "Cmd": ["/bin/sh", "-c", "pwd; cat ../hello"], "WorkingDir": "/../apps/a/b/.." });
     bench.convert(&image(standing(), config), "app", &[]);
     let mut mount = mounted(&bench, &[]);
-    let names = fs::read_dir(bench.path("bundle/rootfs/work")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = fs::read_dir(bench.path("bundle/rootfs/apps")).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<BTreeSet<_>>(), ["a".into(), "hello".into()].into());
     for name in RUNTIMES {
         let (code, said, refused) = start(&bench, name);
-        assert_eq!((code, said.as_str()), (0, "/work/a\nhello from the image\n"), "{name}: {refused}");
+        assert_eq!((code, said.as_str()), (0, "/apps/a\nhello from the image\n"), "{name}: {refused}");
     }
     unmount(&bench);
     mount.ends_well(PATIENCE);
@@ -282,7 +282,7 @@ fn a_service_manager_is_told_when_the_mount_stands() {
     bench.convert(&image(standing(), json!({ "Cmd": ["/bin/sh"] })), "app", &[]);
     fs::create_dir(bench.path("mnt")).unwrap();
     for (command, hello) in
-        [(["bundle", "app.cpm", "bundle"], "bundle/rootfs/work/hello"), (["mount", "app.cpm", "mnt"], "mnt/work/hello")]
+        [(["bundle", "app.cpm", "bundle"], "bundle/rootfs/apps/hello"), (["mount", "app.cpm", "mnt"], "mnt/apps/hello")]
     {
         let serving = Serving::at(&bench, Command::new(env!("CARGO_BIN_EXE_coldread")).args(command));
         assert_eq!(fs::read_to_string(bench.path(hello)).unwrap(), "hello from the image\n");
