@@ -145,8 +145,10 @@ impl Lines {
         let builder = std::thread::Builder::new().name("progress".to_owned()).stack_size(REPORT_STACK);
         let _ = builder.spawn(move || {
             while let Some(stages) = reported.upgrade() {
-                report(&mut stages.lock().expect("no thread panics with it"));
+                let due = due_lines(&mut stages.lock().expect("no thread panics with it"));
                 drop(stages);
+                // Nobody who works waits for a terminal that does not take the line.
+                let _ = std::io::stderr().write_all(due.as_bytes());
                 std::thread::sleep(TICK);
             }
         });
@@ -154,23 +156,24 @@ impl Lines {
     }
 }
 
-/// Writes a line for each stage whose last line is old.
-fn report(stages: &mut BTreeMap<Stage, Running>) {
+/// Returns a line for each stage whose last line is old.
+fn due_lines(stages: &mut BTreeMap<Stage, Running>) -> String {
     let is_due = |(stage, running): &(&Stage, &Running)| {
         !matches!(stage, Stage::Layer(_)) && running.reported.elapsed() >= INTERVAL
     };
     let due: Vec<Stage> = stages.iter().filter(is_due).map(|(stage, _)| *stage).collect();
+    let mut lines = String::new();
     for stage in due {
         let running = stages.get_mut(&stage).expect("it was just there");
         running.reported = Instant::now();
-        let mut line = format!("coldpress: {stage}: {}", running.shown());
+        lines.push_str(&format!("coldpress: {stage}: {}", running.shown()));
         if stage == Stage::Layers {
             let layers = stages.iter().filter(|(stage, _)| matches!(stage, Stage::Layer(_)));
-            line.extend(layers.map(|(layer, running)| format!("; {layer} {}", running.share())));
+            lines.extend(layers.map(|(layer, running)| format!("; {layer} {}", running.share())));
         }
-        line.push('\n');
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        lines.push('\n');
     }
+    lines
 }
 
 impl Progress for Lines {
@@ -205,6 +208,8 @@ impl Running {
         let shown = (rate as u64, (left / rate.max(1.0)).ceil() as u64);
         match self.total {
             0 => format!("{}, {}/s", show(self.done), show(shown.0)),
+            // Without any progress, no time can be told for the rest.
+            total if self.done == 0 => format!("0 B of {}, waiting for {seconds:.0} s", show(total)),
             total => format!("{} of {}, {}/s, {} s left", show(self.done), show(total), show(shown.0), shown.1),
         }
     }
