@@ -278,7 +278,7 @@ fn host(url: &str) -> String {
     reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Credentials, tokens or data keys would cross a network in clear, whoever named the address: an option, a variable or a profile.
+/// Credentials, tokens or data keys would cross a network without TLS. The address can come from an option, a variable or a profile.
 #[derive(Debug, thiserror::Error)]
 #[error("http://{0}: https:// is needed, or an address of this machine: secrets would cross the network in clear")]
 pub(crate) struct InClear(String);

@@ -50,7 +50,7 @@ impl fmt::Debug for RenewedCredentials {
 /// What is to be done for credentials.
 enum Step {
     Use(Credentials),
-    /// Use them, and renew them meanwhile.
+    /// Use them, and renew them in the background.
     UseAndRenew(Credentials),
     /// Ask, after a wait.
     Ask(Duration),

@@ -1,4 +1,4 @@
-//! The clear parts of the block manifests in a store, read in pieces: whoever may only upload can put anything under a
+//! The clear parts of the block manifests in a store, read in pieces: a client with upload permission alone can put anything under a
 //! manifest's name, of any length, so only what a scrub needs is held, and nothing before the lengths agree.
 
 use crate::digest::Sha256Hasher;

@@ -122,7 +122,7 @@ impl PutArgs {
         Ok(open_put(url, &self.settings(store)?, root)?)
     }
 
-    /// What a client that puts is told.
+    /// Returns the settings of a client that uploads.
     fn settings(&self, store: &StoreArgs) -> Result<Settings, Failure> {
         let mut settings = store.settings(self.uploads.into())?;
         settings.s3.encryption = match (&self.store_sse, environment("AWS_SERVER_SIDE_ENCRYPTION")?) {

@@ -322,7 +322,7 @@ pub struct ServeArgs {
 
     /// Serve an image (default: the first) as a file, by FUSE
     ///
-    /// The file is created, and removed at the end; an existing file is hidden meanwhile. Needs /dev/fuse, and root or fusermount3. Only this
+    /// The file is created, and removed at the end; an existing file is hidden until then. Needs /dev/fuse, and root or fusermount3. Only this
     /// user can read the file; a loop device on it needs root here. A file that is still open at the end is removed when it is closed, after
     /// at most 10 s.
     #[arg(long, value_name = "[NAME:]PATH", group = "exports", help_heading = "Exports")]

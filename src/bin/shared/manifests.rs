@@ -150,7 +150,7 @@ pub struct ManifestArgs {
 
     /// Required root digest of the manifest
     ///
-    /// Pins the image: without it, whoever can replace the manifest can substitute an older image.
+    /// Pins the image: without it, anyone who can replace the manifest can substitute an older image.
     #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
     pub expect: Option<Sha256>,
 

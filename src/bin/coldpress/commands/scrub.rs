@@ -164,7 +164,7 @@ fn name_all(clear: &Clear, names: &mut Vec<(RootId, Sha256)>) {
     names.extend(clear.names.iter().map(|name| (clear.root.clone(), *name)));
 }
 
-/// Adds the chunks of the manifests `objects` of a root, and returns the objects that are none: whoever may upload can put anything there.
+/// Adds the chunks of the manifests `objects` of a root, and returns the objects that are none: anyone with upload permission can create them.
 fn name_all_stored(
     collect: &dyn Collect,
     root: &RootId,
