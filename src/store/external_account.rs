@@ -22,8 +22,10 @@ use crate::endpoint::{self, PlainHttp};
 use crate::{Error, ErrorKind, Result};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// A token is renewed so long before it expires.
+/// A token is renewed so long before it expires, or when half of its time is over.
 const SPARE: Duration = Duration::from_secs(300);
+/// Minimum time between a renewal that failed and the next, while the token at hand is valid.
+const SPACING: Duration = Duration::from_secs(30);
 /// How long a service account's token lives unless the configuration says otherwise.
 const LIFETIME: u64 = 3600;
 /// Maximum length of a subject token's file.
@@ -126,11 +128,25 @@ impl ExternalAccount {
     }
 }
 
-/// Tokens of an external account, the last of which is kept until it is about to expire.
+/// Tokens of an external account, the last of which is kept until half of its time is over, or until five minutes before it expires.
 pub(super) struct ExternalCredentials {
     account: ExternalAccount,
     connector: Connector,
-    last: Mutex<Option<(Arc<GcpCredential>, Instant)>>,
+    last: Mutex<Option<Token>>,
+}
+
+/// A token at hand.
+struct Token {
+    credential: Arc<GcpCredential>,
+    expires: Instant,
+    renew_at: Instant,
+}
+
+impl Token {
+    fn new(bearer: String, lifetime: Duration, now: Instant) -> Self {
+        let renew_at = now + lifetime.saturating_sub(SPARE).max(lifetime / 2);
+        Self { credential: Arc::new(GcpCredential { bearer }), expires: now + lifetime, renew_at }
+    }
 }
 
 impl fmt::Debug for ExternalCredentials {
@@ -145,24 +161,23 @@ impl CredentialProvider for ExternalCredentials {
 
     async fn get_credential(&self) -> object_store::Result<Arc<GcpCredential>> {
         let mut last = self.last.lock().await;
-        if let Some((credential, until)) = &*last
-            && *until > Instant::now() + SPARE
-        {
-            return Ok(Arc::clone(credential));
+        let now = Instant::now();
+        if let Some(token) = last.as_ref().filter(|token| now < token.renew_at) {
+            return Ok(Arc::clone(&token.credential));
         }
-        let fetched = self.fetch().await.map_err(|error| object_store::Error::Unauthenticated {
-            path: "Google credentials".to_owned(),
-            source: Box::new(error),
-        });
-        match (fetched, &*last) {
+        match (self.fetch().await, last.as_mut()) {
             (Ok((bearer, lifetime)), _) => {
-                let credential = Arc::new(GcpCredential { bearer });
-                *last = Some((Arc::clone(&credential), Instant::now() + lifetime));
-                Ok(credential)
+                let token = last.insert(Token::new(bearer, lifetime, Instant::now()));
+                Ok(Arc::clone(&token.credential))
             }
-            // The last is still good; the next request asks again.
-            (Err(_), Some((credential, until))) if *until > Instant::now() => Ok(Arc::clone(credential)),
-            (Err(error), _) => Err(error),
+            (Err(_), Some(token)) if Instant::now() < token.expires => {
+                token.renew_at = Instant::now() + SPACING;
+                Ok(Arc::clone(&token.credential))
+            }
+            (Err(error), _) => Err(object_store::Error::Unauthenticated {
+                path: "Google credentials".to_owned(),
+                source: Box::new(error),
+            }),
         }
     }
 }

@@ -543,7 +543,7 @@ fn a_pipeline_without_keys_is_known_to_google() {
                 r#"{"access_token": "FEDERATED", "expires_in": 3600, "token_type": "Bearer"}"#
             }
             "/sts" if body.contains("subject_token=SUBJECT-OF-FILE") => {
-                r#"{"access_token": "DIRECT", "expires_in": 3600}"#
+                r#"{"access_token": "DIRECT", "expires_in": 60}"#
             }
             "/impersonate" if bearer == Some("Bearer FEDERATED") && body.contains("\"lifetime\":\"600s\"") => {
                 r#"{"accessToken": "IMPERSONATED", "expireTime": "2030-01-01T00:00:00Z"}"#
