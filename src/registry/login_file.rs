@@ -97,15 +97,18 @@ fn login(user: String, secret: String) -> Login {
 /// Asks the program `docker-credential-HELPER` for the login of `name`; `None` where it has none. What it prints may be a password:
 /// no error tells of it.
 fn ask(helper: &str, name: &str) -> Result<Option<Login>> {
-    let denied = |message: String| Error::new(ErrorKind::Denied, message);
-    let broken = || denied(format!("the credential helper for {name} cannot be run, or answers nonsense"));
-    let mut child = Command::new(format!("docker-credential-{helper}"))
+    let program = format!("docker-credential-{helper}");
+    let broken = |what: &str| {
+        Error::new(ErrorKind::Denied, format!("the credential helper `{program}` for {name} {what}"))
+            .with_hint(format!("try `echo {name} | {program} get`, or give --creds {name}=USER:PASSWORD"))
+    };
+    let mut child = Command::new(&program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|_| broken())?;
+        .map_err(|error| broken(&format!("cannot be run: {error}")))?;
     // A helper that has read enough may have gone.
     let _ = child.stdin.take().expect("it is a pipe").write_all(name.as_bytes());
     let mut output = Zeroizing::new(Vec::new());
@@ -113,16 +116,16 @@ fn ask(helper: &str, name: &str) -> Result<Option<Login>> {
     if read.is_err() || output.len() as u64 > MAX_OUTPUT {
         let _ = child.kill();
         let _ = child.wait();
-        return Err(denied(format!("the credential helper for {name} prints more than {MAX_OUTPUT} bytes")));
+        return Err(broken(&format!("printed more than {MAX_OUTPUT} bytes")));
     }
-    if !child.wait().map_err(|_| broken())?.success() {
+    if !child.wait().map_err(|error| broken(&format!("cannot be waited for: {error}")))?.success() {
         // Helpers say so when they have none.
         return match String::from_utf8_lossy(&output).contains("not found") {
             true => Ok(None),
-            false => Err(denied(format!("the credential helper `docker-credential-{helper}` failed for {name}"))),
+            false => Err(broken("failed")),
         };
     }
-    let HelperAnswer { username, secret } = serde_json::from_slice(&output).map_err(|_| broken())?;
+    let HelperAnswer { username, secret } = serde_json::from_slice(&output).map_err(|_| broken("printed no login"))?;
     Ok(Some(login(username, secret)))
 }
 
