@@ -5,25 +5,22 @@
 //! `convert` and `read` never import each other: they meet in the byte formats (docs/manifest-format.md,
 //! docs/sealed-chunk.md, docs/ext4-layout.md). docs/design.md has the reasons.
 
-mod aws;
 pub mod bundle;
 pub mod cache;
 pub mod convert;
 pub mod crypto;
 pub mod digest;
 pub mod doctor;
-pub mod endpoint;
 pub mod error;
 pub mod fs;
 pub mod manifest;
+pub mod net;
 pub mod output_file;
 pub mod printable;
 pub mod private_file;
 pub mod progress;
 pub mod read;
 pub mod registry;
-mod retry;
-pub mod runtime;
 pub mod sandbox;
 pub mod serve;
 pub mod source;

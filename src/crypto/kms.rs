@@ -17,11 +17,11 @@ use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
 use super::convergent::Salt;
 use super::secret::Secret;
 use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
-use crate::aws::{InClear, TooLong};
 use crate::digest::Sha256;
-use crate::endpoint::redirect_host;
 use crate::error::{first_cause, first_line};
-use crate::runtime::Services;
+use crate::net::aws::{InClear, TooLong};
+use crate::net::endpoint::redirect_host;
+use crate::net::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
 const ROOT_DIGEST: &str = "coldpress:root-digest";
@@ -66,7 +66,7 @@ impl KmsKey {
 
     /// A client with the credentials that the chain gives now.
     fn client(id: &str, settings: &KmsSettings, services: &Services) -> Result<Client> {
-        let config = crate::aws::config(services, region_of(id), settings.endpoint.is_some())?;
+        let config = crate::net::aws::config(services, region_of(id), settings.endpoint.is_some())?;
         if config.region().is_none() {
             let message = format!("key aws-kms://{id}: no region");
             return Err(Error::new(ErrorKind::Input, message)

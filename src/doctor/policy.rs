@@ -37,7 +37,7 @@ pub fn partition(region: Option<&str>) -> &'static str {
 /// The Region that the environment or the profile names.
 #[must_use]
 pub fn configured_region() -> Option<String> {
-    crate::aws::configured_region()
+    crate::net::aws::configured_region()
 }
 
 /// The policies that give `role` what it needs on a store in the Region `region`, and on a key where there is one.

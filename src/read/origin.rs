@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
-use crate::retry::repeat;
+use crate::net::retry::repeat;
 use crate::store::{Failure, Get, ObjectName};
 use crate::sync::{Condvar, Mutex, MutexGuard, ReceiveError, Sender, channel, elapsed, now, spawn};
 use crate::{Error, ErrorKind, Result};

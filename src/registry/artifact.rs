@@ -11,7 +11,7 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, ImageManifest, 
 
 use super::{Client, Fetched};
 use crate::digest::Sha256;
-use crate::retry::jittered;
+use crate::net::retry::jittered;
 use crate::{Error, ErrorKind, Result};
 
 /// The artifact's type.

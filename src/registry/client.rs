@@ -19,8 +19,8 @@ use super::refusal;
 use super::{Credentials, Login, RegistryRef};
 use crate::digest::{ContentDigest, Sha256};
 use crate::error::{first_cause, first_line};
-use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, asked_wait, repeat};
-use crate::runtime::Services;
+use crate::net::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, asked_wait, repeat};
+use crate::net::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of a manifest or an index; registries take no more than 4 MiB.

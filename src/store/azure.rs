@@ -11,7 +11,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use super::environment::{Lookup, Setting};
 use super::open::{checked, client, connector, once};
 use super::{BucketUrl, Settings};
-use crate::endpoint::{self, PlainHttp};
+use crate::net::endpoint::{self, PlainHttp};
 use crate::{Error, ErrorKind, Result};
 
 const ACCOUNT: Setting = Setting::plain(&["AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME"]);

@@ -128,7 +128,7 @@ mod tests {
 
     use super::super::remote::{Bucket, RemoteCollect, RemoteGet, RemotePut};
     use super::*;
-    use crate::runtime::Services;
+    use crate::net::runtime::Services;
     use crate::store::{BucketUrl, Service, Settings, StoreUrl, open_collect, open_get, open_put};
 
     #[test]

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::http::Connector;
-use crate::endpoint::{self, PlainHttp};
+use crate::net::endpoint::{self, PlainHttp};
 use crate::{Error, ErrorKind, Result};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::http::{Answer, Redirect, error_code};
 use super::url::Service;
 use super::{azure, google, s3};
-use crate::endpoint::is_link_local;
 use crate::error::{first_cause, first_line};
-use crate::retry::Failure;
+use crate::net::endpoint::is_link_local;
+use crate::net::retry::Failure;
 use crate::{Error, ErrorKind};
 
 /// Returns what the failure of a request means; `answer` is empty where none was noted.

@@ -19,8 +19,8 @@ use reqwest::header::{CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue, LOCAT
 use reqwest::{Method, StatusCode, redirect};
 
 use crate::digest::Sha256;
-use crate::endpoint::{authority, redirect_host};
-use crate::retry::{asked_wait, http_date};
+use crate::net::endpoint::{authority, redirect_host};
+use crate::net::retry::{asked_wait, http_date};
 
 /// The program, as servers see it.
 pub(super) const PROGRAM: &str = concat!("coldpress/", env!("CARGO_PKG_VERSION"));
@@ -439,7 +439,7 @@ mod tests {
     use object_store::client::HttpRequestBody;
 
     use super::*;
-    use crate::runtime::Services;
+    use crate::net::runtime::Services;
 
     #[test]
     fn an_error_is_called_what_the_service_calls_it() {

@@ -30,8 +30,8 @@ pub use s3::S3Settings;
 pub use url::{BucketUrl, ParseStoreError, Service, StoreUrl, is_store_hint};
 
 use crate::Result;
-pub use crate::aws::configured_endpoint;
-pub use crate::retry::Failure;
+pub use crate::net::aws::configured_endpoint;
+pub use crate::net::retry::Failure;
 
 /// What became of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use super::remote::{Bucket, RemoteCollect, RemoteGet, RemotePut};
 use super::s3::{S3, S3Settings};
 use super::url::Service;
 use super::{BucketUrl, Collect, Get, PutIfAbsent, RootId, StoreUrl, azure, environment, google};
-use crate::endpoint::{self, PlainHttp};
-use crate::runtime::Services;
+use crate::net::endpoint::{self, PlainHttp};
+use crate::net::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
 /// What else a client of a service is told.
@@ -185,7 +185,7 @@ fn refused(error: &object_store::Error) -> Error {
 
 fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<dyn ObjectStore>> {
     let region = settings.region.as_deref().or_else(|| url.region());
-    let aws = crate::aws::load(services, region, settings.endpoint.is_some())?;
+    let aws = crate::net::aws::load(services, region, settings.endpoint.is_some())?;
     if aws.config.region().is_none() {
         let error = Error::new(ErrorKind::Input, "no region: give --store-region, or set AWS_REGION");
         return Err(error.with_hint("the region is that of the bucket; an access point's ARN has it"));

@@ -6,7 +6,7 @@ use super::open::bucket;
 use super::remote::{Bucket, PROBE};
 use super::{BucketUrl, ObjectName, RootId, Settings};
 use crate::digest::Sha256;
-use crate::retry::Failure;
+use crate::net::retry::Failure;
 use crate::{ErrorKind, Result};
 
 /// Something that can be asked of a bucket.

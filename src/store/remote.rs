@@ -1,7 +1,7 @@
 //! A bucket of a service as a store, in halves that each make one kind of request.
 //!
 //! A put is one request with `If-None-Match: *` (docs/design.md, "Stores"): no HEAD, GET or LIST, and no look-up of the bucket.
-//! Requests are repeated by [`crate::retry`], and by nothing below it.
+//! Requests are repeated by [`crate::net::retry`], and by nothing below it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use super::url::Service;
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink};
 use crate::crypto::random_bytes;
 use crate::digest::{Sha256, to_hex};
-use crate::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
-use crate::runtime::Services;
+use crate::net::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
+use crate::net::runtime::Services;
 use crate::store::RootId;
 use crate::{Error, ErrorKind, Result};
 

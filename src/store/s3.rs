@@ -47,10 +47,10 @@ use reqwest::header::{HeaderValue, USER_AGENT};
 
 use super::Settings;
 use super::http::{Answer, ahead_of_this_machine};
-use crate::aws::Aws;
-use crate::aws::credentials::RenewedCredentials;
 use crate::digest::Sha256;
 use crate::error::{first_cause, first_line};
+use crate::net::aws::Aws;
+use crate::net::aws::credentials::RenewedCredentials;
 use crate::{Error, ErrorKind};
 
 /// Requests of one run that may be found too old by chance.

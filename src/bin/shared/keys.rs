@@ -8,8 +8,8 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use coldpress::crypto::kms::{KmsKey, KmsSettings};
 use coldpress::crypto::{KeyFile, KeyWrap};
-use coldpress::endpoint::{self, PlainHttp};
 use coldpress::manifest::OpenManifest;
+use coldpress::net::endpoint::{self, PlainHttp};
 use coldpress::store::{BucketUrl, Get, S3Settings, Service, Settings, StoreUrl, Style, configured_endpoint, open_get};
 use coldpress::{Error, ErrorKind};
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::error::first_cause;
-use crate::runtime::Services;
+use crate::net::runtime::Services;
 use crate::source::blob::MAX_DOCUMENT;
 use crate::{Error, ErrorKind, Result};
 

@@ -31,9 +31,9 @@ use aws_smithy_types::config_bag::ConfigBag;
 use aws_types::service_config::ServiceConfigKey;
 use http_body_util::BodyExt;
 
-use crate::aws::credentials::{RenewedCredentials, Shared};
-use crate::endpoint::{is_link_local, is_local};
-use crate::runtime::Services;
+use crate::net::aws::credentials::{RenewedCredentials, Shared};
+use crate::net::endpoint::{is_link_local, is_local};
+use crate::net::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum length of an answer of KMS, STS, single sign-on or a metadata service: all are of a few kilobytes.
