@@ -10,7 +10,7 @@ mod nbd_client;
 
 use std::time::{Duration, Instant};
 
-use coldpress::crypto::KeyFile;
+use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use coldpress::store::ObjectName;
 use nbd_client::Client;

@@ -5,20 +5,23 @@
 //! `convert` and `read` never import each other: they meet in the byte formats (docs/manifest-format.md,
 //! docs/sealed-chunk.md, docs/ext4-layout.md). docs/design.md has the reasons.
 
+pub mod atomic_file;
 pub mod bundle;
-pub mod cache;
+pub mod conversion_cache;
 pub mod convert;
 pub mod crypto;
 pub mod digest;
 pub mod doctor;
 pub mod error;
 pub mod fs;
+pub mod keys;
 pub mod manifest;
 pub mod net;
 pub mod output_file;
 pub mod printable;
 pub mod private_file;
 pub mod progress;
+mod random;
 pub mod read;
 pub mod registry;
 pub mod sandbox;
@@ -27,7 +30,6 @@ pub mod source;
 pub mod store;
 mod sync;
 mod threads;
-pub mod whole_file;
 
 pub use error::{Error, ErrorKind, Result};
 

@@ -1,6 +1,6 @@
 //! Writes the outputs that a command line names, each according to what already stands under its name.
 //!
-//! A regular file is replaced atomically ([`crate::whole_file`]), a symbolic link is followed and stays, a character device, a FIFO and
+//! A regular file is replaced atomically ([`crate::atomic_file`]), a symbolic link is followed and stays, a character device, a FIFO and
 //! a descriptor of this process (`/dev/stdout`, `/dev/fd/N`) are written to. Nothing but a regular file is ever replaced. A block device
 //! is for the one command that writes disks; directories and sockets are refused. In a directory that all users can write, the symbolic
 //! link of another user is not followed.
@@ -17,7 +17,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs, 
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::whole_file::{WholeFile, open_directory, sync_directory};
+use crate::atomic_file::{WholeFile, open_directory, sync_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// Symbolic links that are followed one after another, as many as the kernel follows.

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat, futimens, openat};
 use rustix::process::geteuid;
 
 /// Bits of a mode that let another user write.
@@ -84,6 +84,13 @@ pub fn shared_directory(path: &Path) -> io::Result<Option<String>> {
         return Ok(Some(format!("other users can write to it (mode {mode:04o}, expected 0700)")));
     }
     Ok(None)
+}
+
+/// It was used now.
+pub(crate) fn touch(file: &File) {
+    let time = |nanos| Timespec { tv_sec: 0, tv_nsec: nanos };
+    // A cache that cannot be written keeps the times that it has.
+    let _ = futimens(file, &Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) });
 }
 
 #[cfg(test)]

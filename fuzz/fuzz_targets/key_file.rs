@@ -1,7 +1,7 @@
 //! A key file; no error may tell a part of it.
 #![no_main]
 
-use coldpress::crypto::KeyFile;
+use coldpress::keys::KeyFile;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,7 +1,8 @@
 //! A block manifest: the file, and the plaintext of its sealed part, which a key would keep a fuzzer from.
 #![no_main]
 
-use coldpress::crypto::{Secret, WrappingKey};
+use coldpress::crypto::Secret;
+use coldpress::keys::WrappingKey;
 use coldpress::digest::Sha256;
 use coldpress::manifest::{BlockManifest, Sealed};
 use libfuzzer_sys::fuzz_target;

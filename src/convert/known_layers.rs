@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use super::flatten::{LayerTree, Usage};
 use super::seal::SealedChunk;
-use crate::cache::{Cache, EntryName};
+use crate::conversion_cache::{Cache, EntryName};
 use crate::crypto::{ChunkKey, Codec};
 use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::layout::EPOCH;

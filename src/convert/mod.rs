@@ -16,7 +16,7 @@ pub mod tar;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::cache::Cache;
+use crate::conversion_cache::Cache;
 use crate::crypto::packed::trimmed;
 use crate::crypto::{Codec, Salt};
 use crate::digest::{Blake3, Sha256};

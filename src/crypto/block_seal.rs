@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use super::convergent::TAG;
+use super::data_key::UnwrapError;
 use super::secret::Secret;
-use super::wrap::UnwrapError;
 use crate::Result;
 
 /// Seals and opens blocks; its key is wiped when it is dropped (aws-lc cleanses what it gives back).

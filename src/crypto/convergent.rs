@@ -156,7 +156,7 @@ impl ChunkKey {
 }
 
 /// AES-256-GCM under `key`, with a nonce of zero: for keys that seal one byte string in their life.
-pub(super) fn single_use_key(key: &[u8; 32]) -> (LessSafeKey, Nonce) {
+pub(crate) fn single_use_key(key: &[u8; 32]) -> (LessSafeKey, Nonce) {
     let key = UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key");
     (LessSafeKey::new(key), Nonce::assume_unique_for_key([0; NONCE_LEN]))
 }

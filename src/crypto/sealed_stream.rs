@@ -7,8 +7,9 @@
 use std::io::{self, Read, Write};
 
 use super::convergent::{TAG, mac};
-use super::secret::{Secret, random_bytes};
-use super::wrap::DataKey;
+use super::data_key::DataKey;
+use super::secret::Secret;
+use crate::random::random_bytes;
 
 const MAGIC: &[u8; 8] = b"\x89CPS1\r\n\n";
 /// Bytes of a part before it is sealed.

@@ -7,34 +7,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::Result;
 use crate::digest::hex_into;
-use crate::{Error, ErrorKind, Result};
-
-/// Bytes of the kernel's random source (getrandom(2)); aws-lc would first spend 45 ms on one of its own.
-///
-/// # Errors
-/// `Internal` where it gives none.
-pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
-    #[cfg(test)]
-    if let Some(bytes) = crate::sync::random() {
-        return Ok(bytes);
-    }
-    let mut bytes = [0; N];
-    fill_random(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    let length = bytes.len();
-    // Up to 256 bytes come whole.
-    match getrandom(bytes, GetRandomFlags::empty()) {
-        Ok(read) if read == length => Ok(()),
-        _ => Err(Error::new(ErrorKind::Internal, "the operating system gives no random bytes")),
-    }
-}
+use crate::random::fill_random;
 
 /// 256 secret bits.
 #[derive(Clone, PartialEq, Eq)]
@@ -86,7 +63,7 @@ impl Secret {
         &self.0
     }
 
-    pub(super) fn expose_mut(&mut self) -> &mut [u8; 32] {
+    pub(crate) fn expose_mut(&mut self) -> &mut [u8; 32] {
         &mut self.0
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Result;
-use crate::crypto::kms::{KeyOperation, KmsKey};
+use crate::keys::kms::{KeyOperation, KmsKey};
 use crate::store::{Found, Operation, Probe};
 
 /// Who does what.

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::Role;
-use crate::crypto::kms::{APPLICATION, KeyOperation};
+use crate::keys::kms::{APPLICATION, KeyOperation};
 use crate::store::{BucketUrl, RootId, Service};
 
 /// A policy, and where it belongs.

@@ -11,9 +11,9 @@ use super::recipe::Recipe;
 use super::root_digest::root_digest;
 use crate::crypto::convergent::TAG;
 use crate::crypto::packed::{MAX_PACKED, PAD};
-use crate::crypto::wrap::{EncryptionContext, KeyWrap, UnwrapError, Wrap, altered};
-use crate::crypto::{ChunkKey, ScopeId, Secret};
+use crate::crypto::{ChunkKey, ScopeId, Secret, UnwrapError};
 use crate::digest::{Blake3, Sha256};
+use crate::keys::wrap::{EncryptionContext, KeyWrap, Wrap, altered};
 use crate::store::{RootId, is_store_hint};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
@@ -469,7 +469,8 @@ pub fn names_of(chunks: &[ChunkRef]) -> Vec<Sha256> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::{Codec, WrappingKey};
+    use crate::crypto::Codec;
+    use crate::keys::WrappingKey;
 
     const APART: u32 = 1 << 20;
 

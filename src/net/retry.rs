@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::crypto::random_bytes;
+use crate::random::random_bytes;
 use crate::sync::{elapsed, now, sleep};
 use crate::{Error, ErrorKind, Result};
 

@@ -25,12 +25,12 @@ use super::private_directory::{PrivateDirectory, make_below, open_below};
 use super::room::{Room, lock};
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
-use crate::cache::touch;
+use crate::atomic_file::WholeFile;
 use crate::digest::Sha256;
+use crate::private_file::touch;
 use crate::private_file::{self, Access};
 use crate::store::ObjectName;
 use crate::sync::{Mutex, MutexGuard, failure_point, now, stamp_file, switch_point};
-use crate::whole_file::WholeFile;
 use crate::{Error, ErrorKind, Result};
 
 /// How long another's fetch is waited for; then the origin is asked as well.

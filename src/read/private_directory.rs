@@ -13,9 +13,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
+use crate::atomic_file::open_directory;
 use crate::private_file::{self, Access};
 use crate::sync::RwLock;
-use crate::whole_file::open_directory;
 
 /// A directory below the root of a disk cache.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::private_directory::PrivateDirectory;
-use crate::crypto::random_bytes;
 use crate::private_file::Access;
+use crate::random::random_bytes;
 use crate::sync::{now, sleep};
 
 /// The waits between two looks at all slots: the first, and the longest; they double.

@@ -18,10 +18,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::{BucketUrl, ObjectName, PutIfAbsent, PutOutcome, RootId};
-use crate::cache::{Cache, touch};
+use crate::conversion_cache::Cache;
 use crate::crypto::{Salt, Secret};
 use crate::digest::Sha256;
-use crate::private_file::{self, Access};
+use crate::private_file::{self, Access, touch};
 use crate::{Error, Result};
 
 const NAME: usize = 32;

@@ -1,4 +1,4 @@
-//! A directory as a store: each object appears whole or not at all ([`crate::whole_file`]).
+//! A directory as a store: each object appears whole or not at all ([`crate::atomic_file`]).
 //!
 //! An object is present if its name is that of a regular file of exactly its length. Anything else under the name (a file that a power
 //! failure cut short, a FIFO, a symbolic link) is damaged and replaced atomically; a directory is an error. A manifest's content is
@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, sy
 use rustix::io::Errno;
 
 use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId, Sink};
-use crate::whole_file::{WholeFile, open_directory, sync_directory};
+use crate::atomic_file::{WholeFile, open_directory, sync_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are read at a time of an object that is not held whole.

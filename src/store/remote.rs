@@ -15,10 +15,10 @@ use super::failure::{failure, is_immutable};
 use super::http::{Answer, Bounds, observe};
 use super::url::Service;
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink};
-use crate::crypto::random_bytes;
 use crate::digest::{Sha256, to_hex};
 use crate::net::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use crate::net::runtime::Services;
+use crate::random::random_bytes;
 use crate::store::RootId;
 use crate::{Error, ErrorKind, Result};
 

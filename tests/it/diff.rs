@@ -1,6 +1,6 @@
 //! `coldpress diff`: what it says of two conversions, held against what the second one put into the store of the first.
 
-use coldpress::crypto::KeyFile;
+use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use serde_json::{Value, json};
 

@@ -204,7 +204,7 @@ fn a_flipped_bit_anywhere_in_a_manifest_is_refused() {
     let bench = Bench::new();
     bench.convert(&small(), "app", &[]);
     let bytes = std::fs::read(bench.path("app.cpm")).unwrap();
-    let key = coldpress::crypto::KeyFile::decode(crate::common::TEST_KEY).unwrap();
+    let key = coldpress::keys::KeyFile::decode(crate::common::TEST_KEY).unwrap();
     let opens = |bytes: &[u8]| {
         coldpress::manifest::BlockManifest::decode(bytes).and_then(|manifest| manifest.open(&key.wrapping_key)).is_ok()
     };

@@ -11,8 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use coldpress::crypto::KeyFile;
 use coldpress::digest::to_hex;
+use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};

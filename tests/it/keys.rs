@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
-use coldpress::crypto::KeyFile;
+use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use serde_json::Value;
 
@@ -227,7 +227,7 @@ fn every_bit_of_a_manifest_of_the_key_service_is_covered() {
 fn age_recipients_open_what_is_pinned() {
     let bench = Bench::new();
     let identity = |name: &str| {
-        let (secret, recipient) = coldpress::crypto::age::AgeKey::generate();
+        let (secret, recipient) = coldpress::keys::age::AgeKey::generate();
         std::fs::write(bench.path(name), secret.as_bytes()).unwrap();
         recipient
     };

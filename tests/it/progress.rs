@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 
 use coldpress::convert::{Options, Target, convert};
-use coldpress::crypto::{Codec, KeyFile};
+use coldpress::crypto::Codec;
+use coldpress::keys::KeyFile;
 use coldpress::progress::{Progress, Stage};
 use coldpress::source;
 

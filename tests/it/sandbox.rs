@@ -80,7 +80,7 @@ fn a_serving_reader_has_no_key_of_a_key_file_in_its_memory() {
 #[test]
 fn a_serving_reader_has_no_age_identity_in_its_memory() {
     let bench = Bench::new();
-    let (identity, recipient) = coldpress::crypto::age::AgeKey::generate();
+    let (identity, recipient) = coldpress::keys::age::AgeKey::generate();
     fs::write(bench.path("identity"), format!("{}\n", *identity)).unwrap();
     stdout(&bench.coldpress(&["keygen", "--salt-only", "-o", "salt.key"]));
     let key = format!("age:{recipient}");

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coldpress::ErrorKind;
-use coldpress::crypto::KeyFile;
 use coldpress::digest::Sha256;
 use coldpress::fs::{BlockDevice, WritableDevice};
+use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use coldpress::read::{ChunkDevice, CowDevice};
 use coldpress::store::{Settings, StoreUrl, open_get};

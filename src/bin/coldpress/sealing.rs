@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use coldpress::cache::Cache;
-use coldpress::crypto::{KeyFile, KeyWrap, Salt};
+use coldpress::conversion_cache::Cache;
+use coldpress::crypto::Salt;
+use coldpress::keys::{KeyFile, KeyWrap};
 use coldpress::progress::Progress;
 use coldpress::store::{Known, PutIfAbsent, RootId, Settings, StoreUrl, open_put, open_repair, place};
 use coldpress::{Error, ErrorKind};

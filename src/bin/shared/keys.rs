@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::TypedValueParser;
-use coldpress::crypto::kms::{KmsKey, KmsSettings};
-use coldpress::crypto::{KeyFile, KeyWrap};
+use coldpress::keys::kms::{KmsKey, KmsSettings};
+use coldpress::keys::{KeyFile, KeyWrap};
 use coldpress::manifest::OpenManifest;
 use coldpress::net::endpoint::{self, PlainHttp};
 use coldpress::store::{BucketUrl, Get, S3Settings, Service, Settings, StoreUrl, Style, configured_endpoint, open_get};
@@ -134,7 +134,7 @@ pub fn open_key(key: &KeyRef, kms: &KmsArgs) -> Result<Box<dyn KeyWrap>, Failure
 
 #[cfg(feature = "age")]
 fn open_age(key: &str) -> Result<Box<dyn KeyWrap>, Failure> {
-    Ok(Box::new(coldpress::crypto::age::AgeKey::open(key)?))
+    Ok(Box::new(coldpress::keys::age::AgeKey::open(key)?))
 }
 
 #[cfg(not(feature = "age"))]

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use clap::Args;
 use coldpress::Error;
-use coldpress::crypto::KeyWrap;
 use coldpress::digest::Sha256;
+use coldpress::keys::KeyWrap;
 use coldpress::manifest::v1::{HEAD_BYTES, MAX_BYTES};
 use coldpress::manifest::{BlockManifest, OpenManifest};
 use coldpress::registry::{Credentials, Login, RegistryRef, Settings};

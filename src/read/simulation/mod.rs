@@ -36,7 +36,7 @@ fn a_million_steps_of_readers_violate_nothing() {
     }
     let minutes = number("COLDPRESS_SIMULATE");
     let begun = Instant::now();
-    let first = minutes.map_or(0, |_| u64::from(u32::from_le_bytes(crate::crypto::random_bytes().unwrap())) << 20);
+    let first = minutes.map_or(0, |_| u64::from(u32::from_le_bytes(crate::random::random_bytes().unwrap())) << 20);
     let (mut steps, mut time, mut seeds) = (0, Duration::ZERO, 0);
     for seed in first.. {
         let report = run(seed);

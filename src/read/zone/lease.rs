@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::resp::Reply;
 use super::server::Lost;
-use crate::crypto::random_bytes;
 use crate::crypto::shard_seal::ZoneId;
 use crate::digest::to_hex;
+use crate::random::random_bytes;
 use crate::sync::now;
 
 /// Deletes the key where it still has the holder's token.

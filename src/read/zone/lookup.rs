@@ -14,9 +14,9 @@ use super::resp::Reply;
 use super::server::{Lost, Server, Standing};
 use super::stripe::Shard;
 use crate::crypto::convergent::MAX_SEALED;
-use crate::crypto::random_bytes;
 use crate::crypto::shard_seal::{ShardSeal, ZoneId};
 use crate::digest::Sha256;
+use crate::random::random_bytes;
 use crate::read::tier::Wanted;
 use crate::sync::{Mutex, MutexGuard, elapsed, now};
 

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use coldpress::crypto::KeyFile;
 use coldpress::crypto::convergent::seal;
 use coldpress::crypto::packed::{Packer, trimmed};
+use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use coldpress::manifest::root_digest::root_digest;
 use coldpress::manifest::v1::names_of;

@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use coldpress::cache::Cache;
+use coldpress::conversion_cache::Cache;
 use coldpress::convert::publish::Publication;
 use coldpress::convert::{Converted, Counts, Options, Target, convert};
-use coldpress::crypto::{KeyWrap, Salt};
+use coldpress::crypto::Salt;
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::layout::EPOCH;
+use coldpress::keys::KeyWrap;
 use coldpress::manifest::{BlockManifest, Clear};
 use coldpress::output_file::Destination;
 use coldpress::printable::is_escaped;

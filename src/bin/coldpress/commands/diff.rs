@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use coldpress::crypto::KeyWrap;
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::read::Stat;
 use coldpress::fs::path::Display;
+use coldpress::keys::KeyWrap;
 use coldpress::manifest::OpenManifest;
 use coldpress::read::ChunkDevice;
 use coldpress::read::diff::{Cause, Change, Count, Diff, FileDiff, LayerDiff, Move, NewChunk, Setting, Shares, Shift};

@@ -1,6 +1,7 @@
 //! `coldpress keygen`.
 
-use coldpress::crypto::{KeyFile, Salt, Secret};
+use coldpress::crypto::{Salt, Secret};
+use coldpress::keys::KeyFile;
 use serde_json::json;
 
 use crate::args::{Cli, KeygenArgs};

@@ -1,8 +1,8 @@
 //! `coldpress rewrap`.
 
 use coldpress::Error;
-use coldpress::crypto::KeyWrap;
 use coldpress::digest::Sha256;
+use coldpress::keys::KeyWrap;
 use coldpress::manifest::BlockManifest;
 use coldpress::output_file::Destination;
 use coldpress::store::{IN_FLIGHT, ObjectName, open_put};

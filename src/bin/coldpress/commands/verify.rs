@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use coldpress::convert::{Converted, Target, convert, flatten_only};
-use coldpress::crypto::KeyWrap;
 use coldpress::fs::ext4::layout::Layout;
+use coldpress::keys::KeyWrap;
 use coldpress::manifest::{ChunkRef, OpenManifest};
 use coldpress::progress::Progress;
 use coldpress::read::verify::verify_store;

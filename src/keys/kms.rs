@@ -14,9 +14,9 @@ use aws_sdk_kms::operation::generate_data_key::GenerateDataKeyError;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeySpec, MacAlgorithmSpec};
 
-use super::convergent::Salt;
-use super::secret::Secret;
-use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
+use super::wrap::{EncryptionContext, KeyWrap, WRAP_AWS_KMS, Wrap};
+use crate::crypto::convergent::Salt;
+use crate::crypto::{DataKey, Secret};
 use crate::digest::Sha256;
 use crate::error::{first_cause, first_line};
 use crate::net::aws::{InClear, TooLong};

@@ -6,7 +6,6 @@
 //! nothing.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,14 +13,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
-
+use crate::atomic_file::{WholeFile, open_directory};
 use crate::crypto::convergent::mac;
 use crate::crypto::sealed_stream::{OpeningReader, SealingWriter};
 use crate::crypto::{Salt, Secret};
 use crate::digest::to_hex;
-use crate::private_file::{self, Access};
-use crate::whole_file::{WholeFile, open_directory};
+use crate::private_file::{self, Access, touch};
 use crate::{Error, Result};
 
 /// What the kinds of entries are called.
@@ -191,15 +188,10 @@ impl Drop for Cache {
     }
 }
 
-/// It was used now.
-pub(crate) fn touch(file: &File) {
-    let time = |nanos| Timespec { tv_sec: 0, tv_nsec: nanos };
-    // A cache that cannot be written keeps the times that it has.
-    let _ = futimens(file, &Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) });
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn salt(byte: u8) -> Salt {

@@ -11,8 +11,8 @@ use age::x25519::{Identity, Recipient};
 use age::{Decryptor, Encryptor};
 use zeroize::Zeroizing;
 
-use super::secret::{Secret, SecretFile};
-use super::wrap::{DataKey, EncryptionContext, KeyWrap, WRAP_AGE, Wrap, altered};
+use super::wrap::{EncryptionContext, KeyWrap, WRAP_AGE, Wrap, altered};
+use crate::crypto::{DataKey, Secret, SecretFile};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest text that a wrap encloses.

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::convergent::Salt;
-use super::secret::{Secret, SecretFile};
-use super::wrap::{DataKey, EncryptionContext, KeyWrap, Wrap, WrappingKey};
+use super::wrap::{EncryptionContext, KeyWrap, Wrap, WrappingKey};
+use crate::crypto::convergent::Salt;
+use crate::crypto::{DataKey, Secret, SecretFile};
 use crate::{Error, ErrorKind, Result};
 
 const FIRST_LINE: &str = "# coldpress key file 1";

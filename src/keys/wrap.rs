@@ -5,9 +5,11 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-use super::convergent::{Salt, TAG, mac, single_use_key};
-use super::secret::{Secret, random_bytes};
+use crate::crypto::Secret;
+use crate::crypto::convergent::{Salt, TAG, mac};
+use crate::crypto::data_key::{DataKey, UnwrapError};
 use crate::digest::{Sha256, to_hex};
+use crate::random::random_bytes;
 use crate::{Error, ErrorKind, Result};
 
 const CONTEXT_LABEL: &[u8] = b"coldpress wrap v1\n";
@@ -19,10 +21,6 @@ pub const WRAP_FILE: u8 = 1;
 pub const WRAP_AWS_KMS: u8 = 2;
 /// By age, for one or more recipients; known in every build, opened in those with the feature.
 pub const WRAP_AGE: u8 = 3;
-
-/// Seals one block manifest.
-#[derive(Debug)]
-pub struct DataKey(pub(super) Secret);
 
 /// One data key, enclosed by one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,41 +89,10 @@ pub struct EncryptionContext {
 #[derive(Debug, Clone)]
 pub struct WrappingKey(Secret);
 
-/// A data key or a sealed part that does not open; why is not told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("does not open")]
-pub struct UnwrapError;
-
 impl EncryptionContext {
     pub(super) fn encode(&self) -> Vec<u8> {
         let length = u16::try_from(self.application.len()).expect("the manifest bounds the application's name");
         [CONTEXT_LABEL, self.root_digest.as_bytes(), &length.to_le_bytes(), self.application.as_bytes()].concat()
-    }
-}
-
-impl DataKey {
-    /// A fresh one.
-    ///
-    /// # Errors
-    /// `Internal` where the operating system gives no random bytes.
-    pub fn random() -> Result<Self> {
-        Secret::random().map(Self)
-    }
-
-    /// Seals `sealed` in place, bound to `clear`. Consumes the key: it seals once.
-    pub fn seal(self, clear: &[u8], sealed: &mut Vec<u8>) {
-        let (aead, nonce) = single_use_key(self.0.expose());
-        aead.seal_in_place_append_tag(nonce, Aad::from(clear), sealed)
-            .expect("a manifest is far below GCM's longest text");
-    }
-
-    /// Opens what [`DataKey::seal`] made.
-    ///
-    /// # Errors
-    /// [`UnwrapError`].
-    pub fn open<'a>(&self, clear: &[u8], sealed: &'a mut [u8]) -> Result<&'a [u8], UnwrapError> {
-        let (aead, nonce) = single_use_key(self.0.expose());
-        aead.open_in_place(nonce, Aad::from(clear), sealed).map(|plain| &*plain).map_err(|_| UnwrapError)
     }
 }
 
@@ -236,14 +203,5 @@ mod tests {
         ::hmac::Mac::update(&mut mac, b"coldpress wrapping key id v1\n");
         let wanted: [u8; 32] = ::hmac::Mac::finalize(mac).into_bytes().into();
         assert_eq!((key.id().as_slice(), key.id_text()), (&wanted[..16], to_hex(&wanted[..16])));
-    }
-
-    #[test]
-    fn a_sealed_part_is_bound_to_the_clear_part() {
-        let key = || DataKey(Secret::from_bytes([4; 32]));
-        let mut sealed = b"secret".to_vec();
-        key().seal(b"clear", &mut sealed);
-        assert_eq!(key().open(b"clear", &mut sealed.clone()).unwrap(), b"secret");
-        assert!(key().open(b"Clear", &mut sealed).is_err());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use crate::crypto::random_bytes;
+use crate::random::random_bytes;
 
 /// Opens a directory to make files in it.
 ///
