@@ -3,9 +3,9 @@
 //! The **image digest** covers plaintext chunks and config: the same under every salt and codec. The **root digest** covers
 //! recipe, geometry, every chunk's name and key, and a commitment to the config: what a reader can check before it reads.
 
+use super::chunk_ref::ChunkRef;
 use super::codec::Encoder;
 use super::recipe::Recipe;
-use super::v1::ChunkRef;
 use crate::ChunkIndex;
 use crate::crypto::Secret;
 use crate::crypto::convergent::mac;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::chunk_ref::ChunkRef;
 use super::codec::{DecodeError, Decoder, Encoder};
 use super::recipe::Recipe;
 use super::root_digest::root_digest;
@@ -41,19 +42,6 @@ pub struct Clear {
     pub root_digest: Sha256,
     /// Every chunk's name once, ascending.
     pub names: Vec<Sha256>,
-}
-
-/// A chunk of the device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkRef {
-    /// Its place on the device.
-    pub index: ChunkIndex,
-    /// The SHA-256 of what is stored.
-    pub name: Sha256,
-    /// Opens it.
-    pub key: ChunkKey,
-    /// Bytes of what is stored.
-    pub stored: u32,
 }
 
 /// A layer of the image, for a person.
@@ -457,17 +445,9 @@ fn decode_chunks(
     Ok(chunks)
 }
 
-/// Chunks' names once each, ascending.
-#[must_use]
-pub fn names_of(chunks: &[ChunkRef]) -> Vec<Sha256> {
-    let mut names: Vec<_> = chunks.iter().map(|chunk| chunk.name).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::chunk_ref::names_of;
     use super::*;
     use crate::crypto::Codec;
     use crate::keys::WrappingKey;

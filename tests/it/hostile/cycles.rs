@@ -7,8 +7,8 @@ use coldpress::crypto::convergent::seal;
 use coldpress::crypto::packed::{Packer, trimmed};
 use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
+use coldpress::manifest::names_of;
 use coldpress::manifest::root_digest::root_digest;
-use coldpress::manifest::v1::names_of;
 use coldpress::{CHUNK_SIZE, ChunkIndex};
 
 use super::*;
