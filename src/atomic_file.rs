@@ -35,14 +35,14 @@ pub fn sync_directory(directory: &OwnedFd) -> io::Result<()> {
 }
 
 /// A file on its way into a directory; gone unless it is linked.
-pub struct WholeFile<'d> {
+pub struct AtomicFile<'d> {
     directory: BorrowedFd<'d>,
     file: File,
     /// Its name meanwhile, where it must have one.
     aside: Option<String>,
 }
 
-impl<'d> WholeFile<'d> {
+impl<'d> AtomicFile<'d> {
     /// An empty file for `directory`, with what the umask leaves of `mode`.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl<'d> WholeFile<'d> {
     }
 }
 
-impl Drop for WholeFile<'_> {
+impl Drop for AtomicFile<'_> {
     fn drop(&mut self) {
         if let Some(aside) = &self.aside {
             let _ = unlinkat(self.directory, aside.as_str(), AtFlags::empty());
@@ -158,8 +158,8 @@ mod tests {
         let directory = open_directory(temp.path()).unwrap();
         for named in [false, true] {
             let create = |directory, mode| match named {
-                false => WholeFile::create(directory, mode),
-                true => WholeFile::create_named(directory, mode),
+                false => AtomicFile::create(directory, mode),
+                true => AtomicFile::create_named(directory, mode),
             };
             let file = create(&directory, 0o644).unwrap();
             file.file().write_all(b"one").unwrap();

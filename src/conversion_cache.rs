@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use crate::atomic_file::{WholeFile, open_directory};
+use crate::atomic_file::{AtomicFile, open_directory};
 use crate::crypto::convergent::mac;
 use crate::crypto::sealed_stream::{OpeningReader, SealingWriter};
 use crate::crypto::{Salt, Secret};
@@ -117,7 +117,7 @@ impl Cache {
     pub fn write(&self, name: &EntryName, encode: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
         let write = || {
             let directory = open_directory(&self.directory)?;
-            let file = WholeFile::create(&directory, 0o600)?;
+            let file = AtomicFile::create(&directory, 0o600)?;
             let to = BufWriter::with_capacity(1 << 20, file.file());
             let mut writer = SealingWriter::new(to, &self.key, name.0.as_bytes())?;
             encode(&mut writer)?;

@@ -17,7 +17,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs, 
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::atomic_file::{WholeFile, open_directory, sync_directory};
+use crate::atomic_file::{AtomicFile, open_directory, sync_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// Symbolic links that are followed one after another, as many as the kernel follows.
@@ -172,7 +172,7 @@ pub fn replace(path: &Path, options: Options, fill: impl FnOnce(&File) -> Result
     let fail = |error| Error::file(path, error);
     let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
     let directory = open_directory(directory_of(path)).map_err(fail)?;
-    let file = WholeFile::create(&directory, options.mode).map_err(fail)?;
+    let file = AtomicFile::create(&directory, options.mode).map_err(fail)?;
     fill(file.file())?;
     if options.sync {
         file.file().sync_all().map_err(fail)?;

@@ -25,7 +25,7 @@ use super::private_directory::{PrivateDirectory, make_below, open_below};
 use super::room::{Room, lock};
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
-use crate::atomic_file::WholeFile;
+use crate::atomic_file::AtomicFile;
 use crate::digest::Sha256;
 use crate::private_file::touch;
 use crate::private_file::{self, Access};
@@ -181,7 +181,7 @@ impl DiskCache {
     fn write(&self, chunk: &str, bytes: &[u8]) -> io::Result<()> {
         let directory = make_below(&*self.chunks.descriptor(), &chunk[..2])?;
         failure_point()?;
-        let file = WholeFile::create(&directory, KEPT)?;
+        let file = AtomicFile::create(&directory, KEPT)?;
         file.file().write_all(bytes)?;
         stamp_file(file.file());
         failure_point()?;

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat, sy
 use rustix::io::Errno;
 
 use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId, Sink};
-use crate::atomic_file::{WholeFile, open_directory, sync_directory};
+use crate::atomic_file::{AtomicFile, open_directory, sync_directory};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are read at a time of an object that is not held whole.
@@ -155,7 +155,7 @@ fn put(directory: &OwnedFd, name: &Path, bytes: &[u8], how: Put) -> io::Result<P
             Presence::Directory => return Err(Errno::ISDIR.into()),
             Presence::Absent | Presence::Complete | Presence::Damaged => {}
         }
-        let file = WholeFile::create(directory, 0o644)?;
+        let file = AtomicFile::create(directory, 0o644)?;
         file.file().write_all(bytes)?;
         if how.sync {
             file.file().sync_all()?;
