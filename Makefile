@@ -133,7 +133,7 @@ demo-zone: build test-tools ## The whole chain once: store, key service, six cac
 .PHONY: bench-zone
 bench-zone: test-tools ## A chunk from the zone beside what it cannot do without; tails with a slow server, for 1, 2, 4+1 and 4+2 (10 minutes)
 	CURVES=target/zone.csv $(CARGO) bench --locked --bench zone -- parts tail
-	python3 tools/zone_picture.py target/zone.csv >docs/zone.svg
+	python3 tools/zone_picture.py target/zone.csv >docs/explanation/zone.svg
 
 .PHONY: fs-suites
 fs-suites: build test-tools ## pjdfstest and fsx on writable mounts, in memory and in a file (needs root; 3 minutes)

@@ -1,4 +1,4 @@
-//! Whole conversions against the floor that this machine sets, and against others. `make bench`; docs/performance.md.
+//! Whole conversions against the floor that this machine sets, and against others. `make bench`; docs/explanation/performance.md.
 //!
 //! The floor is what must be done whoever does it, each part timed alone on one thread in the same run: decompressing the
 //! layers with the library in use, one SHA-256 over their compressed and one over their uncompressed bytes, packing, keys,

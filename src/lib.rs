@@ -2,8 +2,8 @@
 //!
 //! The modules stand in the order in which the data passes them; each may use only what stands before it:
 //! `digest error printable progress sync threads` < `fs crypto` < `bundle cache` < `source store manifest` < `convert | read` < `serve`.
-//! `convert` and `read` never import each other: they meet in the byte formats (docs/manifest-format.md,
-//! docs/sealed-chunk.md, docs/ext4-layout.md). docs/design.md has the reasons.
+//! `convert` and `read` never import each other: they meet in the byte formats (docs/reference/formats/block-manifest.md,
+//! docs/reference/formats/sealed-chunk.md, docs/reference/formats/ext4-layout.md). docs/design.md has the reasons.
 
 pub mod atomic_file;
 pub mod bundle;

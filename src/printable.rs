@@ -1,5 +1,5 @@
 //! Text from images, servers and users, as it may be printed: no character of it moves the cursor, hides, or reorders what
-//! stands around it. Every program and message uses this one rule (docs/cli.md, "Names in messages").
+//! stands around it. Every program and message uses this one rule (docs/reference/cli.md, "Names in messages").
 
 use std::fmt::{self, Write};
 

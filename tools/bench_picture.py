@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bench_picture.py TABLE > docs/performance.svg: where the time goes, from what `make bench` printed."""
+"""bench_picture.py TABLE > docs/explanation/performance.svg: where the time goes, from what `make bench` printed."""
 import sys
 
 PARTS = ["inflate", "SHA-256 stored", "SHA-256 plain", "pack", "key, GCM, name", "write"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An independent checker of coldpress's block manifest and its sealed chunks.
 
-Written from docs/manifest-format.md and docs/sealed-chunk.md alone, without a look at the program, to show that the two texts
+Written from docs/reference/formats/block-manifest.md and docs/reference/formats/sealed-chunk.md alone, without a look at the program, to show that the two texts
 suffice. It is no reader for use: it wants the salt, which a reader has no need of, and holds everything in memory.
 
     check_manifest.py MANIFEST.cpm STORE_DIR KEY_FILE [EXPECTED.json]

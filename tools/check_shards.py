@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An independent maker of the zone's shards.
 
-Written from docs/zone-format.md alone, without a look at the program, to show that the text suffices: ids, shards of data and parity,
+Written from docs/reference/formats/zone-shard.md alone, without a look at the program, to show that the text suffices: ids, shards of data and parity,
 tags, and the servers they lie on.
 
     check_shards.py VECTORS.json            checks the vectors, and that any k shards make the chunk

@@ -1,5 +1,5 @@
 //! A layer's segment, made while the layer is read: nearly all layers have their files in path order already, which is the
-//! order in the block image (docs/ext4-layout.md), so their chunks can be sealed as they come and nothing waits on disk.
+//! order in the block image (docs/reference/formats/ext4-layout.md), so their chunks can be sealed as they come and nothing waits on disk.
 //!
 //! That a layer is in order is known only at its end, and what of it the layers above hide only as far as they are known.
 //! So the writer notes what it placed where; [`digest_of`] says what the finished layout wants, and where the two differ

@@ -1,4 +1,4 @@
-//! Convergent sealing of a chunk (docs/sealed-chunk.md).
+//! Convergent sealing of a chunk (docs/reference/formats/sealed-chunk.md).
 //!
 //! The key is made of the salt and exactly the bytes that it seals, so it seals one byte string in its life, and the nonce
 //! can be zero. The name is the SHA-256 of what is stored: a GCM tag is no hash, and whoever knows a chunk's key can make
@@ -220,7 +220,7 @@ mod tests {
         (key, name, packed)
     }
 
-    /// The formulas of docs/sealed-chunk.md, by other libraries.
+    /// The formulas of docs/reference/formats/sealed-chunk.md, by other libraries.
     #[test]
     fn a_second_opinion_gives_the_same_bytes() {
         let (key, name, stored) = sealed(b"some content");

@@ -1,7 +1,7 @@
 //! Packing, sealing and secrets. Ciphers and hashes come from `aws-lc-rs`; nothing here computes one itself, and nothing here uses the
 //! network.
 //!
-//! docs/sealed-chunk.md defines [`packed`] and [`convergent`]; key providers are in `keys`.
+//! docs/reference/formats/sealed-chunk.md defines [`packed`] and [`convergent`]; key providers are in `keys`.
 
 pub mod block_seal;
 pub mod convergent;

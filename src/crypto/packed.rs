@@ -1,4 +1,4 @@
-//! The packed form of a chunk: exactly the bytes that AES-GCM sees (docs/sealed-chunk.md).
+//! The packed form of a chunk: exactly the bytes that AES-GCM sees (docs/reference/formats/sealed-chunk.md).
 //!
 //! A chunk loses its trailing zeros, goes through a codec, and is filled with zeros to a multiple of 4 KiB, so that the
 //! stored size tells a 4 KiB class and not the length of what was compressed. Every rule here changes stored bytes.

@@ -1,4 +1,4 @@
-//! What proves that a shard in the zone's cache is one of its chunk's, and the id under which it lies there (docs/zone-format.md).
+//! What proves that a shard in the zone's cache is one of its chunk's, and the id under which it lies there (docs/reference/formats/zone-shard.md).
 //!
 //! Both are made of the chunk's key, so a cache server can neither tell which chunk it holds nor make a shard that is taken for true.
 //! A nonce stands for one shard of one coding, whose bytes the chunk's key decides; so no nonce ever authenticates two strings.

@@ -1,4 +1,4 @@
-//! Whether credentials can do what a role needs, and nothing else (docs/threat-model.md, "Who").
+//! Whether credentials can do what a role needs, and nothing else (docs/explanation/threat-model.md, "Who").
 //!
 //! Every operation is tried with the credentials at hand on an object of no use to anyone. A right that is missing stops
 //! the work; a right too many is what a stolen credential would be used for.

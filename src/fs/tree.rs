@@ -1,7 +1,7 @@
 //! The file tree of an image: all layers applied, and what each layer brought.
 //!
 //! Inodes stand in one arena, by the layer that introduced them, then in path order. Those that a later layer hid stay
-//! in it, because they keep their place in the block image (docs/ext4-layout.md); what is visible is what the root reaches.
+//! in it, because they keep their place in the block image (docs/reference/formats/ext4-layout.md); what is visible is what the root reaches.
 
 use std::collections::BTreeMap;
 

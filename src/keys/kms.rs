@@ -1,6 +1,6 @@
 //! Keys in AWS KMS, which encloses data keys for an encryption context and never gives a key out.
 //!
-//! docs/manifest-format.md defines the context. Its two fields, and nothing else of an image, are seen by the service; key
+//! docs/reference/formats/block-manifest.md defines the context. Its two fields, and nothing else of an image, are seen by the service; key
 //! policies can ask for both.
 
 use std::collections::HashMap;

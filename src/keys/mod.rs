@@ -1,6 +1,6 @@
 //! Key providers: whoever encloses the data key of a block manifest — a key file, AWS KMS, or age recipients.
 //!
-//! docs/manifest-format.md defines the wrap in [`wrap`], docs/key-file.md the file in [`key_file`]. Ciphers are those of
+//! docs/reference/formats/block-manifest.md defines the wrap in [`wrap`], docs/reference/formats/key-file.md the file in [`key_file`]. Ciphers are those of
 //! [`crate::crypto`]; only [`kms`] uses the network.
 
 #[cfg(feature = "age")]

@@ -195,7 +195,7 @@ mod tests {
         assert_ne!(wrapped, key.enclose(&data_key, &context("shop")).unwrap(), "nonces are random");
     }
 
-    /// The formula of docs/manifest-format.md, by another library.
+    /// The formula of docs/reference/formats/block-manifest.md, by another library.
     #[test]
     fn a_second_opinion_gives_the_same_key_id() {
         let key = WrappingKey::new(Secret::from_bytes([3; 32]));

@@ -1,4 +1,4 @@
-//! The recipe of a block manifest: what decides a device's bytes besides the image (docs/manifest-format.md, "Clear part").
+//! The recipe of a block manifest: what decides a device's bytes besides the image (docs/reference/formats/block-manifest.md, "Clear part").
 
 use super::codec::{DecodeError, Decoder, Encoder};
 use crate::CHUNK_SIZE;

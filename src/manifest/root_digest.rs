@@ -1,4 +1,4 @@
-//! The two digests that say what an image is (docs/manifest-format.md, "Digests").
+//! The two digests that say what an image is (docs/reference/formats/block-manifest.md, "Digests").
 //!
 //! The **image digest** covers plaintext chunks and config: the same under every salt and codec. The **root digest** covers
 //! recipe, geometry, every chunk's name and key, and a commitment to the config: what a reader can check before it reads.

@@ -1,4 +1,4 @@
-//! Block manifest, version 1: encode and decode, byte by byte as docs/manifest-format.md says.
+//! Block manifest, version 1: encode and decode, byte by byte as docs/reference/formats/block-manifest.md says.
 //!
 //! `magic version | lengths | wraps | clear | sealed`. Magic, version and the clear part are associated data of the sealed
 //! part; the wraps are not, so that a wrapping key can be changed alone. Decoding trusts nothing: lengths are checked
@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(read.open(&key(1)).unwrap().sealed, made.sealed);
     }
 
-    /// Who has the wrapping key can seal anything. The offsets are those of docs/manifest-format.md, with empty texts.
+    /// Who has the wrapping key can seal anything. The offsets are those of docs/reference/formats/block-manifest.md, with empty texts.
     #[test]
     fn a_sealed_part_that_cannot_be_is_refused() {
         let OpenManifest { clear: Clear { names, .. }, sealed } = manifest();

@@ -1,6 +1,6 @@
 //! What a start read, and when: recorded once, fetched ahead the next time, drawn by `coldread report`.
 //!
-//! Text, a line a chunk in the order of first use (docs/profile-format.md). Chunks are named as in the store, so that a profile serves
+//! Text, a line a chunk in the order of first use (docs/reference/formats/profile.md). Chunks are named as in the store, so that a profile serves
 //! the next version of an image as well; it says no more than who watches the store sees.
 
 use std::fmt::Write;

@@ -2,7 +2,7 @@
 //!
 //! [`forbid_dumps`] is for every run of both programs. [`enter`] is for a process that serves, once all that needs privileges is done:
 //! no_new_privs and capabilities, the user, the files that it reaches (Landlock), and the system calls that it makes (seccomp). Each that
-//! the kernel does not have is reported ([`Report`]), or refused before anything is given up. docs/threat-model.md says what remains.
+//! the kernel does not have is reported ([`Report`]), or refused before anything is given up. docs/explanation/threat-model.md says what remains.
 
 mod access;
 mod calls;

@@ -1,7 +1,7 @@
 //! Azure Blob Storage: its client, from the variables that Azure's own tools use.
 //!
 //! Account, endpoint and credentials come from Azure's variables alone. An endpoint without TLS is on this machine, and so is what
-//! gives tokens in clear; docs/stores.md lists what is read.
+//! gives tokens in clear; docs/reference/stores.md lists what is read.
 
 use std::sync::Arc;
 
@@ -311,7 +311,7 @@ fn refused(error: &object_store::Error) -> Error {
         }
         false => text,
     };
-    Error::new(ErrorKind::Input, message).with_hint("see docs/stores.md for Azure's variables")
+    Error::new(ErrorKind::Input, message).with_hint("see docs/reference/stores.md for Azure's variables")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The environment variables of the services that are no AWS: which are read, and the rule that two names of one setting agree.
 //!
-//! Each service has its own: what is meant for one provider never sends another's credentials anywhere. docs/stores.md lists them, and
+//! Each service has its own: what is meant for one provider never sends another's credentials anywhere. docs/reference/stores.md lists them, and
 //! a test holds that list equal to the tables here.
 
 use std::path::PathBuf;

@@ -115,7 +115,7 @@ fn credential_failure(
                 Service::Azure if is_machine => azure::NO_IDENTITY,
                 Service::Gcs if is_machine => google::NO_IDENTITY,
                 _ => {
-                    "check the identity's tenant, client, secret or token; docs/stores.md lists where credentials are looked for"
+                    "check the identity's tenant, client, secret or token; docs/reference/stores.md lists where credentials are looked for"
                 }
             };
             Error::new(kind, format!("object {object}: no credentials: {reason}")).with_hint(next)

@@ -2,7 +2,7 @@
 //!
 //! Endpoint and credentials come from Google's variables alone. A credentials file says its type: a service account's key and a
 //! person's login are `object_store`'s, an `external_account` (keyless pipelines) is exchanged by `external_account.rs`, and any other
-//! is refused by name. docs/stores.md lists what is read.
+//! is refused by name. docs/reference/stores.md lists what is read.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

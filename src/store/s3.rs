@@ -1,7 +1,7 @@
 //! S3, by AWS's own library: its endpoints (regions, partitions, FIPS, dual-stack, access points, S3 Express One Zone), its signatures and
 //! its profiles; by the HTTP client of `http.rs`, and with each request made once.
 //!
-//! docs/design.md, "S3", says why; docs/stores.md lists what of the environment is honoured.
+//! docs/design.md, "S3", says why; docs/reference/stores.md lists what of the environment is honoured.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -212,7 +212,8 @@ where
         return None;
     }
     let message = format!("no request can be made of these settings: {}", first_line(&first_cause(error)));
-    let hint = "check --store, --store-region, --store-style and the AWS variables and profile in docs/stores.md";
+    let hint =
+        "check --store, --store-region, --store-style and the AWS variables and profile in docs/reference/stores.md";
     Some(Error::new(ErrorKind::Input, message).with_hint(hint))
 }
 

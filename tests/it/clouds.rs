@@ -590,10 +590,10 @@ fn a_pipeline_without_keys_is_known_to_google() {
     failed(&output, 1, &parts);
 }
 
-/// docs/stores.md has one table for each provider.
+/// docs/reference/stores.md has one table for each provider.
 #[test]
 fn the_documentation_lists_every_variable_that_is_read_and_no_other() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/stores.md")).unwrap();
     for (service, title) in [(Service::Azure, "\n## Azure\n"), (Service::Gcs, "\n## Google\n")] {
         let section = page.split(title).nth(1).unwrap().split("\n## ").next().unwrap();
         let cells = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));

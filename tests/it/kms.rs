@@ -203,7 +203,7 @@ fn asked(kms: &Kms, key: &str, variables: &[(&str, &str)]) -> String {
     proxy.first_request(command.stderr(Stdio::piped()).spawn().unwrap())
 }
 
-/// docs/stores.md, "AWS KMS": each variable and profile key, by the host that is asked.
+/// docs/reference/stores.md, "AWS KMS": each variable and profile key, by the host that is asked.
 #[test]
 fn each_setting_of_the_table_is_honoured() {
     let kms = Kms::new();
@@ -249,7 +249,7 @@ fn each_setting_of_the_table_is_honoured() {
         assert_eq!(asked(&kms, key, variables), format!("CONNECT {host}:443 HTTP/1.1"), "{name}");
         checked.insert(name);
     }
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/stores.md")).unwrap();
     let section = page.split("\n## AWS KMS\n").nth(1).unwrap();
     let cells = section.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split('|').nth(3));
     let listed: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();

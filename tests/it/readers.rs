@@ -587,14 +587,14 @@ fn superblock_number(image: &Path, label: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {label} in {text}")).trim().parse().unwrap()
 }
 
-/// docs/ext4-layout.md, "What is constant", says what dumpe2fs shows.
+/// docs/reference/formats/ext4-layout.md, "What is constant", says what dumpe2fs shows.
 #[test]
 fn the_seeds_are_those_of_the_document() {
     let bench = Bench::new();
     let image = bench.block_image(&small_image(), "app", &[]);
     let output = Command::new("dumpe2fs").arg("-h").arg(&image).output().unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
-    let document = include_str!("../../docs/ext4-layout.md");
+    let document = include_str!("../../docs/reference/formats/ext4-layout.md");
     for field in ["Checksum seed", "Directory Hash Seed", "Default directory hash"] {
         let line = shown.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         let value = line.trim_start_matches(':').trim();

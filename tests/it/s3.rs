@@ -1,4 +1,4 @@
-//! S3: each URL form, variable and profile key that docs/stores.md lists, by the request that follows; and what answers of S3 and of
+//! S3: each URL form, variable and profile key that docs/reference/stores.md lists, by the request that follows; and what answers of S3 and of
 //! servers like it mean.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ const NO_METADATA: (&str, &str) = ("AWS_EC2_METADATA_DISABLED", "true");
 /// What every conversion has here, so that no metadata service of this machine is asked.
 const PLAIN: [(&str, &str); 4] = [REGION, ID, SECRET, NO_METADATA];
 
-/// A line of the tables in docs/stores.md: its first cell, and a check.
+/// A line of the tables in docs/reference/stores.md: its first cell, and a check.
 type Line = (&'static str, fn(&Bucket));
 
 /// Programs with an image, and files of AWS's tools.
@@ -208,7 +208,7 @@ const LINES: [Line; 38] = [
         let endpoint = format!("http://{}", server.host);
         let variables = [REGION, NO_METADATA, ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint)];
         let output = b.clouds.coldpress(&variables, &convert("http://127.0.0.1:1"));
-        failed(&output, 1, &["docs/stores.md lists where credentials are looked for"]);
+        failed(&output, 1, &["docs/reference/stores.md lists where credentials are looked for"]);
         assert!(server.heads().is_empty());
     }),
     ("HTTPS_PROXY", |b| assert_eq!(b.host("s3://bucket/p", &[], &[]), "bucket.s3.us-east-1.amazonaws.com")),
@@ -314,7 +314,7 @@ fn instance() -> Answering {
 
 #[test]
 fn each_url_variable_and_profile_key_of_the_tables_is_honoured() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/stores.md")).unwrap();
     let section = page.split("\n## S3\n").nth(1).unwrap().split("\n### What holds").next().unwrap();
     let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let listed: BTreeSet<&str> = cells.collect();

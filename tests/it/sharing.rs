@@ -1,5 +1,5 @@
 //! What a change costs in chunks: the rules that make images share, held on small made images so that no later change of
-//! the layout loses them. Figures are chunks stored without compression; docs/ext4-layout.md has the rules.
+//! the layout loses them. Figures are chunks stored without compression; docs/reference/formats/ext4-layout.md has the rules.
 
 use serde_json::Value;
 

@@ -364,7 +364,7 @@ fn eight_servers_of_which_two_are_slow_and_one_is_killed_under_load_serve_withou
     assert!(origin * 1000 <= reads as u64, "{origin} of {reads} from the store");
 }
 
-/// The vectors of docs/zone-format.md, made by tools/check_shards.py, which knows nothing of this program.
+/// The vectors of docs/reference/formats/zone-shard.md, made by tools/check_shards.py, which knows nothing of this program.
 #[test]
 fn shards_and_their_places_are_those_of_the_published_vectors() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/vectors/shards.json");

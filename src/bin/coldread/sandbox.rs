@@ -22,7 +22,7 @@ use crate::sockets::Address;
 pub struct SandboxArgs {
     /// Drop privileges
     ///
-    /// Once everything is open, by no_new_privs, capabilities, Landlock and seccomp. What is missing is logged and shown by `coldread status`. docs/threat-model.md
+    /// Once everything is open, by no_new_privs, capabilities, Landlock and seccomp. What is missing is logged and shown by `coldread status`. docs/explanation/threat-model.md
     /// describes what a sandboxed reader can still do.
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = choice::<Mode>(&[
         ("auto", "use what the system supports"),

@@ -157,7 +157,7 @@ pub struct StoreArgs {
     /// Endpoint URL of the service, instead of its own
     ///
     /// Without this option: for s3:// $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL or the profile; gs:// and az:// have variables of their
-    /// own (docs/stores.md). http:// is accepted for loopback addresses only, unless --store-allow-http is given.
+    /// own (docs/reference/stores.md). http:// is accepted for loopback addresses only, unless --store-allow-http is given.
     #[arg(long, value_name = "URL")]
     store_endpoint: Option<String>,
 

@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// docs/ext4-layout.md, "Limits": 507 × 510 leaves.
+    /// docs/reference/formats/ext4-layout.md, "Limits": 507 × 510 leaves.
     #[test]
     fn an_htree_has_at_most_two_levels_of_index() {
         for (leaves, want) in [(2, Ok(0)), (507, Ok(0)), (508, Ok(1)), (511, Ok(2)), (507 * 510, Ok(507))] {

@@ -2,7 +2,7 @@
 //!
 //! Block images have no journal. [`add_journal`] returns the blocks of an exported device that differ with one: superblock, group
 //! descriptors, block bitmaps, the journal's inode and the journal's own superblock. All other blocks of the journal are free blocks of
-//! the image, which hold zeros. No format changes by it (docs/ext4-layout.md, "A journal for an exported device"). The source of the
+//! the image, which hold zeros. No format changes by it (docs/reference/formats/ext4-layout.md, "A journal for an exported device"). The source of the
 //! journal's structures is the kernel documentation, "Journal (jbd2)"; the judges are e2fsck, dumpe2fs and the kernel's recovery.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Where everything stands on the device: layout epoch 1 (docs/ext4-layout.md).
+//! Where everything stands on the device: layout epoch 1 (docs/reference/formats/ext4-layout.md).
 //!
 //! Addresses depend on as little as possible: a layer's segment on that layer alone, its inodes and directories on it and
 //! those below it, the zones' starts on the tier alone. What a later layer hides keeps its place and reads as zeros.
@@ -720,7 +720,7 @@ mod tests {
         Layout::new(tree, 0).unwrap().geometry.data / 256
     }
 
-    /// docs/ext4-layout.md, "Zones" and "Inodes": 8,192 slots of directories, 36 MiB of their blocks, 1 MiB of attribute blocks.
+    /// docs/reference/formats/ext4-layout.md, "Zones" and "Inodes": 8,192 slots of directories, 36 MiB of their blocks, 1 MiB of attribute blocks.
     #[test]
     fn the_smallest_tier_is_taken_in_which_everything_fits() {
         let directories = |count: usize| of((1..count).map(|_| directory(0, 1)));
@@ -736,7 +736,7 @@ mod tests {
         assert_eq!([256, 257].map(|count| tier(&attributed(count))), [64, 256]);
     }
 
-    /// docs/ext4-layout.md, "First chunk": 480 GiB are 3,840 groups.
+    /// docs/reference/formats/ext4-layout.md, "First chunk": 480 GiB are 3,840 groups.
     #[test]
     fn the_inode_table_starts_at_block_31_but_on_devices_of_over_480_gib() {
         assert_eq!([1, 128, 2_100, 3_840, 3_841].map(table_start), [31, 31, 31, 31, 63]);
@@ -807,7 +807,7 @@ mod tests {
         assert_eq!(refused, "`a`: 65001 hard links are more than the 65000 that ext4 stores");
     }
 
-    /// docs/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
+    /// docs/reference/formats/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
     #[test]
     fn a_chunk_holds_what_its_zone_is_for_or_the_files_that_touch_it() {
         let tree = tree(&[("a", CHUNK), ("b", 2 * CHUNK + 1), ("c", 5)]);

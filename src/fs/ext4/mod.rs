@@ -1,6 +1,6 @@
 //! ext4, written and read without a kernel.
 //!
-//! [`layout`] decides where everything stands (docs/ext4-layout.md, layout epoch 1), [`mod@write`] makes the bytes, [`read`]
+//! [`layout`] decides where everything stands (docs/reference/formats/ext4-layout.md, layout epoch 1), [`mod@write`] makes the bytes, [`read`]
 //! reads them back. The other files hold one on-disk structure each, both halves of it. The source of every on-disk
 //! fact is the kernel's "ext4 Data Structures and Algorithms"; the judges are e2fsck, debugfs and the kernel's mount.
 

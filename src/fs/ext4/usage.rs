@@ -1,6 +1,6 @@
 //! What one inode takes on a device, so that a conversion can count an image while it reads it.
 //!
-//! The sums are those of the layout (docs/ext4-layout.md), without the alignment to chunks that a whole device adds.
+//! The sums are those of the layout (docs/reference/formats/ext4-layout.md), without the alignment to chunks that a whole device adds.
 
 use super::layout::{block_runs, data_blocks};
 use super::spec::{BLOCK_SIZE, INODE_SIZE};

@@ -163,7 +163,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-const LOOK: &str = "docs/stores.md lists where credentials are looked for: environment, profile, single sign-on, web identity, container, instance";
+const LOOK: &str = "docs/reference/stores.md lists where credentials are looked for: environment, profile, single sign-on, web identity, container, instance";
 const RENEW: &str = "renew the credentials where they come from (such as by `aws sso login`) and run the command again";
 
 fn reason(error: &CredentialsError, passes: bool) -> Error {

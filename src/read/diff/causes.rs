@@ -1,6 +1,6 @@
 //! Why each new chunk is new: what stands in it of which file, and what became of that file.
 //!
-//! Files stand in their layer's segment in path order (docs/ext4-layout.md), so one that grows moves those behind it. Layers of
+//! Files stand in their layer's segment in path order (docs/reference/formats/ext4-layout.md), so one that grows moves those behind it. Layers of
 //! the two images belong together by DiffID, else by the files that they share.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! The zone's cache: sealed chunks on ordinary cache servers, erasure-coded, between the hosts and the store (docs/zone-format.md,
+//! The zone's cache: sealed chunks on ordinary cache servers, erasure-coded, between the hosts and the store (docs/reference/formats/zone-shard.md,
 //! docs/design.md, "The zone").
 //!
 //! A chunk that is read is looked for here under a deadline; what is not found is fetched from the next tier, by one host of the zone while the

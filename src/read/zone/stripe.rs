@@ -1,4 +1,4 @@
-//! A sealed chunk as shards, any of which as many as there are of data make it again (docs/zone-format.md).
+//! A sealed chunk as shards, any of which as many as there are of data make it again (docs/reference/formats/zone-shard.md).
 //!
 //! What a server gives is a [`Shard`] only after its tag was found true under a key that no server has.
 

@@ -14,7 +14,7 @@ use coldpress::{CHUNK_SIZE, ChunkIndex};
 use super::*;
 
 const BLOCK: usize = 4096;
-/// Seeds the checksums of metadata (docs/ext4-layout.md).
+/// Seeds the checksums of metadata (docs/reference/formats/ext4-layout.md).
 const SEED: u32 = 0x636F_6C64;
 
 /// The checksum of a directory's block, up to its tail.
