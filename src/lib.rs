@@ -1,9 +1,20 @@
-//! coldpress: a container image becomes one sealed, chunked, lazily readable ext4 disk.
+//! coldpress: a container image becomes one encrypted, chunked, lazily readable ext4 disk.
 //!
-//! The modules stand in the order in which the data passes them; each may use only what stands before it:
-//! `digest error printable progress sync threads` < `fs crypto` < `bundle cache` < `source store manifest` < `convert | read` < `serve`.
-//! `convert` and `read` never import each other: they meet in the byte formats (docs/reference/formats/block-manifest.md,
-//! docs/reference/formats/sealed-chunk.md, docs/reference/formats/ext4-layout.md). docs/design.md has the reasons.
+//! The library exists for the two programs and their tests. Its modules in order, each importing only modules that stand before it
+//! (`tests/it/module_order.rs` holds it; docs/design.md has the reasons):
+//!
+//! | modules | what they own |
+//! |---|---|
+//! | `printable` `error` `digest` `progress` `threads` `sync` `random` | values and tools of every other module |
+//! | `private_file` `atomic_file` `output_file` `sandbox` | files of the host, and what this process may do on it |
+//! | `fs` `crypto` | the file tree, the ext4 device and the trait for devices; packing and encryption |
+//! | `net` `keys` | clients of services; who encloses data keys |
+//! | `conversion_cache` `store` `manifest` `doctor` | what earlier conversions left; chunks in storage; the block manifest; permissions |
+//! | `registry` `source` | where images come from |
+//! | `convert` | an image becomes encrypted chunks and a block manifest |
+//! | `read` `serve` `bundle` | encrypted chunks become a device, its exports, and a runtime bundle |
+//!
+//! `convert` and `read` never import each other: they meet in the byte formats (docs/reference/formats).
 
 pub mod atomic_file;
 pub mod bundle;

@@ -28,6 +28,7 @@ mod kms;
 
 mod liar;
 mod lying_servers;
+mod module_order;
 mod nbd;
 mod nbd_client;
 mod outputs;
