@@ -1,8 +1,8 @@
-//! Files that are there whole or not at all, however the process ends.
+//! Atomic writes: a file is in its directory whole or not at all, however the process ends.
 //!
-//! A file is written without a name (`O_TMPFILE`) and linked into its directory when it is complete, so a SIGKILL leaves
-//! nothing behind. Where a file system has no files without a name (NFS, some of FUSE), it is written as `.coldpress-*`
-//! beside its place, and a SIGKILL can leave that.
+//! A file is written as an unlinked temporary file (`O_TMPFILE`) and linked into its directory when it is complete, so a SIGKILL
+//! leaves nothing behind. Where a file system does not support `O_TMPFILE` (NFS, some FUSE file systems), it is written as
+//! `.coldpress-*` in the same directory, and a SIGKILL can leave that file.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::random::random_bytes;
 
-/// Opens a directory to make files in it.
+/// Opens a directory in which files are to be created.
 ///
 /// # Errors
 /// Those of opening it.
@@ -23,10 +23,10 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Makes the names in `directory` durable: what was linked or renamed there is found after a power failure.
+/// Syncs the names in `directory` to the disk, so that links and renames survive a power failure.
 ///
 /// # Errors
-/// Those of the disk. A file system that cannot sync a directory is no error.
+/// Those of the disk. A file system that cannot sync a directory is not an error.
 pub fn sync_directory(directory: &OwnedFd) -> io::Result<()> {
     match fsync(directory) {
         Err(Errno::INVAL | Errno::OPNOTSUPP) | Ok(()) => Ok(()),
@@ -34,16 +34,16 @@ pub fn sync_directory(directory: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// A file on its way into a directory; gone unless it is linked.
+/// A file that is being written, and that disappears unless it is linked into its directory.
 pub struct AtomicFile<'d> {
     directory: BorrowedFd<'d>,
     file: File,
-    /// Its name meanwhile, where it must have one.
+    /// The temporary name, where the file system does not support `O_TMPFILE`.
     aside: Option<String>,
 }
 
 impl<'d> AtomicFile<'d> {
-    /// An empty file for `directory`, with what the umask leaves of `mode`.
+    /// Creates an empty file for `directory`, with the permissions `mode` as far as the umask allows.
     ///
     /// # Errors
     /// Those of the file system.
@@ -73,16 +73,16 @@ impl<'d> AtomicFile<'d> {
         }
     }
 
-    /// To write to.
+    /// Returns the file to write to.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Gives it `name` in its directory.
+    /// Links the file as `name` into its directory.
     ///
     /// # Errors
-    /// `AlreadyExists` where that name is taken; what is there stays.
+    /// `AlreadyExists` where that name is taken; the existing file is unchanged.
     pub fn link(&self, name: &Path) -> io::Result<()> {
         match &self.aside {
             None => {
@@ -94,10 +94,10 @@ impl<'d> AtomicFile<'d> {
         Ok(())
     }
 
-    /// Gives it `name` in its directory, in place of what is there.
+    /// Links the file as `name` into its directory, and replaces an existing file of that name.
     ///
     /// # Errors
-    /// Those of the file system; what is there stays.
+    /// Those of the file system; an existing file is then unchanged.
     pub fn replace(mut self, name: &Path) -> io::Result<()> {
         if self.aside.is_none() {
             match self.link(name) {

@@ -1,9 +1,9 @@
-//! What earlier conversions learned, in a directory that is safe to keep, to share and to delete.
+//! The conversion cache: results of earlier conversions, in a directory that is safe to keep, to share and to delete.
 //!
-//! Every entry is a file that was written whole, sealed under a key made of the salt, and named by a MAC of what it is about:
-//! whoever steals the directory learns sizes and counts. An entry that does not open is a miss, and goes; so is one that is not a
-//! regular file of this user (`private_file.rs`). Nothing here is needed: a directory that cannot be written is one that learns
-//! nothing.
+//! Every entry is a file that is written atomically, encrypted under a key derived from the salt, and named by a MAC of its
+//! subject, so that a stolen directory reveals sizes and counts only. An entry that cannot be decrypted is a miss and is deleted;
+//! so is one that is not a regular file of this user (`private_file.rs`). The cache is optional: where its directory cannot be
+//! written, conversions are slower and still succeed.
 
 use std::fmt;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -21,10 +21,10 @@ use crate::digest::to_hex;
 use crate::private_file::{self, Access, touch};
 use crate::{Error, Result};
 
-/// What the kinds of entries are called.
+/// Prefixes of the file names, one for each kind of entry.
 const KINDS: [&str; 3] = ["layer-", "chunks-", "puts-"];
 
-/// A directory of entries.
+/// A conversion cache in a directory, for one dedup scope.
 pub struct Cache {
     directory: PathBuf,
     key: Secret,
@@ -33,7 +33,7 @@ pub struct Cache {
     failed: Mutex<Option<Error>>,
 }
 
-/// Names an entry.
+/// The file name of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryName(String);
 
@@ -44,7 +44,8 @@ impl fmt::Display for EntryName {
 }
 
 impl Cache {
-    /// The cache in `directory`, which is made where it is not there, of the scope of `salt`, with at most `max_bytes`.
+    /// Opens the cache in `directory` for the dedup scope of `salt`, and creates the directory if it is absent. [`Cache::trim`]
+    /// bounds it to `max_bytes`.
     ///
     /// # Errors
     /// Those of the file system, naming the directory.
@@ -58,7 +59,7 @@ impl Cache {
         Ok(Self { directory, key, max_bytes, written: AtomicBool::new(false), failed: Mutex::default() })
     }
 
-    /// The entry of this `kind` about `parts`.
+    /// Returns the name of the entry of this `kind` with the subject `parts`.
     #[must_use]
     pub fn name(&self, kind: &str, parts: &[&[u8]]) -> EntryName {
         debug_assert!(KINDS.contains(&kind));
@@ -70,7 +71,7 @@ impl Cache {
         EntryName(format!("{kind}{}", to_hex(&mac(&self.key, &about)[..16])))
     }
 
-    /// Where an entry is.
+    /// Returns the path of an entry.
     #[must_use]
     pub fn path(&self, name: &EntryName) -> PathBuf {
         self.directory.join(&name.0)
@@ -86,12 +87,13 @@ impl Cache {
         ))
     }
 
-    /// Whether there is an entry that can be opened.
+    /// Returns whether there is an entry of this name that this user can open.
     pub(crate) fn has(&self, name: &EntryName) -> bool {
         private_file::open(&self.path(name), Access::Read).is_ok()
     }
 
-    /// What `decode` makes of an entry; `None` where there is none that can be read.
+    /// Decrypts an entry and decodes it with `decode`. Returns `None` where there is no entry; deletes one that cannot be decrypted
+    /// or decoded.
     pub fn read<T>(&self, name: &EntryName, decode: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Option<T> {
         let path = self.path(name);
         let file = private_file::open(&path, Access::Read).ok()?;
@@ -113,7 +115,7 @@ impl Cache {
         }
     }
 
-    /// Writes an entry; one that cannot be written is remembered for [`Cache::failure`] and is no error.
+    /// Writes an entry. A failure is recorded for [`Cache::failure`], and is not an error of the conversion.
     pub fn write(&self, name: &EntryName, encode: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
         let write = || {
             let directory = open_directory(&self.directory)?;
@@ -130,23 +132,23 @@ impl Cache {
         }
     }
 
-    /// Something of it could not be written.
+    /// Records the first failure to write to the cache.
     pub(crate) fn fail(&self, error: Error) {
         self.failed.lock().expect("no thread panics with it").get_or_insert(error);
     }
 
-    /// Why something could not be written, once.
+    /// Takes the first failure to write to the cache, if there was one; a second call returns `None`.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
         self.failed.lock().expect("no thread panics with it").take()
     }
 
-    /// Something was added to an entry by other ways than [`Cache::write`].
+    /// Records that an entry has become larger by another way than [`Cache::write`].
     pub(crate) fn grew(&self) {
         self.written.store(true, Ordering::Relaxed);
     }
 
-    /// Deletes the entries that were not used for longest, until what is left is within the bound.
+    /// Deletes the least recently used entries until the rest is within the bound; does nothing if nothing was written.
     pub fn trim(&self) {
         if self.written.load(Ordering::Relaxed)
             && let Err(error) = self.trim_to(self.max_bytes)
@@ -182,7 +184,7 @@ impl Cache {
 }
 
 impl Drop for Cache {
-    /// Also where a conversion failed.
+    /// Trims the cache also after a failed conversion.
     fn drop(&mut self) {
         self.trim();
     }

@@ -16,7 +16,7 @@ pub struct Sha256([u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Blake3([u8; 32]);
 
-/// A text that is no digest.
+/// A text that is not a digest of the expected form.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a digest of the form `{1}:` and 64 hexadecimal digits")]
 pub struct ParseDigestError(String, &'static str);
@@ -24,19 +24,19 @@ pub struct ParseDigestError(String, &'static str);
 macro_rules! digest_type {
     ($name:ident, $prefix:literal) => {
         impl $name {
-            /// From its 32 bytes.
+            /// Wraps the 32 bytes of a digest.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
 
-            /// Its 32 bytes.
+            /// Returns the 32 bytes.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
             }
 
-            /// Its 64 hexadecimal digits, without the algorithm's name.
+            /// Returns 64 lower-case hexadecimal digits, without the algorithm's name.
             #[must_use]
             pub fn to_hex(&self) -> String {
                 to_hex(&self.0)
@@ -76,7 +76,7 @@ digest_type!(Sha256, "sha256");
 digest_type!(Blake3, "blake3");
 
 impl Sha256 {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Sha256Hasher::new();
@@ -86,7 +86,7 @@ impl Sha256 {
 }
 
 impl Blake3 {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
@@ -157,7 +157,7 @@ impl From<Sha256> for ContentDigest {
     }
 }
 
-/// A text that is no digest of a blob.
+/// A text that is not a digest of a blob.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a digest of the form `sha256:` and 64, or `sha512:` and 128 hexadecimal digits")]
 pub struct ParseContentDigestError(String);
@@ -174,7 +174,7 @@ impl FromStr for ContentDigest {
     }
 }
 
-/// The algorithm of a [`ContentDigest`] over parts.
+/// An incremental hasher for the algorithm of a [`ContentDigest`].
 pub enum ContentHasher {
     /// SHA-256.
     Sha256(Sha256Hasher),
@@ -183,7 +183,7 @@ pub enum ContentHasher {
 }
 
 impl ContentHasher {
-    /// Hashes `bytes` behind what came before.
+    /// Appends `bytes` to the hashed data.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
@@ -191,7 +191,7 @@ impl ContentHasher {
         }
     }
 
-    /// Returns the digest of all that was hashed.
+    /// Returns the digest of all data.
     #[must_use]
     pub fn finish(self) -> ContentDigest {
         match self {
@@ -205,23 +205,23 @@ impl ContentHasher {
     }
 }
 
-/// SHA-256 over parts.
+/// An incremental SHA-256 hasher.
 #[derive(Clone)]
 pub struct Sha256Hasher(digest::Context);
 
 impl Sha256Hasher {
-    /// Nothing hashed yet.
+    /// Creates a hasher of no data.
     #[must_use]
     pub fn new() -> Self {
         Self(digest::Context::new(&digest::SHA256))
     }
 
-    /// Hashes `bytes` behind what came before.
+    /// Appends `bytes` to the hashed data.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all that was hashed.
+    /// Returns the digest of all data.
     #[must_use]
     pub fn finish(self) -> Sha256 {
         let mut bytes = [0; 32];
@@ -230,17 +230,17 @@ impl Sha256Hasher {
     }
 }
 
-/// BLAKE3 over parts.
+/// An incremental BLAKE3 hasher.
 #[derive(Clone, Default)]
 pub struct Blake3Hasher(blake3::Hasher);
 
 impl Blake3Hasher {
-    /// Hashes `bytes` behind what came before.
+    /// Appends `bytes` to the hashed data.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all that was hashed.
+    /// Returns the digest of all data.
     #[must_use]
     pub fn finish(&self) -> Blake3 {
         Blake3(*self.0.finalize().as_bytes())
@@ -253,7 +253,7 @@ impl Default for Sha256Hasher {
     }
 }
 
-/// `bytes` as lower-case hexadecimal digits.
+/// Encodes `bytes` as lower-case hexadecimal digits.
 #[must_use]
 pub fn to_hex(bytes: &[u8]) -> String {
     use fmt::Write;
@@ -263,7 +263,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// `N` bytes from exactly `2 N` lower-case hexadecimal digits.
+/// Decodes `N` bytes from exactly `2 N` lower-case hexadecimal digits; `None` for anything else.
 #[must_use]
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut out = [0; N];
@@ -271,7 +271,7 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
-/// Decodes hexadecimal digits into `out`, whose length they must have; what is there after `None` is of no use.
+/// Decodes exactly `2 * out.len()` lower-case hexadecimal digits into `out`. After `None`, the content of `out` is undefined.
 pub(crate) fn hex_into(text: &str, out: &mut [u8]) -> Option<()> {
     let text = text.as_bytes();
     if text.len() != 2 * out.len() {

@@ -1,13 +1,13 @@
-//! The error that crosses the crate's edge.
+//! The error type of the crate's public functions.
 //!
-//! Modules speak precise private enums; here they become one opaque [`Error`] whose [`ErrorKind`] answers "what now?".
-//! A message never repeats its source's message, names its object, and holds no secret. A hint names the next step for one fault: it is
-//! attached where the fault is known, and never derived from the kind.
+//! Modules have precise private error enums; at the crate's edge they become one opaque [`Error`] whose [`ErrorKind`] answers "what
+//! now?". A message never repeats the message of its source, names its object, and contains no secret. A hint is the next step for
+//! one fault: it is attached where the fault is known, and never derived from the kind.
 
 use std::fmt;
 use std::path::Path;
 
-/// What a caller can do about an error; `bin` turns it into an exit code.
+/// The kind of an error: what a caller can do about it. The programs map it to an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -15,19 +15,19 @@ pub enum ErrorKind {
     Input,
     /// The input is legal, but coldpress does not do this.
     Unsupported,
-    /// The named object is not there.
+    /// The named object does not exist.
     NotFound,
     /// The credentials, the key or the file mode do not allow it.
     Denied,
-    /// A service or the disk cannot do it now; nothing is damaged, try again.
+    /// A service or the disk cannot do it now; nothing is damaged, and a retry can succeed.
     Unavailable,
-    /// There is no room for what was written; allow more.
+    /// There is no space for the written data; allow more.
     Full,
-    /// What was to be verified is not the same; what differs was told.
+    /// A verification found a difference, which was reported.
     Difference,
-    /// Bytes are not what a digest, a name or a key promises.
+    /// Bytes do not match their digest, their name or their key.
     Corrupt,
-    /// A defect of coldpress.
+    /// A bug in coldpress.
     Internal,
 }
 
@@ -51,27 +51,27 @@ impl ErrorKind {
     }
 }
 
-/// What went wrong, with which object, and of which [`ErrorKind`].
+/// An error: its kind, a message that names the object, its cause, and the next step if one is known.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    /// The message is the name of an object, and the source says what is wrong with it.
+    /// Whether the message is the name of an object alone, and the source describes the fault.
     names_object: bool,
     hint: Option<Box<str>>,
     source: Option<Source>,
 }
 
-/// The crate's result.
+/// The result type of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error without a cause of its own. `message` is lower case and names the object.
+    /// Creates an error without a cause. `message` is lower case and names the object.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), names_object: false, hint: None, source: None }
     }
 
-    /// The same with the error that caused it, which is not repeated in `message`.
+    /// Creates an error with the error that caused it, which is not repeated in `message`.
     pub fn caused(kind: ErrorKind, message: impl Into<String>, source: impl Into<Source>) -> Self {
         Self { kind, message: message.into(), names_object: false, hint: None, source: Some(source.into()) }
     }
@@ -82,11 +82,11 @@ impl Error {
         Self { hint: Some(hint.into().into_boxed_str()), ..self }
     }
 
-    /// An I/O error at `object` (a path or another name), with the kind that the operating system's answer suggests.
+    /// Wraps an I/O error of `object` (a path or another name), with the kind that the operating system's error code suggests.
     pub fn io(object: impl fmt::Display, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match source.kind() {
-            // Ours, on its way through a reader.
+            // An error of this crate that passed through a reader.
             _ if let Some(inner) = source.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) => inner.kind,
             _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => ErrorKind::Input,
             Io::NotFound => ErrorKind::NotFound,
@@ -109,7 +109,7 @@ impl Error {
         if is_full { error.with_hint("free space there, and run the same command again") } else { error }
     }
 
-    /// An I/O error at the file `path`.
+    /// Wraps an I/O error of the file `path`; for a full disk, the hint gives the free space.
     pub fn file(path: &Path, source: std::io::Error) -> Self {
         let is_full = is_full(&source);
         let error = Self::io(path.display(), source);
@@ -119,7 +119,7 @@ impl Error {
         }
     }
 
-    /// The same error as the cause of one that says in which larger object it happened; the kind stays.
+    /// Wraps the error in one that names the larger `object` in which it happened; the kind is unchanged.
     #[must_use]
     pub fn within(self, object: impl fmt::Display) -> Self {
         let message = object.to_string();
@@ -147,7 +147,7 @@ impl Error {
         std::iter::successors(std::error::Error::source(self), |cause| cause.source())
     }
 
-    /// The error and its causes in one line.
+    /// Returns the messages of the error and of its causes in one line, separated by `: `.
     #[must_use]
     pub fn chain(&self) -> String {
         let mut message = self.to_string();
@@ -160,7 +160,7 @@ impl Error {
         message
     }
 
-    /// What a caller can do about it.
+    /// Returns the kind: what a caller can do about the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -188,7 +188,7 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
-/// Says how much is free where `path` cannot be written.
+/// Returns a hint with the free space of the file system that `path` is on.
 fn free_space(path: &Path) -> Option<String> {
     let directory = path.ancestors().skip(1).find(|directory| directory.is_dir())?;
     let stat = rustix::fs::statvfs(directory).ok()?;
@@ -199,7 +199,7 @@ fn free_space(path: &Path) -> Option<String> {
     ))
 }
 
-/// What an error of a client came from; what stands around it tells of addresses and requests.
+/// Returns the message of the innermost cause. The errors around it may contain addresses and requests.
 pub(crate) fn first_cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -208,7 +208,7 @@ pub(crate) fn first_cause(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// The first line of a cause, for a message.
+/// Returns the first line of a cause, for use in a message.
 pub(crate) fn first_line(cause: &str) -> &str {
     let line = cause.lines().next().unwrap_or_default();
     line.strip_suffix(" Attempted:").unwrap_or(line)

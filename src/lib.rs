@@ -47,12 +47,12 @@ pub use error::{Error, ErrorKind, Result};
 /// Bytes of one chunk: the unit that is sealed, named, stored and fetched. Changes every stored byte.
 pub const CHUNK_SIZE: u32 = 512 * 1024;
 
-/// A chunk's place on the device; its first byte stands at `index * CHUNK_SIZE`.
+/// The index of a chunk on the device; the chunk starts at byte `index * CHUNK_SIZE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct ChunkIndex(pub u32);
 
 impl ChunkIndex {
-    /// The offset of its first byte on the device.
+    /// Returns the offset of the chunk's first byte on the device.
     #[must_use]
     pub fn byte_offset(self) -> u64 {
         u64::from(self.0) * u64::from(CHUNK_SIZE)

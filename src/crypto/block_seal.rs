@@ -1,8 +1,9 @@
-//! Blocks of a file that one process writes and nobody else ever reads: what changed on a device, kept on a disk.
+//! Encryption of the write overlay's blocks on a disk: one process writes them, and no other can read them.
 //!
-//! AES-256-GCM under a key that is made here, is never told and dies with its [`BlockSeal`]. A nonce is a counter that every sealing
-//! takes one of, in whatever thread, and that starts with the key: 2^64 blocks would have to be written before one came again. It stays
-//! in memory with the tag, as the [`Seal`] of its block, so a block that was altered, moved, or put back as it was before does not open.
+//! AES-256-GCM under an ephemeral key that is generated here and dropped with its [`BlockSeal`]. The nonce is a counter that starts
+//! at 0 with the key and is incremented for each encryption, in whatever thread: it repeats only after 2^64 blocks. Nonce and tag
+//! stay in memory as the [`Seal`] of their block, so a block that was altered, moved, or replaced by an earlier version cannot be
+//! decrypted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,13 +14,13 @@ use super::data_key::UnwrapError;
 use super::secret::Secret;
 use crate::Result;
 
-/// Seals and opens blocks; its key is wiped when it is dropped (aws-lc cleanses what it gives back).
+/// Encrypts and decrypts blocks under one ephemeral key, which is wiped on drop (aws-lc cleanses memory that it frees).
 pub struct BlockSeal {
     aead: LessSafeKey,
     sealed: AtomicU64,
 }
 
-/// What opens a sealed block besides the key.
+/// The nonce and the tag of an encrypted block: what decryption needs besides the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seal {
     number: u64,
@@ -33,7 +34,7 @@ fn nonce(number: u64) -> Nonce {
 }
 
 impl BlockSeal {
-    /// Under a fresh key.
+    /// Generates a fresh key.
     ///
     /// # Errors
     /// `Internal` where the operating system gives no random bytes.
@@ -43,7 +44,7 @@ impl BlockSeal {
         Ok(Self { aead: LessSafeKey::new(key), sealed: AtomicU64::new(0) })
     }
 
-    /// Seals `block` in place.
+    /// Encrypts `block` in place, and returns its nonce and tag.
     pub fn seal(&self, block: &mut [u8]) -> Seal {
         let number = self.sealed.fetch_add(1, Ordering::Relaxed);
         let sealed = self.aead.seal_in_place_separate_tag(nonce(number), Aad::empty(), block);
@@ -52,10 +53,10 @@ impl BlockSeal {
         Seal { number, tag }
     }
 
-    /// Opens in place what [`Self::seal`] made of a block.
+    /// Decrypts in place a block that [`Self::seal`] encrypted.
     ///
     /// # Errors
-    /// [`UnwrapError`]; `block` then means nothing.
+    /// [`UnwrapError`]; the content of `block` is then undefined.
     pub fn open(&self, seal: &Seal, block: &mut [u8]) -> Result<(), UnwrapError> {
         let opened = self.aead.open_in_place_separate_tag(nonce(seal.number), Aad::empty(), &seal.tag, block);
         opened.map(drop).map_err(|_| UnwrapError)

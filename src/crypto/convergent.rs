@@ -1,8 +1,8 @@
-//! Convergent sealing of a chunk (docs/reference/formats/sealed-chunk.md).
+//! Convergent encryption of a chunk (docs/reference/formats/sealed-chunk.md).
 //!
-//! The key is made of the salt and exactly the bytes that it seals, so it seals one byte string in its life, and the nonce
-//! can be zero. The name is the SHA-256 of what is stored: a GCM tag is no hash, and whoever knows a chunk's key can make
-//! another ciphertext with the same tag.
+//! The key is derived from the salt and exactly the bytes that it encrypts, so it encrypts one byte string only, and the nonce can
+//! be zero. The name of a sealed chunk is the SHA-256 of its stored bytes: a GCM tag is not a hash, and with a chunk's key anyone
+//! can make another ciphertext of the same tag.
 
 use std::fmt;
 
@@ -13,54 +13,54 @@ use super::packed::{Codec, MAX_PACKED, unpack};
 use super::secret::Secret;
 use crate::digest::{Sha256, to_hex};
 
-/// What the convergent key is made of besides salt and bytes. Changes every stored byte.
+/// The label in the derivation of the convergent key. A change changes every stored byte.
 const CHUNK_LABEL: &[u8] = b"coldpress chunk v1\n";
 const SCOPE_LABEL: &[u8] = b"coldpress scope v1\n";
 const NAMED_SCOPE_LABEL: &[u8] = b"coldpress named scope v1\n";
 const PUTS_LABEL: &[u8] = b"coldpress known puts v1\n";
 const CACHE_LABEL: &[u8] = b"coldpress cache v1\n";
 const CONFIG_LABEL: &[u8] = b"coldpress config v1\n";
-/// Bytes of a GCM tag.
+/// Length of a GCM tag, in bytes.
 pub const TAG: usize = 16;
-/// Longest sealed chunk.
+/// Maximum length of a sealed chunk, in bytes.
 pub const MAX_SEALED: usize = MAX_PACKED + TAG;
 
-/// The secret of a dedup scope: chunks are equal for those who share it.
+/// The secret of a dedup scope: equal content gives equal chunks under one salt.
 #[derive(Clone)]
 pub struct Salt {
     secret: Secret,
     key: hmac::Key,
 }
 
-/// Names a dedup scope without telling its salt.
+/// The id of a dedup scope, which does not reveal its salt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ScopeId([u8; 16]);
 
-/// Opens one chunk.
+/// The convergent key of one chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkKey(Secret);
 
 impl Salt {
-    /// From its secret bytes.
+    /// Creates the salt with these secret bytes.
     #[must_use]
     pub fn new(secret: Secret) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
         Self { secret, key }
     }
 
-    /// Its secret bytes.
+    /// Returns the secret bytes.
     #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// The salt of the scope `name` within this one: names keep apart what one secret serves.
+    /// Derives the salt of the scope `name`, so that one secret serves several separate scopes.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         Self::new(self.mac(NAMED_SCOPE_LABEL, name.as_bytes()))
     }
 
-    /// The scope that it makes.
+    /// Returns the id of the scope of this salt.
     #[must_use]
     pub fn scope(&self) -> ScopeId {
         let mut id = [0; 16];
@@ -68,26 +68,26 @@ impl Salt {
         ScopeId(id)
     }
 
-    /// The key under which `packed` is sealed.
+    /// Derives the convergent key of the packed chunk `packed`.
     #[must_use]
     pub fn chunk_key(&self, packed: &[u8]) -> ChunkKey {
         ChunkKey(self.mac(CHUNK_LABEL, packed))
     }
 
-    /// The key of the commitment to an image's config in the root digest; under a plain hash, anyone could test guesses of a weak
-    /// secret in `env`.
+    /// Derives the key of the commitment to an image's config in the root digest. With a plain hash, anyone could test guesses of a
+    /// weak secret in `env`.
     #[must_use]
     pub fn config_key(&self, config: &str) -> Secret {
         self.mac(CONFIG_LABEL, config.as_bytes())
     }
 
-    /// The key under which is noted what is known to be at `place`.
+    /// Derives the key of the MACs in the upload journal of the store and root `place`.
     #[must_use]
     pub fn puts_key(&self, place: &str) -> Secret {
         self.mac(PUTS_LABEL, place.as_bytes())
     }
 
-    /// The key of what is kept in a cache.
+    /// Derives the key of the conversion cache's entries.
     #[must_use]
     pub fn cache_key(&self) -> Secret {
         self.mac(CACHE_LABEL, &[])
@@ -107,7 +107,7 @@ fn secret_of(context: hmac::Context) -> Secret {
     Secret::from_bytes(bytes)
 }
 
-/// HMAC-SHA-256 of `bytes` under `key`.
+/// Returns the HMAC-SHA-256 of `bytes` under `key`.
 #[must_use]
 pub fn mac(key: &Secret, bytes: &[u8]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
@@ -116,13 +116,13 @@ pub fn mac(key: &Secret, bytes: &[u8]) -> [u8; 32] {
 }
 
 impl ScopeId {
-    /// From its bytes.
+    /// Wraps the 16 bytes of an id.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the 16 bytes of the id.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -142,26 +142,27 @@ impl fmt::Debug for ScopeId {
 }
 
 impl ChunkKey {
-    /// From its bytes.
+    /// Copies the 32 bytes of an encoded key.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(Secret::from_bytes(bytes))
     }
 
-    /// Its bytes, for an encoding.
+    /// Returns the secret bytes, for an encoding.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         self.0.expose()
     }
 }
 
-/// AES-256-GCM under `key`, with a nonce of zero: for keys that seal one byte string in their life.
+/// Returns AES-256-GCM under `key` with a nonce of zero, for a key that encrypts one byte string only.
 pub(crate) fn single_use_key(key: &[u8; 32]) -> (LessSafeKey, Nonce) {
     let key = UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are an AES-256 key");
     (LessSafeKey::new(key), Nonce::assume_unique_for_key([0; NONCE_LEN]))
 }
 
-/// Seals `packed` in place under the key made of it; the chunk's key and its name.
+/// Encrypts `packed` in place under its convergent key and appends the tag. Returns the key and the name, the SHA-256 of the
+/// result.
 #[must_use]
 pub fn seal(salt: &Salt, packed: &mut Vec<u8>) -> (ChunkKey, Sha256) {
     let key = salt.chunk_key(packed);
@@ -171,21 +172,21 @@ pub fn seal(salt: &Salt, packed: &mut Vec<u8>) -> (ChunkKey, Sha256) {
     (key, name)
 }
 
-/// Why stored bytes are not the chunk that a manifest names.
+/// The reason why stored bytes are not the chunk that a manifest names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Their SHA-256 is this one.
+    /// The SHA-256 of the stored bytes is this one, and not the chunk's name.
     #[error("the SHA-256 of the stored object is {0}")]
     Name(Sha256),
-    /// They do not decrypt under the key, or decrypt to what no packer makes.
+    /// The bytes cannot be decrypted under the key, or their plaintext is not a packed chunk.
     #[error("cannot be decrypted with the key that the manifest has for it")]
     Open,
 }
 
-/// Checks that `stored` is what `name` promises, and opens it into `chunk`.
+/// Checks that the SHA-256 of `stored` is `name`, decrypts it in place, and unpacks it into `chunk`.
 ///
 /// # Errors
-/// [`OpenError`]; `chunk` then holds nothing of it.
+/// [`OpenError`]; `chunk` then contains nothing of it.
 pub fn open(codec: Codec, name: Sha256, key: &ChunkKey, stored: &mut [u8], chunk: &mut [u8]) -> Result<(), OpenError> {
     let found = Sha256::of(stored);
     if stored.len() > MAX_SEALED || found != name {

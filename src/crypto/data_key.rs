@@ -1,4 +1,4 @@
-//! The data key of a block manifest: it seals one pair of a clear and a sealed part, so its nonce is zero.
+//! The data key of a block manifest: it encrypts exactly one pair of a clear and a sealed part, so its nonce is zero.
 
 use aws_lc_rs::aead::Aad;
 
@@ -6,17 +6,17 @@ use super::convergent::single_use_key;
 use super::secret::Secret;
 use crate::Result;
 
-/// Seals one block manifest.
+/// A key that encrypts the sealed part of one block manifest.
 #[derive(Debug)]
 pub struct DataKey(pub(crate) Secret);
 
-/// A data key or a sealed part that does not open; why is not told.
+/// A data key, a sealed part or a block that cannot be decrypted; the error has no detail on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("does not open")]
 pub struct UnwrapError;
 
 impl DataKey {
-    /// A fresh one.
+    /// Generates a fresh data key.
     ///
     /// # Errors
     /// `Internal` where the operating system gives no random bytes.
@@ -24,14 +24,14 @@ impl DataKey {
         Secret::random().map(Self)
     }
 
-    /// Seals `sealed` in place, bound to `clear`. Consumes the key: it seals once.
+    /// Encrypts `sealed` in place with `clear` as associated data, and appends the tag. Consumes the key, which encrypts once.
     pub fn seal(self, clear: &[u8], sealed: &mut Vec<u8>) {
         let (aead, nonce) = single_use_key(self.0.expose());
         aead.seal_in_place_append_tag(nonce, Aad::from(clear), sealed)
             .expect("a manifest is far below GCM's longest text");
     }
 
-    /// Opens what [`DataKey::seal`] made.
+    /// Decrypts in place what [`DataKey::seal`] encrypted, and returns the plaintext.
     ///
     /// # Errors
     /// [`UnwrapError`].

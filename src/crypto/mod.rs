@@ -1,5 +1,4 @@
-//! Packing, sealing and secrets. Ciphers and hashes come from `aws-lc-rs`; nothing here computes one itself, and nothing here uses the
-//! network.
+//! Packing, encryption and secrets. Ciphers and hashes come from `aws-lc-rs`; nothing here implements one or uses the network.
 //!
 //! docs/reference/formats/sealed-chunk.md defines [`packed`] and [`convergent`]; key providers are in `keys`.
 

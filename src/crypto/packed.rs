@@ -1,7 +1,7 @@
 //! The packed form of a chunk: exactly the bytes that AES-GCM sees (docs/reference/formats/sealed-chunk.md).
 //!
-//! A chunk loses its trailing zeros, goes through a codec, and is filled with zeros to a multiple of 4 KiB, so that the
-//! stored size tells a 4 KiB class and not the length of what was compressed. Every rule here changes stored bytes.
+//! A chunk is trimmed of its trailing zeros, compressed by a codec, and padded with zeros to a multiple of 4 KiB, so that the
+//! stored size reveals a 4 KiB class and not the compressed length. A change of any rule here changes stored bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,13 +13,13 @@ use crate::CHUNK_SIZE;
 const CHUNK: usize = CHUNK_SIZE as usize;
 /// Packed lengths are multiples of this.
 pub const PAD: usize = 4096;
-/// Longest packed form: an incompressible chunk as a zstd frame, padded.
+/// Maximum length of a packed chunk, in bytes: an incompressible chunk as a zstd frame, padded.
 pub const MAX_PACKED: usize = CHUNK + PAD;
 
-/// How chunks are compressed before they are sealed.
+/// The compression of chunks before encryption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
-    /// Not at all.
+    /// No compression.
     None,
     /// One zstd frame.
     Zstd {
@@ -29,10 +29,10 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// The default: measured in docs/design.md, "Compression".
+    /// The default codec; docs/design.md, "Compression", has the measurements.
     pub const DEFAULT: Self = Self::Zstd { level: 1 };
 
-    /// Its number and level in a recipe.
+    /// Returns the codec's number and level in a recipe.
     #[must_use]
     pub fn id(self) -> (u8, i8) {
         match self {
@@ -41,7 +41,7 @@ impl Codec {
         }
     }
 
-    /// From its number and level.
+    /// Returns the codec of a number and level in a recipe; `None` where there is none.
     #[must_use]
     pub fn from_id(id: u8, level: i8) -> Option<Self> {
         match (id, level) {
@@ -51,7 +51,8 @@ impl Codec {
         }
     }
 
-    /// The version of the library that makes its bytes, as a number; part of the recipe, since another may make others.
+    /// Returns the version of the compression library as a number, 0 for no compression. It is part of the recipe, since another
+    /// version may give other bytes.
     #[must_use]
     pub fn version(self) -> u32 {
         match self {
@@ -70,7 +71,7 @@ impl fmt::Display for Codec {
     }
 }
 
-/// A text that names no codec.
+/// A text that is not the name of a codec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a compression; use none, zstd or zstd:LEVEL with a level from 1 to 19")]
 pub struct ParseCodecError(String);
@@ -88,13 +89,13 @@ impl FromStr for Codec {
     }
 }
 
-/// `chunk` without its trailing zeros.
+/// Returns `chunk` without its trailing zeros.
 #[must_use]
 pub fn trimmed(chunk: &[u8]) -> &[u8] {
     &chunk[..trimmed_length(chunk)]
 }
 
-/// The length of `chunk` without its trailing zeros.
+/// Returns the length of `chunk` without its trailing zeros.
 #[must_use]
 pub fn trimmed_length(chunk: &[u8]) -> usize {
     // Whole words first: most chunks of a sparse device end in long runs of zeros.
@@ -108,13 +109,13 @@ pub fn trimmed_length(chunk: &[u8]) -> usize {
     end
 }
 
-/// Packs chunks with one codec; reuses its memory.
+/// Packs chunks with one codec, and reuses its buffers.
 pub struct Packer {
     compressor: Option<(zstd::bulk::Compressor<'static>, Vec<u8>)>,
 }
 
 impl Packer {
-    /// Ready to pack.
+    /// Creates a packer for `codec`.
     #[must_use]
     pub fn new(codec: Codec) -> Self {
         let compressor = match codec {
@@ -127,7 +128,8 @@ impl Packer {
         Self { compressor }
     }
 
-    /// The packed form of `chunk`, which is a chunk without its trailing zeros, and which may be packed in place.
+    /// Packs `chunk`, a chunk without its trailing zeros, and returns its packed form. Without compression, `chunk` is packed in
+    /// place.
     pub fn pack<'a>(&'a mut self, chunk: &'a mut Vec<u8>) -> &'a mut Vec<u8> {
         let packed = match &mut self.compressor {
             None => chunk,
@@ -143,15 +145,15 @@ impl Packer {
     }
 }
 
-/// A packed form that no packer makes.
+/// Bytes that are not a packed chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its packed form is not one that this format has")]
 pub struct UnpackError;
 
-/// Fills `chunk` from its packed form.
+/// Unpacks `packed` into `chunk`, and fills the rest of `chunk` with zeros.
 ///
 /// # Errors
-/// [`UnpackError`] for bytes that [`Packer::pack`] does not make.
+/// [`UnpackError`] for bytes that [`Packer::pack`] cannot return.
 pub fn unpack(codec: Codec, packed: &[u8], chunk: &mut [u8]) -> Result<(), UnpackError> {
     if packed.is_empty() || !packed.len().is_multiple_of(PAD) {
         return Err(UnpackError);

@@ -1,8 +1,8 @@
-//! A stream of bytes of any length, sealed part by part: what is kept in a cache.
+//! An encrypted stream of any length: the form of the conversion cache's entries.
 //!
 //! `magic | 32 random bytes | part…`, a part being `u8 last | u32 length | ciphertext and tag`. Every stream has a key of its own,
-//! made of the random bytes, and every part one of its own, made of its number and of whether it is the last: so a key seals
-//! once, and parts that were moved, left out or cut off do not open.
+//! derived from the random bytes, and every part a key derived from its number and from whether it is the last. So a key encrypts
+//! once, and a stream with parts moved, omitted or truncated cannot be decrypted.
 
 use std::io::{self, Read, Write};
 
@@ -12,10 +12,10 @@ use super::secret::Secret;
 use crate::random::random_bytes;
 
 const MAGIC: &[u8; 8] = b"\x89CPS1\r\n\n";
-/// Bytes of a part before it is sealed.
+/// Length of a part before encryption, in bytes.
 const PART: usize = 256 * 1024;
 
-/// Seals what is written to it.
+/// A writer that encrypts.
 pub struct SealingWriter<'a, W: Write> {
     to: W,
     key: Secret,
@@ -24,7 +24,7 @@ pub struct SealingWriter<'a, W: Write> {
     number: u64,
 }
 
-/// Opens what [`SealingWriter`] wrote.
+/// A reader that decrypts what [`SealingWriter`] wrote.
 pub struct OpeningReader<'a, R: Read> {
     from: R,
     key: Secret,
@@ -42,7 +42,7 @@ fn part_key(key: &Secret, number: u64, last: bool) -> DataKey {
 }
 
 impl<'a, W: Write> SealingWriter<'a, W> {
-    /// Begins a stream that opens under `key` as what it is `about`.
+    /// Begins a stream that can be decrypted with the same `key` and subject `about` only.
     ///
     /// # Errors
     /// Those of `to`, and where there are no random bytes.
@@ -65,10 +65,10 @@ impl<'a, W: Write> SealingWriter<'a, W> {
         Ok(())
     }
 
-    /// Seals the last part.
+    /// Encrypts and writes the last part.
     ///
     /// # Errors
-    /// Those of what it is written to.
+    /// Those of the writer below.
     pub fn finish(mut self) -> io::Result<()> {
         self.end_part(true)?;
         self.to.flush()
@@ -91,10 +91,10 @@ impl<W: Write> Write for SealingWriter<'_, W> {
 }
 
 impl<'a, R: Read> OpeningReader<'a, R> {
-    /// Begins to read.
+    /// Reads the head of a stream with the subject `about`.
     ///
     /// # Errors
-    /// `InvalidData` where it is no such stream; those of `from`.
+    /// `InvalidData` where `from` does not begin as such a stream; those of `from`.
     pub fn new(mut from: R, key: &Secret, about: &'a [u8]) -> io::Result<Self> {
         let (mut magic, mut random) = ([0; MAGIC.len()], [0; 32]);
         from.read_exact(&mut magic)?;
@@ -124,10 +124,10 @@ impl<'a, R: Read> OpeningReader<'a, R> {
         Ok(())
     }
 
-    /// That all was read.
+    /// Checks that the stream was read to its end.
     ///
     /// # Errors
-    /// `InvalidData` where there is more.
+    /// `InvalidData` where there is more data.
     pub fn finish(mut self) -> io::Result<()> {
         match self.read(&mut [0])? {
             0 => Ok(()),

@@ -1,4 +1,4 @@
-//! Secret bytes and files: at an address that never changes, never printed, wiped when they are dropped.
+//! Secret bytes and files: at an address that never changes, never printed, wiped on drop.
 //!
 //! A value that moves, and a buffer that grows, leave copies that nothing wipes. So a [`Secret`] is boxed and written in place, and
 //! a [`SecretFile`] is read with read(2) into a buffer of its final length.
@@ -32,7 +32,7 @@ impl Secret {
         Ok(secret)
     }
 
-    /// Moves `bytes` into a secret. The caller's own copies stay: see [`Secret::from_slice`].
+    /// Copies `bytes` into a secret and wipes them. Other copies of the caller remain: see [`Secret::from_slice`].
     #[must_use]
     pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
         let mut secret = Self::zeros();
@@ -57,7 +57,7 @@ impl Secret {
         Some(secret)
     }
 
-    /// Its bytes, for a cipher or an encoding.
+    /// Returns the bytes, for a cipher or an encoding.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -80,14 +80,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A file with secrets in it, as text.
+/// The text of a file that contains secrets.
 pub struct SecretFile {
     bytes: Zeroizing<Box<[u8]>>,
     length: usize,
 }
 
 impl SecretFile {
-    /// Longest file that is read, in bytes.
+    /// Maximum length of a file, in bytes.
     pub const MAX_BYTES: usize = 64 * 1024;
 
     /// Reads `file` to its end.
@@ -115,7 +115,7 @@ impl SecretFile {
         Ok(Self { bytes, length })
     }
 
-    /// Its text.
+    /// Returns the text.
     #[must_use]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.length]).expect("checked when it was read")

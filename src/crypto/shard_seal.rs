@@ -1,7 +1,8 @@
-//! What proves that a shard in the zone's cache is one of its chunk's, and the id under which it lies there (docs/reference/formats/zone-shard.md).
+//! The authentication tag of a shard in the zone cache, and the id under which its chunk's shards are stored there
+//! (docs/reference/formats/zone-shard.md).
 //!
-//! Both are made of the chunk's key, so a cache server can neither tell which chunk it holds nor make a shard that is taken for true.
-//! A nonce stands for one shard of one coding, whose bytes the chunk's key decides; so no nonce ever authenticates two strings.
+//! Both are derived from the chunk's key, so a cache server cannot learn which chunk it stores, and cannot forge a shard. A nonce
+//! belongs to one shard of one coding, whose bytes are determined by the chunk's key, so no nonce ever authenticates two strings.
 
 use std::fmt;
 
@@ -13,12 +14,12 @@ use super::secret::Secret;
 const ID_LABEL: &[u8] = b"coldpress zone id v1\n";
 const TAG_LABEL: &[u8] = b"coldpress zone shard v1\n";
 
-/// The id of a chunk in the zone's cache.
+/// The id of a chunk in the zone cache.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ZoneId([u8; 16]);
 
 impl ZoneId {
-    /// Its bytes.
+    /// Returns the 16 bytes of the id.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -31,14 +32,14 @@ impl fmt::Debug for ZoneId {
     }
 }
 
-/// What is made of a chunk's key for its shards.
+/// The id and the authentication key of one chunk's shards.
 pub struct ShardSeal {
     id: ZoneId,
     key: LessSafeKey,
 }
 
 impl ShardSeal {
-    /// Of the chunk that `key` opens.
+    /// Derives both from the chunk's key.
     #[must_use]
     pub fn of(key: &ChunkKey) -> Self {
         let secret = Secret::from_bytes(*key.expose());
@@ -49,13 +50,13 @@ impl ShardSeal {
         Self { id: ZoneId(id), key: LessSafeKey::new(unbound) }
     }
 
-    /// Under which its shards lie.
+    /// Returns the id under which the shards are stored.
     #[must_use]
     pub fn id(&self) -> ZoneId {
         self.id
     }
 
-    /// The tag of `shard`; `nonce` tells which it is of which coding.
+    /// Returns the tag of `shard`; `nonce` identifies the shard and its coding.
     #[must_use]
     pub fn tag(&self, nonce: [u8; NONCE_LEN], shard: &[u8]) -> [u8; TAG] {
         let sealed =
@@ -65,7 +66,7 @@ impl ShardSeal {
         tag
     }
 
-    /// Whether `tag` is that of `shard`.
+    /// Returns whether `shard` is authentic under `tag`; `nonce` identifies the shard and its coding.
     #[must_use]
     pub fn is_true(&self, nonce: [u8; NONCE_LEN], shard: &[u8], mut tag: [u8; TAG]) -> bool {
         self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(shard), &mut tag).is_ok()

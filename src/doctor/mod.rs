@@ -1,7 +1,7 @@
-//! Whether credentials can do what a role needs, and nothing else (docs/explanation/threat-model.md, "Who").
+//! Checks whether credentials have the permissions that a role needs, and no others (docs/explanation/threat-model.md).
 //!
-//! Every operation is tried with the credentials at hand on an object of no use to anyone. A right that is missing stops
-//! the work; a right too many is what a stolen credential would be used for.
+//! Every operation is tried with the given credentials on a probe object that nothing uses. A missing permission stops the work; an
+//! excess permission is what a stolen credential would be used for.
 
 pub mod policy;
 
@@ -12,20 +12,20 @@ use crate::Result;
 use crate::keys::kms::{KeyOperation, KmsKey};
 use crate::store::{Found, Operation, Probe};
 
-/// Who does what.
+/// A role: the set of permissions that one kind of user of a store and a key needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Puts chunks and manifests, and asks for data keys.
+    /// Uploads chunks and manifests, and requests data keys.
     Converter,
-    /// Gets chunks, and opens its manifests.
+    /// Downloads chunks, and decrypts data keys of manifests.
     Worker,
-    /// Converts again and compares: needs the salt and the image, and no service.
+    /// Repeats a conversion and compares: needs the salt and the image, and no service.
     Verifier,
-    /// Lists and deletes, and reads manifests' clear parts.
+    /// Lists and deletes objects, and reads the clear parts of manifests.
     Collector,
 }
 
-/// A text that names no role.
+/// A text that is not the name of a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a role: use converter, worker, verifier or collector")]
 pub struct ParseRoleError(String);
@@ -33,7 +33,7 @@ pub struct ParseRoleError(String);
 impl Role {
     const ALL: [Self; 4] = [Self::Converter, Self::Worker, Self::Verifier, Self::Collector];
 
-    /// Its word.
+    /// Returns the name of the role as users write it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -44,7 +44,8 @@ impl Role {
         }
     }
 
-    /// Whether it needs `operation` on a store. Who may get may also ask for the head: services know no difference.
+    /// Returns whether the role needs `operation` on a store. Permission to get includes permission to head: services do not
+    /// distinguish them.
     #[must_use]
     pub fn needs(self, operation: Operation) -> bool {
         match self {
@@ -57,7 +58,7 @@ impl Role {
         }
     }
 
-    /// Whether it needs `operation` on a key.
+    /// Returns whether the role needs `operation` on a key.
     #[must_use]
     pub fn needs_key(self, operation: KeyOperation) -> bool {
         match self {
@@ -82,12 +83,12 @@ impl fmt::Display for Role {
     }
 }
 
-/// What was found of one operation.
+/// The result of trying one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// `store` or `key`.
     pub of: &'static str,
-    /// Its word.
+    /// The name of the operation.
     pub operation: &'static str,
     /// Whether the role needs it.
     pub needed: bool,
@@ -96,13 +97,13 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The credentials can do what the role does not need.
+    /// Returns whether the credentials allow an operation that the role does not need.
     #[must_use]
     pub fn is_too_much(&self) -> bool {
         !self.needed && self.found == Found::Allowed
     }
 
-    /// The credentials cannot do what the role needs.
+    /// Returns whether the credentials do not allow an operation that the role needs.
     #[must_use]
     pub fn is_too_little(&self) -> bool {
         self.needed && self.found != Found::Allowed

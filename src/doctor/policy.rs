@@ -1,7 +1,7 @@
-//! The smallest policy for a role, in each service's own words.
+//! The smallest policy for a role, in the policy language of each service.
 //!
-//! AWS: actions and condition keys of the service authorization references of S3 and KMS. What no server of the tests enforces is
-//! labelled so in the text.
+//! The actions and condition keys for AWS are those of the service authorization references of S3 and KMS. The title of a policy
+//! says so where no server in the tests enforces it.
 
 use serde_json::{Value, json};
 
@@ -12,13 +12,13 @@ use crate::store::{BucketUrl, RootId, Service};
 /// A policy, and where it belongs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// For a person.
+    /// Names the policy and the place where it belongs, for a person.
     pub title: String,
     /// JSON, or a command line.
     pub body: Value,
 }
 
-/// The partition of AWS that a Region is in: the second part of every ARN in it. Without a Region, that of most.
+/// Returns the AWS partition of a Region, which is the second part of every ARN in it; without a Region, `aws`.
 #[must_use]
 pub fn partition(region: Option<&str>) -> &'static str {
     let starts = [
@@ -34,13 +34,14 @@ pub fn partition(region: Option<&str>) -> &'static str {
     starts.iter().find(|(start, _)| region.starts_with(start)).map_or("aws", |(_, partition)| partition)
 }
 
-/// The Region that the environment or the profile names.
+/// Returns the Region that the environment or the profile names.
 #[must_use]
 pub fn configured_region() -> Option<String> {
     crate::net::aws::configured_region()
 }
 
-/// The policies that give `role` what it needs on a store in the Region `region`, and on a key where there is one.
+/// Returns the policies that give `role` the permissions it needs on a store in the Region `region`, and on the key if one is
+/// given.
 #[must_use]
 pub fn policies(
     role: Role,
@@ -80,7 +81,8 @@ pub fn policies(
     policies
 }
 
-/// A policy names keys by their ARN, and an alias by a condition. A multi-Region key has an ARN in each of its Regions.
+/// Returns the resource of a policy for `key`. A policy names keys by their ARN, and an alias by a condition; a multi-Region key
+/// has an ARN in each of its Regions.
 fn resource(key: &str, partition: &str) -> String {
     match key {
         arn if arn.starts_with("arn:") => match arn.split(':').collect::<Vec<_>>()[..] {
@@ -98,7 +100,8 @@ fn document(statements: &[Value]) -> Value {
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
 
-/// S3 Express One Zone knows sessions alone: one for writing can read, list and delete as well.
+/// Returns the policy for S3 Express One Zone, which has permissions for sessions alone: a session that can write can also read,
+/// list and delete.
 fn express(role: Role, store: &BucketUrl, partition: &str) -> Vec<Policy> {
     let mode = match role {
         Role::Verifier => return vec![Policy { title: NOTHING.to_owned(), body: Value::Null }],
@@ -144,7 +147,7 @@ fn s3(role: Role, store: &BucketUrl, root: &RootId, partition: &str) -> Vec<Poli
     };
     let mut policies = vec![Policy { title: format!("identity policy of the {role}"), body: document(&statements) }];
     if role == Role::Converter {
-        // Only a put that keeps what is there has the header.
+        // Only an upload that does not overwrite has the header.
         let keep = json!({
             "Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": [chunks, manifests],
             "Condition": { "Null": { "s3:if-none-match": "true" } },
@@ -176,7 +179,7 @@ fn gcs(role: Role, store: &BucketUrl) -> Vec<Policy> {
 }
 
 fn azure(role: Role, store: &BucketUrl) -> Vec<Policy> {
-    // The letters of a shared access signature; `c` creates and cannot overwrite.
+    // The permission letters of a shared access signature; `c` creates and cannot overwrite.
     let permissions = match role {
         Role::Converter => "c",
         Role::Worker => "r",
@@ -188,7 +191,7 @@ fn azure(role: Role, store: &BucketUrl) -> Vec<Policy> {
     }
     let body = json!({ "container": store.bucket, "sp": permissions, "sr": "c" });
     let signature = Policy { title: format!("shared access signature of the {role} on the container"), body };
-    // `add` creates and cannot overwrite; listing needs no right but to read.
+    // `add` creates and cannot overwrite; listing needs only the permission to read.
     let blobs = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs";
     let actions: &[&str] = match role {
         Role::Converter => &["add/action"],

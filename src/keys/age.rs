@@ -1,7 +1,8 @@
-//! Keys by age: data keys for one or more recipients, opened by whoever has the identity of one (<https://age-encryption.org/v1>).
+//! Wrapping with age: data keys are wrapped for one or more recipients, and unwrapped with the identity of any of them
+//! (<https://age-encryption.org/v1>).
 //!
-//! An age file has no associated data, so the encryption context stands inside, before the data key. Recipients are public: anyone
-//! can make a manifest for them, so only a known root digest says who made it ([`KeyWrap::is_public`]).
+//! An age file has no associated data, so the encryption context is inside the plaintext, before the data key. Recipients are
+//! public: anyone can make a manifest for them, so only a pinned root digest shows its origin ([`KeyWrap::is_public`]).
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -15,20 +16,20 @@ use super::wrap::{EncryptionContext, KeyWrap, WRAP_AGE, Wrap, altered};
 use crate::crypto::{DataKey, Secret, SecretFile};
 use crate::{Error, ErrorKind, Result};
 
-/// The longest text that a wrap encloses.
+/// Maximum length of the plaintext in a wrap, in bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Recipients, and the identities that are at hand.
+/// The recipients to wrap for, and the identities to unwrap with.
 pub struct AgeKey {
     recipients: Vec<Recipient>,
     identities: Vec<Identity>,
 }
 
 impl AgeKey {
-    /// From recipients joined by commas, else the path of a file with a recipient or identity a line.
+    /// Parses recipients joined by commas, or reads a file with one recipient or identity on each line.
     ///
     /// # Errors
-    /// Those of the file, `Input` where a line is neither; never telling its text.
+    /// Those of the file; `Input` where a line is neither, without its text.
     pub fn open(text: &str) -> Result<Self> {
         if text.starts_with("age1") {
             return Self::from_lines("age", text.split(','));
@@ -61,7 +62,7 @@ impl AgeKey {
         }
     }
 
-    /// A new identity's text, to keep secret, and its recipient's.
+    /// Generates an identity. Returns its secret text and the text of its recipient.
     #[must_use]
     pub fn generate() -> (Zeroizing<String>, String) {
         let identity = Identity::generate();
@@ -91,7 +92,7 @@ impl KeyWrap for AgeKey {
         let identities = || self.identities.iter().map(|identity| -> &dyn age::Identity { identity });
         for wrap in wraps.iter().filter(|wrap| wrap.kind == WRAP_AGE) {
             let decryptor = Decryptor::new(&wrap.blob[..]).map_err(|_| altered())?;
-            // It never grows.
+            // The buffer never grows, so no copy is left behind.
             let mut plain = Zeroizing::new(Vec::with_capacity(LONGEST + 64));
             match decryptor.decrypt(identities()) {
                 Err(age::DecryptError::NoMatchingKeys) => continue,

@@ -1,7 +1,7 @@
-//! The key file that `keygen` makes: a wrapping key, and the salt where the file is a converter's.
+//! The key file that `keygen` writes: a wrapping key, and in a converter's file the salt (docs/reference/formats/key-file.md).
 //!
-//! Text, so that it survives every secret store; one `name = value` a line. A worker needs no salt and should not have
-//! one: with it, it could confirm which files exist in the whole scope.
+//! The file is text, so that it survives every secret store, with one `name = value` on each line. A worker needs no salt and
+//! should not have one: with the salt it could confirm which files exist in the whole scope.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -16,20 +16,20 @@ use crate::crypto::{DataKey, Secret, SecretFile};
 use crate::{Error, ErrorKind, Result};
 
 const FIRST_LINE: &str = "# coldpress key file 1";
-/// More than a file's text has, so that the buffer never moves.
+/// Capacity of the text buffer, in bytes: more than a file has, so that the buffer never moves.
 const TEXT_BYTES: usize = 1024;
 
-/// What a key file holds.
+/// The content of a key file.
 #[derive(Clone)]
 pub struct KeyFile {
-    /// Encloses the data keys of block manifests.
+    /// The key that wraps the data keys of block manifests.
     pub wrapping_key: WrappingKey,
-    /// Makes the dedup scope; a worker's file has none.
+    /// The salt of the dedup scope; a worker's file has none.
     pub salt: Option<Salt>,
 }
 
 impl KeyFile {
-    /// A new key and a new salt.
+    /// Generates a new key and a new salt.
     ///
     /// # Errors
     /// `Internal` where the operating system gives no random bytes.
@@ -37,13 +37,13 @@ impl KeyFile {
         Ok(Self { wrapping_key: WrappingKey::new(Secret::random()?), salt: Some(Salt::new(Secret::random()?)) })
     }
 
-    /// The file's text.
+    /// Encodes the file's text.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<String> {
         encode(Some(&self.wrapping_key), self.salt.as_ref())
     }
 
-    /// From the file's text.
+    /// Decodes the file's text.
     ///
     /// # Errors
     /// `Input`, naming the line but never its value.
@@ -53,7 +53,7 @@ impl KeyFile {
         Ok(Self { wrapping_key: wrapping_key.ok_or_else(missing)?, salt })
     }
 
-    /// The salt of a key file, or of one that has nothing else.
+    /// Reads the salt of a key file or of a file with a salt alone.
     ///
     /// # Errors
     /// As [`KeyFile::read`]; `Input` where the file has no salt.
@@ -86,7 +86,7 @@ impl KeyFile {
                 "salt" if salt.is_none() => salt = Some(Salt::new(secret()?)),
                 "wrapping-key" | "salt" => return Err(broken(format!("line {number}: a second `{name}`"))),
                 "wrapping-key-id" | "scope-id" => ids.push((number, name, value)),
-                // It may be the secret itself, at the wrong place.
+                // The name may be the secret itself, in the wrong place, so it is not shown.
                 _ => return Err(broken(format!("line {number}: an unknown name"))),
             }
         }
@@ -108,12 +108,12 @@ impl KeyFile {
     /// Reads the file `path`.
     ///
     /// # Errors
-    /// Those of the file; `Denied` where others can read it; `Input` where it is no key file.
+    /// Those of the file; `Denied` where other users can read it; `Input` where it is not a key file.
     pub fn read(path: &Path) -> Result<Self> {
         Self::decode(read(path)?.text()).map_err(|error| error.within(path.display()))
     }
 
-    /// Writes a new file `path` that only its owner can read; never over an existing one.
+    /// Writes a new file `path` that only its owner can read, and never overwrites a file.
     ///
     /// # Errors
     /// Those of the file.
@@ -121,7 +121,7 @@ impl KeyFile {
         write_new(path, &self.encode())
     }
 
-    /// Writes a new file with a salt and nothing else, as [`KeyFile::write_new`].
+    /// Writes a new file with a salt alone, as [`KeyFile::write_new`] does.
     ///
     /// # Errors
     /// Those of the file.
@@ -172,7 +172,7 @@ fn read(path: &Path) -> Result<SecretFile> {
     let file = std::fs::File::open(path).map_err(fail)?;
     let mode = file.metadata().map_err(fail)?.permissions().mode();
     let secret = SecretFile::read(&file).map_err(fail)?;
-    // What it is comes first: a mode is right or wrong for a key file alone.
+    // The form is checked before the mode: a mode is right or wrong for key files alone.
     if !is_key_file(secret.text()) {
         return Err(not_a_key_file().within(path.display()));
     }
@@ -204,7 +204,7 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-/// A key whose name a power failure loses is lost.
+/// Syncs the directory of `path`: a key file whose name a power failure loses is lost.
 fn sync_directory_of(path: &Path) -> std::io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match std::fs::File::open(directory)?.sync_all() {

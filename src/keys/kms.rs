@@ -1,7 +1,7 @@
-//! Keys in AWS KMS, which encloses data keys for an encryption context and never gives a key out.
+//! Wrapping with AWS KMS, which wraps data keys for an encryption context and never exports a key.
 //!
-//! docs/reference/formats/block-manifest.md defines the context. Its two fields, and nothing else of an image, are seen by the service; key
-//! policies can ask for both.
+//! docs/reference/formats/block-manifest.md defines the context. The service sees its two fields and nothing else of an image; key
+//! policies can require both.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,22 +25,22 @@ use crate::net::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
 const ROOT_DIGEST: &str = "coldpress:root-digest";
-/// The field of the encryption context that key policies can ask for.
+/// The field of the encryption context with the application's name, which key policies can require.
 pub const APPLICATION: &str = "coldpress:application";
-/// What an HMAC key of the service signs to give a salt. Changes every stored byte of its scopes.
+/// The message whose HMAC in the service is a salt. A change changes every stored byte of such scopes.
 const SALT_MESSAGE: &[u8] = b"coldpress salt v1\n";
 
-/// Longest enclosed data key that the service gives (its CiphertextBlob).
+/// Maximum length of a wrapped data key that the service returns (its CiphertextBlob), in bytes.
 const MAX_CIPHERTEXT: usize = 6144;
-/// Longest name of a key.
+/// Maximum length of a key's ARN, in bytes.
 const MAX_ARN: usize = 2048;
 
-/// How the key service is reached, and what goes with each request.
+/// The endpoint of the key service, and the grant tokens of each request.
 #[derive(Debug, Clone, Default)]
 pub struct KmsSettings {
-    /// Another address than AWS's own, which environment and profile can name as well.
+    /// The endpoint URL, if not that of AWS; environment and profile can set it as well.
     pub endpoint: Option<String>,
-    /// Grant tokens: a grant of the last minutes holds everywhere with its token.
+    /// Grant tokens, with which a new grant is effective everywhere at once.
     pub grant_tokens: Vec<String>,
 }
 
@@ -49,22 +49,22 @@ pub struct KmsKey {
     services: Services,
     client: Client,
     settings: KmsSettings,
-    /// Id, ARN or alias, as the service takes them.
+    /// The id, ARN or alias, as the service accepts them.
     id: String,
 }
 
 impl KmsKey {
-    /// The key `id`.
+    /// Creates a client for the key `id`; makes no request.
     ///
     /// # Errors
-    /// `Input` where nothing says the region.
+    /// `Input` where no Region is configured.
     pub fn open(id: &str, settings: &KmsSettings) -> Result<Self> {
         let services = Services::start()?;
         let client = Self::client(id, settings, &services)?;
         Ok(Self { services, client, settings: settings.clone(), id: id.to_owned() })
     }
 
-    /// A client with the credentials that the chain gives now.
+    /// Creates a client with the current credentials of the chain.
     fn client(id: &str, settings: &KmsSettings, services: &Services) -> Result<Client> {
         let config = crate::net::aws::config(services, region_of(id), settings.endpoint.is_some())?;
         if config.region().is_none() {
@@ -82,7 +82,7 @@ impl KmsKey {
         Ok(Client::from_conf(config.build()))
     }
 
-    /// Makes a request, once more with new credentials where they have expired on the way.
+    /// Sends a request, and repeats it once with new credentials if they have expired meanwhile.
     fn send<T, E, F>(&self, request: impl Fn(&Client) -> F) -> Result<T, Box<SdkError<E>>>
     where
         F: Future<Output = Result<T, SdkError<E>>>,
@@ -96,7 +96,7 @@ impl KmsKey {
         answer.map_err(Box::new)
     }
 
-    /// A client with new credentials, where an answer says that they have expired.
+    /// Returns a client with new credentials if `answer` says that they have expired.
     fn renewed<T, E: ProvideErrorMetadata>(&self, answer: &Result<T, E>) -> Option<Client> {
         let is_expired = answer.as_ref().err().and_then(ProvideErrorMetadata::code).is_some_and(is_expired);
         is_expired.then(|| Self::client(&self.id, &self.settings, &self.services).ok()).flatten()
@@ -106,7 +106,7 @@ impl KmsKey {
         (!self.settings.grant_tokens.is_empty()).then(|| self.settings.grant_tokens.clone())
     }
 
-    /// The salt that an HMAC key of the service makes; the same each time.
+    /// Returns the salt that an HMAC key of the service computes; the same each time.
     ///
     /// # Errors
     /// `Denied`, `NotFound` or `Unavailable`, naming the key.
@@ -129,7 +129,7 @@ impl KmsKey {
         Secret::from_slice(&bytes).ok_or_else(|| self.unexpected())
     }
 
-    /// What goes into a manifest of an answer, where it has the form that the service documents.
+    /// Returns the wrap that an answer contains, after checks that ARN and ciphertext have the documented form.
     fn made_wrap(&self, arn: Option<String>, blob: Option<Blob>) -> Result<Wrap> {
         let (Some(arn), Some(blob)) = (arn, blob.map(Blob::into_inner)) else { return Err(self.unexpected()) };
         if !is_arn_of_key(&arn) || !(1..=MAX_CIPHERTEXT).contains(&blob.len()) {
@@ -167,7 +167,7 @@ impl KmsKey {
             (Some((kind, _)), _) => kind,
             (None, Some(401 | 403)) => ErrorKind::Denied,
             (None, Some(408 | 429 | 500..=599)) => ErrorKind::Unavailable,
-            // Not even sent: no credentials.
+            // The request was not sent: no credentials.
             (None, None) if !may_pass(error) => ErrorKind::Denied,
             (None, None) => ErrorKind::Unavailable,
             _ => ErrorKind::Input,
@@ -181,7 +181,7 @@ impl KmsKey {
             }
             (Some(status), Some(code)) => format!("the service answered {status} ({code})"),
             (Some(status), None) => format!("the service answered {status}"),
-            // Nothing was answered: no credentials, no connection.
+            // There was no answer: no credentials, or no connection.
             (None, _) => first_line(&first_cause(error)).to_owned(),
         };
         let error = Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id));
@@ -191,7 +191,7 @@ impl KmsKey {
         }
     }
 
-    /// Whether a wrap can be this key's: an alias can name any.
+    /// Returns whether this key may have made `wrap`; an alias can stand for any key.
     fn may_have_made(&self, wrap: &Wrap) -> bool {
         let (id, arn) = (self.id.as_str(), String::from_utf8_lossy(&wrap.key_id));
         let alias = id.starts_with("alias/") || id.contains(":alias/");
@@ -200,7 +200,7 @@ impl KmsKey {
     }
 }
 
-/// Whether a text is `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
+/// Returns whether a text has the form `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
 fn is_arn_of_key(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
     let word =
@@ -215,7 +215,7 @@ fn is_arn_of_key(text: &str) -> bool {
     }
 }
 
-/// Whether two ARNs are of one multi-Region key in two Regions: what one has enclosed, the other opens.
+/// Returns whether two ARNs are of one multi-Region key in two Regions: each can unwrap what the other has wrapped.
 fn are_replicas(one: &str, other: &str) -> bool {
     let parts = |arn: &str| {
         let [_, partition, _, _, account, key] = arn.splitn(6, ':').collect::<Vec<_>>()[..] else { return None };
@@ -225,17 +225,18 @@ fn are_replicas(one: &str, other: &str) -> bool {
     parts(one).is_some_and(|one| parts(other) == Some(one))
 }
 
-/// The cause of type `T` in an error's chain.
+/// Returns the first cause of type `T` in an error's chain.
 fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
     error.downcast_ref().or_else(|| error.source().and_then(find))
 }
 
-/// Whether a code says that credentials were good once.
+/// Returns whether an error code says that the credentials have expired.
 fn is_expired(code: &str) -> bool {
     matches!(code, "ExpiredTokenException" | "ExpiredToken" | "RequestExpired")
 }
 
-/// What an error of this code means, and the next step. Codes: the error lists of the KMS API, and those that all of AWS's services share.
+/// Returns the kind of an error code and the next step. The codes are those in the error lists of the KMS API, and those that all
+/// AWS services share.
 fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
     use ErrorKind as K;
     Some(match code {
@@ -303,7 +304,7 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
     })
 }
 
-/// Whether a request that got no answer may get one later.
+/// Returns whether a request without an answer may succeed later.
 fn may_pass<E>(error: &SdkError<E>) -> bool {
     match error {
         SdkError::DispatchFailure(failure) => failure.is_io() || failure.is_timeout(),
@@ -312,22 +313,22 @@ fn may_pass<E>(error: &SdkError<E>) -> bool {
     }
 }
 
-/// Something that can be asked of a key.
+/// An operation on a key that [`KmsKey::allows`] can try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOperation {
-    /// A fresh data key, enclosed.
+    /// Generates and wraps a data key.
     GenerateDataKey,
-    /// Enclose a data key that is there.
+    /// Wraps an existing data key.
     Encrypt,
-    /// Open an enclosed data key.
+    /// Unwraps a data key.
     Decrypt,
 }
 
 impl KeyOperation {
-    /// All.
+    /// All operations.
     pub const ALL: [Self; 3] = [Self::GenerateDataKey, Self::Encrypt, Self::Decrypt];
 
-    /// The service's word for it.
+    /// Returns the service's name of the operation.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -339,7 +340,7 @@ impl KeyOperation {
 }
 
 impl KmsKey {
-    /// Whether `operation` is allowed: tried dry, or on bytes that the key never made.
+    /// Returns whether `operation` is allowed. It is tried as a dry run; decryption is tried on bytes that the key never encrypted.
     ///
     /// # Errors
     /// `NotFound` where there is no such key, `Unavailable`.
@@ -362,7 +363,7 @@ impl KmsKey {
                     request.set_encryption_context(Some(fields(&context))).send()
                 };
                 match self.send(request) {
-                    // Who may not is told so first.
+                    // The service checks permissions before the ciphertext.
                     Err(error) if is_not_its_own(&*error) => Ok(true),
                     answer => self.dry(operation.name(), answer.map(drop)),
                 }
@@ -370,7 +371,7 @@ impl KmsKey {
         }
     }
 
-    /// Whether a dry run was allowed. Services that know none carry it out; what they give is dropped.
+    /// Returns whether a dry run was allowed. A service without dry runs executes the operation; its result is dropped.
     fn dry<E>(&self, operation: &str, answer: Result<(), Box<SdkError<E>>>) -> Result<bool>
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
@@ -379,7 +380,7 @@ impl KmsKey {
             Ok(()) => Ok(true),
             Err(error) if error.code() == Some("DryRunOperationException") => Ok(true),
             Err(error) => {
-                // A key that is disabled, or credentials that have expired, say nothing of rights.
+                // A disabled key or expired credentials say nothing about permissions.
                 let is_of_rights =
                     error.code().is_none_or(|code| code == "AccessDeniedException" || meaning(code).is_none());
                 let failure = self.failure(operation, &error);
@@ -391,7 +392,7 @@ impl KmsKey {
         }
     }
 
-    /// A fresh data key by a dry run.
+    /// Requests a fresh data key as a dry run.
     fn dry_data_key(&self, application: &str) -> Result<(), Box<SdkError<GenerateDataKeyError>>> {
         let context = trial(application);
         let request = |client: &Client| {
@@ -408,22 +409,22 @@ impl KmsKey {
     }
 }
 
-/// What is answered to who may decrypt, of bytes that are no key's.
+/// Returns whether the error means that decryption is allowed, but the bytes are not a ciphertext of this key.
 fn is_not_its_own(error: &impl ProvideErrorMetadata) -> bool {
     match error.code() {
         Some("InvalidCiphertextException" | "IncorrectKeyException") => true,
-        // checked: moto 5.2, which takes the bytes for another key's; AWS says whom it denies what.
+        // checked: moto 5.2, which takes the bytes for another key's ciphertext; a denial by AWS has a message.
         Some("AccessDeniedException") => error.message().is_none_or(str::is_empty),
         _ => false,
     }
 }
 
-/// A context for trials: of no image.
+/// Returns an encryption context for trials, which belongs to no image.
 fn trial(application: &str) -> EncryptionContext {
     EncryptionContext { root_digest: Sha256::of(b""), application: application.to_owned() }
 }
 
-/// The region that an ARN names.
+/// Returns the Region in an ARN.
 fn region_of(id: &str) -> Option<&str> {
     id.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty())
 }

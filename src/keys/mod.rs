@@ -1,7 +1,7 @@
-//! Key providers: whoever encloses the data key of a block manifest — a key file, AWS KMS, or age recipients.
+//! Key providers, which wrap the data key of a block manifest: a key file, AWS KMS, or age recipients.
 //!
-//! docs/reference/formats/block-manifest.md defines the wrap in [`wrap`], docs/reference/formats/key-file.md the file in [`key_file`]. Ciphers are those of
-//! [`crate::crypto`]; only [`kms`] uses the network.
+//! docs/reference/formats/block-manifest.md defines the wrap in [`wrap`], docs/reference/formats/key-file.md the file in
+//! [`key_file`]. Ciphers are those of [`crate::crypto`]; only [`kms`] uses the network.
 
 #[cfg(feature = "age")]
 pub mod age;

@@ -1,6 +1,6 @@
-//! Envelope encryption of a block manifest: a fresh data key seals it, a wrapping key encloses the data key.
+//! Envelope encryption of a block manifest: a fresh data key encrypts the manifest, and a wrapping key wraps the data key.
 //!
-//! One data key seals exactly one (clear, sealed) pair, so its nonce is zero. A wrapping key lives long, so its nonces are
+//! One data key encrypts exactly one (clear, sealed) pair, so its nonce is zero. A wrapping key is used for long, so its nonces are
 //! random; it may wrap 2^32 data keys (NIST SP 800-38D, 8.3).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -15,27 +15,27 @@ use crate::{Error, ErrorKind, Result};
 const CONTEXT_LABEL: &[u8] = b"coldpress wrap v1\n";
 const KEY_ID_LABEL: &[u8] = b"coldpress wrapping key id v1\n";
 
-/// The kinds of wraps in a block manifest.
+/// The kind of a wrap by the wrapping key of a key file.
 pub const WRAP_FILE: u8 = 1;
-/// By a key of AWS KMS.
+/// The kind of a wrap by a key of AWS KMS.
 pub const WRAP_AWS_KMS: u8 = 2;
-/// By age, for one or more recipients; known in every build, opened in those with the feature.
+/// The kind of a wrap by age, for one or more recipients. Every build knows it; builds with the feature `age` can unwrap it.
 pub const WRAP_AGE: u8 = 3;
 
-/// One data key, enclosed by one key.
+/// A data key, wrapped by one wrapping key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrap {
-    /// One of the kinds above.
+    /// One of [`WRAP_FILE`], [`WRAP_AWS_KMS`] and [`WRAP_AGE`], or a kind of a later version.
     pub kind: u8,
-    /// Tells the enclosing key from others of its kind.
+    /// Identifies the wrapping key among those of its kind.
     pub key_id: Vec<u8>,
-    /// The enclosed data key.
+    /// The wrapped data key.
     pub blob: Vec<u8>,
 }
 
-/// Encloses data keys: a key file, a key of a key service, a set of recipients.
+/// Wraps and unwraps data keys: a key file, a key of a key service, or a set of recipients.
 pub trait KeyWrap: Send + Sync {
-    /// Whether it would enclose a data key, asked before work begins; services alone can refuse.
+    /// Checks before the work begins that wrapping is allowed. Only a key service can refuse.
     ///
     /// # Errors
     /// `Denied`, `NotFound` or `Unavailable`, naming the key.
@@ -43,7 +43,7 @@ pub trait KeyWrap: Send + Sync {
         Ok(())
     }
 
-    /// A fresh data key, and the same enclosed for `context`.
+    /// Generates a data key. Returns it, and the same wrapped for `context`.
     ///
     /// # Errors
     /// `Denied`, `NotFound` or `Unavailable`, naming the key; `Internal` where there are no random bytes.
@@ -53,39 +53,39 @@ pub trait KeyWrap: Send + Sync {
         Ok((data_key, wrap))
     }
 
-    /// Encloses `data_key` for `context`.
+    /// Wraps `data_key` for `context`.
     ///
     /// # Errors
     /// As [`KeyWrap::new_data_key`].
     fn wrap(&self, data_key: &DataKey, context: &EncryptionContext) -> Result<Wrap>;
 
-    /// The data key that one of `wraps` encloses for `context`.
+    /// Unwraps the data key from that one of `wraps` that is for this key and `context`.
     ///
     /// # Errors
-    /// `Denied` where none is for this key, or a service refuses; `Corrupt` where one was altered; `Unavailable`.
+    /// `Denied` where none is for this key, or a service refuses; `Corrupt` where the wrap was altered; `Unavailable`.
     fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey>;
 
-    /// Whether anyone can enclose for this key, so that only a known root digest says who made a manifest.
+    /// Returns whether anyone can wrap for this key, so that only a pinned root digest shows the origin of a manifest.
     fn is_public(&self) -> bool {
         false
     }
 
-    /// The salt that lies beside it, in a converter's key file.
+    /// Returns the salt that is stored with the key, in a converter's key file.
     fn salt(&self) -> Option<&Salt> {
         None
     }
 }
 
-/// What a wrap is bound to: it unwraps for this root digest and application alone.
+/// The encryption context of a wrap: it can be unwrapped for this root digest and application only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptionContext {
-    /// The block manifest's.
+    /// The root digest of the block manifest.
     pub root_digest: Sha256,
     /// A stable name on which key policies can be written; may be empty.
     pub application: String,
 }
 
-/// Encloses data keys; lives in a key file, and is not known outside.
+/// A key that wraps data keys, stored in a key file.
 #[derive(Debug, Clone)]
 pub struct WrappingKey(Secret);
 
@@ -97,22 +97,22 @@ impl EncryptionContext {
 }
 
 impl WrappingKey {
-    /// Bytes of a wrapped data key: nonce, key, tag.
+    /// Length of a wrapped data key, in bytes: nonce, key, tag.
     pub const WRAPPED: usize = NONCE_LEN + 32 + TAG;
 
-    /// From its secret bytes.
+    /// Creates the key with these secret bytes.
     #[must_use]
     pub fn new(secret: Secret) -> Self {
         Self(secret)
     }
 
-    /// Its secret bytes.
+    /// Returns the secret bytes.
     #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.0
     }
 
-    /// Tells it from others; says nothing of its bytes.
+    /// Returns an id that distinguishes the key from others and reveals nothing of its bytes.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
         let mut id = [0; 16];
@@ -120,7 +120,7 @@ impl WrappingKey {
         id
     }
 
-    /// The id as text.
+    /// Returns the id as hexadecimal digits.
     #[must_use]
     pub fn id_text(&self) -> String {
         to_hex(&self.id())
@@ -168,7 +168,7 @@ impl KeyWrap for WrappingKey {
     }
 }
 
-/// A manifest that cannot be decrypted with its own key; the reason is not given.
+/// Returns the error for a manifest that cannot be decrypted with its own key; it has no detail on purpose.
 #[must_use]
 pub fn altered() -> Error {
     Error::new(ErrorKind::Corrupt, "the manifest cannot be decrypted: it was modified after it was written")

@@ -1,9 +1,10 @@
-//! Little-endian integers and length-prefixed bytes, both ways. A length is checked against what is left before it is used.
+//! Encoding and decoding of little-endian integers and length-prefixed bytes. A length is checked against the remaining bytes
+//! before it is used.
 
 use crate::digest::Sha256;
 use crate::printable::is_escaped;
 
-/// Appends fields.
+/// An encoder that appends fields to a buffer.
 #[derive(Debug, Default)]
 pub(super) struct Encoder(pub(super) Vec<u8>);
 
@@ -32,27 +33,27 @@ impl Encoder {
         self.u32(u32::try_from(count).expect("counts are bounded by the device's chunks"));
     }
 
-    /// A length of 16 bits and the text.
+    /// Appends a length of 16 bits and the text.
     pub(super) fn text(&mut self, text: &str) {
         self.u16(u16::try_from(text.len()).expect("texts are bounded where they enter a manifest"));
         self.raw(text.as_bytes());
     }
 
-    /// A length of 32 bits and the bytes.
+    /// Appends a length of 32 bits and the bytes.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.raw(bytes);
     }
 }
 
-/// The bytes are not of the format.
+/// Bytes that are not of the format; the message completes "it …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub(super) &'static str);
 
 const SHORT: DecodeError = DecodeError("ends too early");
 
-/// Takes fields from the front.
+/// A decoder that takes fields from the front of a buffer.
 pub(super) struct Decoder<'a>(pub(super) &'a [u8]);
 
 impl<'a> Decoder<'a> {
@@ -86,7 +87,7 @@ impl<'a> Decoder<'a> {
         self.array().map(Sha256::from_bytes)
     }
 
-    /// A count of items of at least `size` bytes each, no more than can be there.
+    /// Decodes a count of items of at least `size` bytes each, and checks that the remaining bytes can contain that many.
     pub(super) fn count(&mut self, size: usize) -> Result<usize, DecodeError> {
         let count = usize::try_from(self.u32()?).map_err(|_| SHORT)?;
         if count > self.0.len() / size { Err(SHORT) } else { Ok(count) }
@@ -95,7 +96,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn text(&mut self) -> Result<String, DecodeError> {
         let length = self.u16()?.into();
         let text = std::str::from_utf8(self.raw(length)?).map_err(|_| DecodeError("has a text that is not UTF-8"))?;
-        // Texts are shown to people, some before anything is authenticated.
+        // Texts are printed, some before anything is authenticated.
         if text.chars().any(is_escaped) {
             Err(DecodeError("has a text with control characters"))
         } else {

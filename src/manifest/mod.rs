@@ -1,6 +1,6 @@
-//! The block manifest: which chunks a device is made of, under which keys, and for which image.
+//! The block manifest: the chunks of a device, their keys, and the image that they are of.
 //!
-//! docs/reference/formats/block-manifest.md specifies every byte; `codec` has the primitives, [`v1`] both halves of the format.
+//! docs/reference/formats/block-manifest.md specifies every byte; `codec` has the primitives, [`v1`] encodes and decodes.
 
 mod chunk_ref;
 mod codec;

@@ -1,21 +1,21 @@
-//! The recipe of a block manifest: what decides a device's bytes besides the image (docs/reference/formats/block-manifest.md, "Clear part").
+//! The recipe of a block manifest (docs/reference/formats/block-manifest.md, "Clear part").
 
 use super::codec::{DecodeError, Decoder, Encoder};
 use crate::CHUNK_SIZE;
 use crate::crypto::Codec;
 
-/// What decides a device's bytes besides the image.
+/// The parameters that determine a device's bytes besides the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     /// The layout epoch.
     pub epoch: u16,
-    /// How chunks are packed.
+    /// The codec of the chunks.
     pub codec: Codec,
     /// The version of the codec's library.
     pub codec_version: u32,
-    /// What `--free` asked for, in bytes.
+    /// The value of `--free`, in bytes.
     pub free: u64,
-    /// For which platform the image is; empty where nothing says it.
+    /// The platform of the image; empty where it is unknown.
     pub platform: String,
 }
 

@@ -1,7 +1,7 @@
-//! The two digests that say what an image is (docs/reference/formats/block-manifest.md, "Digests").
+//! The two digests that identify an image (docs/reference/formats/block-manifest.md, "Digests").
 //!
-//! The **image digest** covers plaintext chunks and config: the same under every salt and codec. The **root digest** covers
-//! recipe, geometry, every chunk's name and key, and a commitment to the config: what a reader can check before it reads.
+//! The **image digest** covers plaintext chunks and config, and is the same under every salt and codec. The **root digest** covers
+//! recipe, geometry, every chunk's name and key, and a commitment to the config: a reader can check it before it reads a chunk.
 
 use super::chunk_ref::ChunkRef;
 use super::codec::Encoder;
@@ -31,13 +31,13 @@ fn tree(label: &[u8], device_chunks: u32, leaves: &[Leaf], config: &[u8]) -> Bla
     Blake3::of(&out.0)
 }
 
-/// Of all chunks that are not zero, ascending, and the config's normal form.
+/// Returns the image digest of `leaves`, all chunks that are not zero, ascending, and of the config's normal form.
 #[must_use]
 pub fn image_digest(device_chunks: u32, leaves: &[Leaf], config: &str) -> Blake3 {
     tree(IMAGE_LABEL, device_chunks, leaves, Blake3::of(config.as_bytes()).as_bytes())
 }
 
-/// The file system's UUID: of all chunks, the first as it is without it. RFC 9562, version 8.
+/// Returns the file system's UUID (RFC 9562, version 8), derived from all chunks; the first one with a UUID of zeros.
 #[must_use]
 pub fn uuid(device_chunks: u32, leaves: &[Leaf]) -> [u8; 16] {
     let digest = tree(UUID_LABEL, device_chunks, leaves, &[]);
@@ -48,7 +48,7 @@ pub fn uuid(device_chunks: u32, leaves: &[Leaf]) -> [u8; 16] {
     uuid
 }
 
-/// What pins an image wherever its block manifest is opened. `chunks` ascend.
+/// Returns the root digest, which pins an image wherever its block manifest is read. `chunks` ascend.
 #[must_use]
 pub fn root_digest(
     recipe: &Recipe,

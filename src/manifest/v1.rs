@@ -1,8 +1,8 @@
-//! Block manifest, version 1: encode and decode, byte by byte as docs/reference/formats/block-manifest.md says.
+//! Block manifest, version 1: encoding and decoding, byte by byte as docs/reference/formats/block-manifest.md specifies.
 //!
-//! `magic version | lengths | wraps | clear | sealed`. Magic, version and the clear part are associated data of the sealed
-//! part; the wraps are not, so that a wrapping key can be changed alone. Decoding trusts nothing: lengths are checked
-//! before use, the names are a sorted set, and the root digest is computed again.
+//! `magic version | lengths | wraps | clear | sealed`. Magic, version and the clear part are associated data of the sealed part;
+//! the wraps are not, so that a wrapping key can be replaced alone. Decoding trusts nothing: lengths are checked before use, the
+//! names must be a sorted set, and the root digest is computed again.
 
 use std::collections::BTreeMap;
 
@@ -20,81 +20,81 @@ use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"\x89CPM\r\n\x1a\n";
 const VERSION: u16 = 1;
-/// Magic, version, reserved.
+/// Length of magic, version and reserved bits, in bytes.
 const PREFIX: usize = 12;
-/// Most bytes of a block manifest: one of a 16 TiB device is below.
+/// Maximum length of a block manifest, in bytes; that of a 16 TiB device is below.
 pub const MAX_BYTES: u64 = 4 << 30;
-/// Bytes of its first, fixed part.
+/// Length of the fixed part at the start, in bytes.
 pub const HEAD_BYTES: u64 = 24;
 
-/// The clear part: enough to collect, scrub and count without a key.
+/// The clear part: enough for garbage collection, scrubbing and counting without a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clear {
-    /// What decides the device's bytes besides the image.
+    /// The parameters that determine the device's bytes besides the image.
     pub recipe: Recipe,
-    /// Where the chunks are collected together.
+    /// The root under which the chunks are stored and collected.
     pub root: RootId,
     /// The dedup scope.
     pub scope: ScopeId,
-    /// A stable name on which key policies can be written; part of the encryption context.
+    /// A stable name for use in key policies; part of the encryption context.
     pub application: String,
-    /// Pins everything that a reader needs.
+    /// The root digest, which pins everything that a reader needs.
     pub root_digest: Sha256,
-    /// Every chunk's name once, ascending.
+    /// The names of all chunks, each once, ascending.
     pub names: Vec<Sha256>,
 }
 
-/// A layer of the image, for a person.
+/// A layer of the image, for reports.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct LayerInfo {
-    /// The digest of its tar.
+    /// The digest of the uncompressed tar.
     pub diff_id: Sha256,
-    /// Its segment's first chunk.
+    /// The index of the first chunk of the layer's segment.
     pub first_chunk: u32,
-    /// Its segment's chunks.
+    /// The number of chunks in the segment.
     pub chunks: u32,
-    /// Bytes of its tar.
+    /// The length of the uncompressed tar, in bytes.
     pub tar_bytes: u64,
 }
 
-/// The sealed part.
+/// The decrypted content of the sealed part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
     /// The device's size in chunks.
     pub device_chunks: u32,
     /// The chunks that are not all zero, ascending.
     pub chunks: Vec<ChunkRef>,
-    /// Of plaintext and config.
+    /// The image digest, of plaintext and config.
     pub image_digest: Blake3,
     /// The image's config in its normal form.
     pub config: String,
-    /// Key of the commitment to the config.
+    /// The key of the commitment to the config.
     pub config_key: Secret,
     /// The OCI manifest that the image came from.
     pub source: Option<Sha256>,
-    /// Where the chunks were put: a hint.
+    /// The store to which the chunks were uploaded, as a hint.
     pub store: String,
     /// The image's layers.
     pub layers: Vec<LayerInfo>,
 }
 
-/// A block manifest whose sealed part is still sealed.
+/// A block manifest whose sealed part is not decrypted.
 #[derive(Debug, Clone)]
 pub struct BlockManifest {
-    /// What anyone can read.
+    /// The clear part.
     pub clear: Clear,
     wraps: Vec<Wrap>,
-    /// Magic, version and clear part as they stand in the file.
+    /// Magic, version and clear part as they are in the file.
     associated: Vec<u8>,
     sealed: Vec<u8>,
 }
 
-/// A block manifest whose sealed part is open and checked.
+/// A block manifest whose sealed part is decrypted and checked.
 #[derive(Debug, Clone)]
 pub struct OpenManifest {
-    /// What anyone can read.
+    /// The clear part.
     pub clear: Clear,
-    /// What only the wrapping key opens.
+    /// The sealed part.
     pub sealed: Sealed,
 }
 
@@ -105,7 +105,7 @@ impl From<DecodeError> for Error {
 }
 
 impl OpenManifest {
-    /// The file's bytes, sealed under a fresh data key that `key` encloses.
+    /// Encodes the file, encrypted under a fresh data key that `key` wraps.
     ///
     /// # Errors
     /// Those of `key`.
@@ -117,14 +117,14 @@ impl OpenManifest {
         Ok(encode_file(&[wrap], &associated, &sealed))
     }
 
-    /// The chunk at `index`, `None` where it is all zero.
+    /// Returns the chunk at `index`; `None` where it is all zero.
     #[must_use]
     pub fn chunk(&self, index: ChunkIndex) -> Option<&ChunkRef> {
         let at = self.sealed.chunks.binary_search_by_key(&index, |chunk| chunk.index).ok()?;
         Some(&self.sealed.chunks[at])
     }
 
-    /// The device's size in bytes.
+    /// Returns the device's size in bytes.
     #[must_use]
     pub fn device_bytes(&self) -> u64 {
         u64::from(self.sealed.device_chunks) * u64::from(CHUNK_SIZE)
@@ -132,13 +132,13 @@ impl OpenManifest {
 }
 
 impl BlockManifest {
-    /// Returns the file's bytes, the same that were decoded.
+    /// Encodes the file: the same bytes that were decoded.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode_file(&self.wraps, &self.associated, &self.sealed)
     }
 
-    /// Reads the clear part and locates the others.
+    /// Decodes the clear part and the wraps; the sealed part is not decrypted.
     ///
     /// # Errors
     /// `Corrupt` or `Unsupported`.
@@ -150,7 +150,7 @@ impl BlockManifest {
         Ok(Self { clear: Clear::decode(clear)?, wraps: decode_wraps(wraps)?, associated: associated(clear), sealed })
     }
 
-    /// How many bytes the block manifest has that begins with `start`, 24 bytes or more of it.
+    /// Returns the length in bytes of the block manifest that begins with `start`, which has at least [`HEAD_BYTES`] bytes.
     ///
     /// # Errors
     /// As [`BlockManifest::decode`].
@@ -176,7 +176,7 @@ impl BlockManifest {
         Ok((from, lengths))
     }
 
-    /// How many bytes of the block manifest that begins with `start` hold all that [`BlockManifest::decode_clear`] needs.
+    /// Returns how many bytes of the block manifest that begins with `start` [`BlockManifest::decode_clear`] needs.
     ///
     /// # Errors
     /// As [`BlockManifest::decode`].
@@ -185,7 +185,7 @@ impl BlockManifest {
         Ok(HEAD_BYTES + u64::from(wraps) + u64::from(clear))
     }
 
-    /// Reads the clear part alone, of the first [`BlockManifest::clear_end`] bytes.
+    /// Decodes the clear part from the first [`BlockManifest::clear_end`] bytes.
     ///
     /// # Errors
     /// As [`BlockManifest::decode`].
@@ -198,7 +198,7 @@ impl BlockManifest {
         Ok(Clear::decode(clear)?)
     }
 
-    /// Tells block manifests of one root digest apart: made of root, application and the keys that enclose the data key.
+    /// Returns a digest of root, application and wrapping keys, which distinguishes block manifests of one root digest.
     #[must_use]
     pub fn identity(&self) -> Sha256 {
         let mut out = Encoder::default();
@@ -211,7 +211,7 @@ impl BlockManifest {
         Sha256::of(&out.0)
     }
 
-    /// Opens the sealed part, and checks that all of it is what the root digest says.
+    /// Decrypts the sealed part, and checks all of it against the root digest.
     ///
     /// # Errors
     /// `Denied` where the key is not one of the manifest's, `Corrupt` where anything was altered; those of a key service.
@@ -238,19 +238,19 @@ impl BlockManifest {
         Ok(OpenManifest { clear: self.clear, sealed })
     }
 
-    /// The file's bytes with the data key enclosed by `to` and no other: not a byte of the clear and the sealed part changes.
+    /// Encodes the file with the data key wrapped by `to` alone; no byte of the clear and the sealed part changes.
     ///
     /// # Errors
     /// Those of [`BlockManifest::open`] under `from`, and of `to`.
     pub fn rewrap(&self, from: &dyn KeyWrap, to: &dyn KeyWrap) -> Result<Vec<u8>> {
-        // What does not open under its old key shall not look opened by a new one.
+        // A manifest that its old key cannot decrypt must not be wrapped for a new one.
         self.clone().open(from)?;
         let context = self.clear.context();
         let wrap = to.wrap(&from.unwrap(&self.wraps, &context)?, &context)?;
         Ok(encode_file(&[wrap], &self.associated, &self.sealed))
     }
 
-    /// Refuses a manifest of another root digest than the one that was asked for.
+    /// Returns the manifest unchanged if its root digest is the expected one, or if none is expected.
     ///
     /// # Errors
     /// `Denied`, naming both.
@@ -299,7 +299,7 @@ fn encode_wraps(wraps: &[Wrap]) -> Vec<u8> {
     out.0
 }
 
-/// Wraps of unknown kinds are kept apart from the known: a later version's key may stand beside ours.
+/// Decodes the wraps, also those of unknown kinds: a later version may have added one.
 fn decode_wraps(bytes: &[u8]) -> Result<Vec<Wrap>, DecodeError> {
     let mut from = Decoder(bytes);
     let mut wraps = Vec::new();
@@ -381,10 +381,10 @@ impl Sealed {
         out.0
     }
 
-    /// From the plaintext of the sealed part, for a clear part with `names`.
+    /// Decodes the plaintext of the sealed part, for a clear part with `names`.
     ///
     /// # Errors
-    /// [`DecodeError`], saying what is wrong with it.
+    /// [`DecodeError`], which names the fault.
     pub fn decode(bytes: &[u8], names: &[Sha256]) -> Result<Self, DecodeError> {
         let mut from = Decoder(bytes);
         let device_chunks = from.u32()?;
