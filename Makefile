@@ -78,7 +78,7 @@ test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 a
 	tools/test-corpus.sh
 
 .PHONY: bundle-corpus
-bundle-corpus: build test-tools ## A real image as a runtime bundle, started by runc (needs COLDPRESS_CORPUS and root; 1 minute)
+bundle-corpus: build test-tools ## Real images as runtime bundles, started by runc: numpy computes, gunicorn answers HTTP (needs COLDPRESS_CORPUS and root; 1 minute)
 	tools/bundle-corpus.sh
 
 .PHONY: lying-servers

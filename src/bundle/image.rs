@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::fs::path::components;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest argument or variable, with its end: MAX_ARG_STRLEN of Linux.
@@ -75,32 +74,43 @@ impl Image {
         Ok(arguments)
     }
 
-    /// The environment, with the usual PATH where there is none.
+    /// Returns the environment: the image's, with the `given` variables in place of those of the same name, and the usual PATH where there
+    /// is none.
     ///
     /// # Errors
     /// `Input` where Linux cannot take it.
-    pub fn environment(&self) -> Result<Vec<String>> {
-        check(&self.env, "Env")?;
+    pub fn environment(&self, given: &[String]) -> Result<Vec<String>> {
         if self.env.iter().any(|variable| variable.find('=').is_none_or(|at| at == 0)) {
             return Err(refused("Env", "one is not of the form NAME=VALUE"));
         }
-        let usual = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let path = (!self.env.iter().any(|variable| variable.starts_with("PATH="))).then(|| usual.to_owned());
-        Ok(path.into_iter().chain(self.env.iter().cloned()).collect())
+        let mut environment = self.env.clone();
+        for variable in given {
+            environment.retain(|other| name_of(other) != name_of(variable));
+            environment.push(variable.clone());
+        }
+        check(&environment, "Env")?;
+        if !environment.iter().any(|variable| name_of(variable) == "PATH") {
+            environment.insert(0, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+        }
+        Ok(environment)
     }
 
-    /// Where the program starts: an absolute path, cleaned as docker cleans it, by its text alone.
+    /// Returns where the program starts, `given` or the image's: an absolute path, cleaned as docker cleans it, by its text alone.
     ///
     /// # Errors
     /// `Input` where it is no path.
-    pub fn directory(&self) -> Result<String> {
-        let directory = self.working_dir.as_deref().unwrap_or("/");
+    pub fn directory(&self, given: Option<&str>) -> Result<String> {
+        let directory = given.or(self.working_dir.as_deref()).unwrap_or("/");
         if directory.contains('\0') || directory.len() >= MAX_PATH - 1 {
             return Err(refused("WorkingDir", "not a path"));
         }
-        let names = components(directory.as_bytes()).into_iter().map(String::from_utf8_lossy);
-        Ok(format!("/{}", names.collect::<Vec<_>>().join("/")))
+        Ok(super::clean(directory))
     }
+}
+
+/// Returns the name of a `NAME=VALUE`.
+fn name_of(variable: &str) -> &str {
+    variable.split_once('=').map_or(variable, |(name, _)| name)
 }
 
 fn refused(field: &str, reason: &str) -> Error {

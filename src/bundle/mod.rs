@@ -3,13 +3,16 @@
 //! The image's own words (program, environment, user, directory) come from the config that the block manifest carries, and names of users from
 //! the image's files; both are outside bytes, and what Linux or a runtime could not take is refused here, by the field's name. All else is the
 //! same for every image: docs/design.md, "Runtime bundles", says what, and why.
+//! Who starts the container can replace the image's settings, and add mounts and limits.
 
 mod image;
+mod mounts;
 mod spec;
 mod user;
 
 pub use image::Image;
-pub use spec::{Options, spec};
+pub use mounts::{ContainerMount, MountKind, scratch};
+pub use spec::{CPU_PERIOD, Options, spec};
 pub use user::User;
 
 use oci_spec::runtime::Spec;
@@ -24,13 +27,24 @@ const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 /// Largest file of users or groups that is read.
 const MAX_NAMES: u64 = 4 << 20;
 
-/// The user that the image's config names, by the image's own `/etc/passwd` and `/etc/group`.
+/// Returns the user that is `given`, else the one that the image's config names, by the image's own `/etc/passwd` and `/etc/group`.
 ///
 /// # Errors
 /// `Input` where no such user or group is there; those of reading.
-pub fn find_user(image: &Image, fs: &Ext4<'_>) -> Result<User> {
+pub fn find_user(image: &Image, given: Option<&str>, fs: &Ext4<'_>) -> Result<User> {
     let [users, groups] = ["/etc/passwd", "/etc/group"].map(|path| names(fs, path));
-    User::find(image.user.as_deref().unwrap_or_default(), &users?, &groups?)
+    let (text, named_by) = match given {
+        Some(given) => (given, "--user"),
+        None => (image.user.as_deref().unwrap_or_default(), "image config"),
+    };
+    User::find(text, &users?, &groups?).map_err(|error| error.within(named_by))
+}
+
+/// Returns an absolute path without `.`, `..` and empty components, by its text alone.
+#[must_use]
+pub fn clean(path: &str) -> String {
+    let names = components(path.as_bytes()).into_iter().map(String::from_utf8_lossy);
+    format!("/{}", names.collect::<Vec<_>>().join("/"))
 }
 
 /// A file of names; empty where there is none.
@@ -50,22 +64,35 @@ fn names(fs: &Ext4<'_>, path: &str) -> Result<Vec<u8>> {
 /// What a runtime mounts on or starts in, and is not in the image: paths from the root, without a slash in front.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// Directories.
-    pub directories: Vec<String>,
+    /// Directories, each with its mode.
+    pub directories: Vec<(String, u32)>,
     /// Empty files.
     pub files: Vec<String>,
 }
 
 impl Missing {
-    /// What `spec` needs and `fs` has not.
+    /// Returns what `spec`, which was made with `options`, needs and `fs` does not have.
     ///
     /// # Errors
     /// `Input` where something else stands there; those of reading.
-    pub fn find(spec: &Spec, fs: &Ext4<'_>) -> Result<Self> {
-        let start = spec.process().as_ref().map(|process| process.cwd().to_string_lossy().into_owned());
-        let wanted = ["/proc", "/dev", "/sys"].map(str::to_owned).into_iter().chain(start);
-        let files = HOST_FILES.into_iter().filter(|path| is_bound(spec, path)).map(str::to_owned);
-        Ok(Self { directories: absent(wanted, FileType::Directory, fs)?, files: absent(files, FileType::File, fs)? })
+    pub fn find(spec: &Spec, options: &Options, fs: &Ext4<'_>) -> Result<Self> {
+        let points = || spec.mounts().iter().flatten().filter_map(|mount| mount.destination().to_str());
+        let start = spec.process().as_ref().and_then(|process| process.cwd().to_str());
+        // The runtime itself makes what is missing in a mount.
+        let in_a_mount = |path: &&str| points().any(|point| is_below(path, point));
+        let is_file = |path: &str| {
+            options.host_files.contains(&path)
+                || options.mounts.iter().any(|mount| mount.target == path && !mount.is_directory())
+        };
+        let (files, mut directories): (Vec<&str>, Vec<&str>) =
+            points().filter(|path| !in_a_mount(path)).partition(|path| is_file(path));
+        directories.extend(start.filter(|start| !in_a_mount(start) && !directories.contains(start)));
+        // Some runtimes give a tmpfs the mode of the directory that it hides.
+        let mode =
+            |path: &str| options.mounts.iter().find(|mount| mount.target == path).map_or(0o755, ContainerMount::mode);
+        let with_mode = |path: String| (path.clone(), mode(&format!("/{path}")));
+        let directories = absent(&directories, FileType::Directory, fs)?.into_iter().map(with_mode).collect();
+        Ok(Self { directories, files: absent(&files, FileType::File, fs)? })
     }
 
     /// Whether nothing is.
@@ -75,17 +102,17 @@ impl Missing {
     }
 }
 
-fn is_bound(spec: &Spec, path: &str) -> bool {
-    spec.mounts().iter().flatten().any(|mount| mount.destination().to_str() == Some(path))
+/// Returns whether `path` is in `directory`, or in a directory of it.
+fn is_below(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
-fn absent(paths: impl Iterator<Item = String>, wanted: FileType, fs: &Ext4<'_>) -> Result<Vec<String>> {
+fn absent(paths: &[&str], wanted: FileType, fs: &Ext4<'_>) -> Result<Vec<String>> {
     let mut absent = Vec::new();
     for path in paths {
         match fs.lookup(path.as_bytes(), true) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let names = components(path.as_bytes()).into_iter().map(String::from_utf8_lossy);
-                absent.push(names.collect::<Vec<_>>().join("/"));
+                absent.push(clean(path).trim_start_matches('/').to_owned());
             }
             found => {
                 let found = found.map_err(|error| error.within("what the container needs"))?.stat.file_type;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use oci_spec::runtime::{
-    Capability, LinuxCapabilities, LinuxDeviceCgroup, LinuxNamespaceType, Mount, Process, Root, Spec,
+    Capability, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxNamespaceType, LinuxResources, Mount,
+    Process, Root, Spec,
 };
 
-use super::{Image, User};
+use super::{ContainerMount, Image, User, mounts};
 use crate::Result;
 
 /// The oldest version of the specification that says all that is said here.
@@ -38,6 +39,12 @@ const ORDERS: [&str; 4] = ["run.oci.", "krun.", "org.systemd.property.", "io.kat
 pub struct Options {
     /// In place of the image's Cmd.
     pub arguments: Vec<String>,
+    /// `NAME=VALUE`, in place of the image's variables of the same name.
+    pub environment: Vec<String>,
+    /// Where the program starts, in place of the image's WorkingDir.
+    pub working_dir: Option<String>,
+    /// Whether the root can be written to.
+    pub writable: bool,
     /// Whether it has a terminal.
     pub terminal: bool,
     /// Whether it has the host's network, and not an empty one of its own.
@@ -46,7 +53,16 @@ pub struct Options {
     pub host_files: Vec<&'static str>,
     /// Its host name.
     pub hostname: String,
+    /// Further mounts, each on a path of its own.
+    pub mounts: Vec<ContainerMount>,
+    /// Maximum memory in bytes.
+    pub memory: Option<u64>,
+    /// Maximum processor time in microseconds in each period of [`CPU_PERIOD`].
+    pub cpu_quota: Option<u32>,
 }
+
+/// The period over which processor time is limited, in microseconds: docker's and the kernel's own.
+pub const CPU_PERIOD: u32 = 100_000;
 
 /// The specification of a container of `image` that runs as `user`, its root at `rootfs` beside the file.
 ///
@@ -55,7 +71,7 @@ pub struct Options {
 pub fn spec(image: &Image, user: &User, options: &Options) -> Result<Spec> {
     let mut spec = Spec::default();
     let mut root = Root::default();
-    root.set_path("rootfs".into()).set_readonly(Some(true));
+    root.set_path("rootfs".into()).set_readonly(Some(!options.writable));
     let annotations: HashMap<_, _> = annotations(image).into_iter().collect();
     spec.set_version(VERSION.to_owned())
         .set_root(Some(root))
@@ -63,11 +79,8 @@ pub fn spec(image: &Image, user: &User, options: &Options) -> Result<Spec> {
         .set_annotations(Some(annotations).filter(|annotations| !annotations.is_empty()))
         .set_process(Some(process(image, user, options)?));
     if let Some(linux) = spec.linux_mut() {
-        // All devices but those that every container has.
-        let mut none = LinuxDeviceCgroup::default();
-        none.set_allow(false).set_access(Some("rwm".to_owned()));
         if let Some(resources) = linux.resources_mut() {
-            resources.set_devices(Some(vec![none]));
+            limit(resources, options);
         }
         if let Some(paths) = linux.masked_paths_mut() {
             paths.push("/sys/devices/virtual/powercap".to_owned());
@@ -79,8 +92,27 @@ pub fn spec(image: &Image, user: &User, options: &Options) -> Result<Spec> {
     if let Some(mounts) = spec.mounts_mut() {
         mounts.iter_mut().for_each(harden);
         mounts.extend(options.host_files.iter().map(|path| bound(path)));
+        mounts::add(mounts, &options.mounts);
     }
     Ok(spec)
+}
+
+/// Sets the limits of the container's control group.
+fn limit(resources: &mut LinuxResources, options: &Options) {
+    // All devices but those that every container has.
+    let mut none = LinuxDeviceCgroup::default();
+    none.set_allow(false).set_access(Some("rwm".to_owned()));
+    resources.set_devices(Some(vec![none]));
+    if let Some(bytes) = options.memory {
+        let mut memory = LinuxMemory::default();
+        memory.set_limit(Some(i64::try_from(bytes).unwrap_or(i64::MAX)));
+        resources.set_memory(Some(memory));
+    }
+    if let Some(quota) = options.cpu_quota {
+        let mut cpu = LinuxCpu::default();
+        cpu.set_quota(Some(quota.into())).set_period(Some(CPU_PERIOD.into()));
+        resources.set_cpu(Some(cpu));
+    }
 }
 
 /// As docker has it: nothing in /proc is a program or a device.
@@ -103,7 +135,7 @@ fn bound(path: &str) -> Mount {
 
 fn process(image: &Image, user: &User, options: &Options) -> Result<Process> {
     let mut process = Process::default();
-    let mut environment = image.environment()?;
+    let mut environment = image.environment(&options.environment)?;
     if options.terminal && !environment.iter().any(|variable| variable.starts_with("TERM=")) {
         environment.push("TERM=xterm".to_owned());
     }
@@ -114,7 +146,7 @@ fn process(image: &Image, user: &User, options: &Options) -> Result<Process> {
         .set_user(by_numbers)
         .set_args(Some(image.arguments(&options.arguments)?))
         .set_env(Some(environment))
-        .set_cwd(image.directory()?.into())
+        .set_cwd(image.directory(options.working_dir.as_deref())?.into())
         .set_capabilities(Some(capabilities(user)))
         // Those of who runs the runtime.
         .set_rlimits(None);

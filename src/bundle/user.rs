@@ -58,7 +58,7 @@ impl User {
 }
 
 fn refused(text: &str, reason: &str) -> Error {
-    Error::new(ErrorKind::Input, format!("image config: User `{text}`: {reason}"))
+    Error::new(ErrorKind::Input, format!("user `{text}`: {reason}"))
 }
 
 /// The lines' fields; a line without a name and a number is none.

@@ -189,8 +189,8 @@ fn users_are_those_of_the_image() {
         ("1000", Ok((1000, 1001, vec![1001, 50]))),
         ("5:6", Ok((5, 6, vec![6]))),
         ("7", Ok((7, 0, vec![0]))),
-        ("nobody", Err("image config: User `nobody`: no such user in the image's /etc/passwd")),
-        ("app:wheel", Err("image config: User `app:wheel`: no such group in the image's /etc/group")),
+        ("nobody", Err("image config: user `nobody`: no such user in the image's /etc/passwd")),
+        ("app:wheel", Err("image config: user `app:wheel`: no such group in the image's /etc/group")),
         ("4294967295", Err("no such user")),
     ] {
         let bench = Bench::new();
@@ -308,4 +308,171 @@ fn a_bundle_that_cannot_be_written_leaves_nothing_mounted() {
         assert!(output.status.code() == Some(1) && said.contains(message), "{said}");
     }
     assert!(!Path::new("nowhere").exists());
+}
+
+/// What both runtimes print for `script` in a container of the image with these layers and options; it must succeed.
+fn printed(layer: Layer, script: &str, args: &[&str]) -> String {
+    let bench = Bench::new();
+    bench.convert(
+        &image(layer, json!({ "Cmd": ["/bin/sh", "-c", script], "Env": ["A=image", "B=image"] })),
+        "app",
+        &[],
+    );
+    let mut mount = mounted(&bench, args);
+    let [one, other] = RUNTIMES.map(|name| {
+        let (code, said, refused) = start(&bench, name);
+        assert_eq!(code, 0, "{name}: {said}{refused}");
+        said
+    });
+    unmount(&bench);
+    mount.ends_well(PATIENCE);
+    assert_eq!(one, other);
+    one
+}
+
+#[test]
+fn run_and_tmp_can_be_written_to_and_begin_as_the_image_has_them() {
+    let script = "cd /; busybox stat -c '%a %u:%g %n' /run /tmp; ls run tmp; echo written >/tmp/a; cat /tmp/a; \
+                  echo written >/run/b; cat /run/b; echo written >/dev/shm/c; cat /dev/shm/c; (echo >/c) 2>/dev/null || echo read-only";
+    let written = "written\nwritten\nwritten\nread-only\n";
+    let with = |layer: Layer| layer.symlink("bin/ls", "busybox");
+    // Not in the image: then each starts empty, with the usual mode.
+    for layer in [layer(), standing()] {
+        assert_eq!(printed(with(layer), script, &[]), format!("755 0:0 /run\n1777 0:0 /tmp\nrun:\n\ntmp:\n{written}"));
+    }
+    let layer = standing()
+        .dir_with("run", &Meta { mode: 0o700, uid: 7, gid: 8, ..Meta::default() })
+        .dir_with("tmp", &Meta::mode(0o1777))
+        .dir("tmp/old")
+        .file("tmp/old/file", b"of the image");
+    let expected = format!("700 7:8 /run\n1777 0:0 /tmp\nrun:\n\ntmp:\nold\n{written}");
+    assert_eq!(printed(with(layer), script, &[]), expected);
+    // What is no directory stays as it is.
+    let layer = standing().file("tmp", b"a file\n").symlink("run", "nowhere");
+    let script = "cat /tmp; readlink /run; (echo >/tmp) 2>/dev/null || echo read-only";
+    assert_eq!(printed(with(layer), script, &[]), "a file\nnowhere\nread-only\n");
+}
+
+#[test]
+fn a_writable_root_takes_writes_and_forgets_them() {
+    let script = "pwd; cat /hello 2>/dev/null; echo new >/hello; cat /hello; echo changed >/apps/hello; cat /apps/hello; echo t >/tmp/t; cat /tmp/t";
+    // Directories that the image does not have are the runtime's to make.
+    for layer in [layer(), standing()] {
+        let args = ["--writable", "--workdir", "/made/by/../the-runtime"];
+        let first = "/made/the-runtime\nnew\nchanged\nt\n";
+        let bench = Bench::new();
+        bench.convert(&image(layer, json!({ "Cmd": ["/bin/sh", "-c", script] })), "app", &[]);
+        for _ in 0..2 {
+            let mut mount = mounted(&bench, &args);
+            let (_, said, refused) = start(&bench, "runc");
+            assert_eq!(said, first, "{refused}");
+            let (_, said, refused) = start(&bench, "crun");
+            assert_eq!(said, first.replace("runtime\n", "runtime\nnew\n"), "{refused}");
+            unmount(&bench);
+            mount.ends_well(PATIENCE);
+        }
+    }
+}
+
+#[test]
+fn options_replace_what_the_image_says() {
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("file"), "of the host\n").unwrap();
+    let directory = host.path().display();
+    let script = "echo $A $B $COLDREAD_TEST_C; id; pwd; busybox hostname; cat /given/file /etc/one; echo from the container >/given/new; \
+                  (echo >/etc/one) 2>/dev/null || echo read-only; (echo >/ro/x) 2>/dev/null || echo read-only; \
+                  echo x >/small/x; cat /small/x; (busybox dd if=/dev/zero of=/small/y bs=1k count=80 2>/dev/null) || echo full; \
+                  cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us";
+    let mounts = [
+        format!("type=bind,src={directory},dst=/given"),
+        format!("type=bind,src={directory}/file,dst=/etc/one,ro"),
+        format!("type=bind,src={directory},dst=/ro,readonly"),
+        "type=tmpfs,dst=/small,tmpfs-size=64K".to_owned(),
+    ];
+    // The container's user writes to it.
+    fs::set_permissions(host.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut args = vec!["--env", "A=given=twice", "--env", "COLDREAD_TEST_C", "--env", "B=", "--user", "app:staff"];
+    args.extend(["--workdir", "/apps", "--hostname", "web-1", "--memory-limit", "64M", "--cpus", "0.5"]);
+    args.extend(mounts.iter().flat_map(|mount| ["--mount", mount]));
+    let expected = "given=twice of this environment\nuid=1000(app) gid=50(staff) groups=50(staff)\n/apps\nweb-1\nof the host\nof the host\n\
+                    read-only\nread-only\nx\nfull\n67108864\n50000\n";
+    let bench = Bench::new();
+    let config = json!({ "Cmd": ["/bin/sh", "-c", script], "Env": ["A=image", "B=image"], "User": "nobody", "WorkingDir": "/nowhere" });
+    bench.convert(&image(layer(), config), "app", &[]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coldread"));
+    command.args(["-v", "bundle", "app.cpm", "bundle", "--store", "store"]).args(&args);
+    command.current_dir(bench.dir.path()).env_remove("COLDPRESS_KEY").env_remove("COLDPRESS_STORE");
+    let mut mount = Mount::by(&bench, command.env("COLDREAD_TEST_C", "of this environment"));
+    mount.wait_for("is mounted at");
+    for name in RUNTIMES {
+        let (code, said, refused) = start(&bench, name);
+        assert_eq!((code, said.as_str()), (0, expected), "{name}: {refused}");
+        assert_eq!(fs::read_to_string(host.path().join("new")).unwrap(), "from the container\n");
+        fs::remove_file(host.path().join("new")).unwrap();
+    }
+    unmount(&bench);
+    mount.ends_well(PATIENCE);
+}
+
+#[test]
+fn a_server_in_the_container_answers_on_the_hosts_network() {
+    let bench = Bench::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // A server that keeps its state in /run and /tmp, as most do.
+    let script = "echo $$ >/run/server.pid && mkdir /tmp/www && cp /apps/hello /tmp/www/index.html && \
+                  exec busybox httpd -f -p 127.0.0.1:$PORT -h /tmp/www";
+    let layer = ["mkdir", "cp"].iter().fold(standing(), |layer, name| layer.symlink(&format!("bin/{name}"), "busybox"));
+    bench.convert(&image(layer, json!({ "Cmd": ["/bin/sh", "-c", script] })), "app", &[]);
+    let mut mount = mounted(&bench, &["--network", "host", "--env", &format!("PORT={port}")]);
+    let mut container = runtime(&bench, "runc").spawn().unwrap();
+    let begun = std::time::Instant::now();
+    let answer = loop {
+        let answer = std::net::TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+            std::io::Write::write_all(&mut stream, b"GET /index.html HTTP/1.0\r\n\r\n")?;
+            std::io::read_to_string(stream)
+        });
+        match answer {
+            Ok(answer) => break answer,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello from the image\n"), "{answer}");
+    let mut kill = Command::new("runc");
+    kill.arg("--root").arg(bench.path("runc")).args(["kill", &format!("test-{}-runc", std::process::id()), "KILL"]);
+    stdout(&kill.output().unwrap());
+    container.wait().unwrap();
+    unmount(&bench);
+    mount.ends_well(PATIENCE);
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    let bench = Bench::new();
+    bench.convert(&image(layer(), json!({ "Cmd": ["/bin/sh"] })), "app", &[]);
+    let refusals: [(&[&str], i32, &str); 9] = [
+        (&["--env", "=secret"], 2, "--env: a name is missing"),
+        (&["--env", ""], 2, "--env: a name is missing"),
+        (&["--env", "COLDREAD_NOT_SET"], 2, "--env COLDREAD_NOT_SET: not set here; use --env COLDREAD_NOT_SET=VALUE"),
+        (&["--user", "nobody"], 1, "--user: user `nobody`: no such user in the image's /etc/passwd"),
+        (&["--user", "app:wheel"], 1, "--user: user `app:wheel`: no such group in the image's /etc/group"),
+        (&["--workdir", "apps"], 2, "not an absolute path"),
+        (&["--workdir", "/bin/busybox"], 1, "/bin/busybox of the image: a container needs a directory, not a file"),
+        (
+            &["--mount", "type=bind,src=/,dst=/bin/busybox"],
+            1,
+            "/bin/busybox of the image: a container needs a directory, not a file",
+        ),
+        (&["--host-network", "--network", "none"], 2, "cannot be used with"),
+    ];
+    for (args, code, message) in refusals {
+        let output =
+            bench.coldread(&[&["bundle", "app.cpm", "bundle", "--store", "store", "--no-mount"], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() == Some(code) && said.contains(message) && !said.contains("secret"),
+            "{args:?}: {said}"
+        );
+        assert!(!bench.path("bundle").exists(), "{args:?}");
+    }
 }

@@ -13,6 +13,7 @@ use coldpress::read::CowDevice;
 use coldpress::read::zone::sizing::Made;
 use coldpress::read::zone::stripe::Code;
 
+use crate::container::ContainerArgs;
 use crate::reading::{ReadArgs, Wait};
 use crate::sandbox::{SandboxArgs, UserArgs};
 use crate::shared::failure::Failure;
@@ -65,6 +66,11 @@ pub fn command() -> clap::Command {
     for name in ["ps", "umount", "status", "top", "report", "completions", "man"] {
         command = command.mut_subcommand(name, without_verbose);
     }
+    // It has the container's options, too.
+    let rarely = ["memory", "cache_max", "zone", "cow_max"];
+    command = command.mut_subcommand("bundle", |bundle| {
+        rarely.into_iter().fold(bundle, |bundle, name| bundle.mut_arg(name, |arg| arg.hide_short_help(true)))
+    });
     command.mut_subcommand("zone", |zone| {
         let zone = ["status", "plan"].into_iter().fold(zone, |zone, name| zone.mut_subcommand(name, without_verbose));
         without_verbose(zone)
@@ -251,13 +257,14 @@ pub struct ThreadArgs {
 
 /// Create an OCI runtime bundle with a mounted image, for runc or crun
 ///
-/// Writes DIR/config.json from the image's config and mounts the image read-only on DIR/rootfs, as `mount` does. Stays in the foreground
-/// until it is unmounted or Ctrl-C is pressed; meanwhile, start the container with `runc run -b DIR NAME` or `crun run -b DIR NAME`.
-/// Environment, user, working directory and program are the image's; capabilities and mounts are Docker's defaults, without a seccomp
-/// profile. config.json is rewritten each time and not removed.
+/// Writes DIR/config.json from the image's config and mounts the image on DIR/rootfs, as `mount` does. Stays in the foreground until it is
+/// unmounted or Ctrl-C is pressed; meanwhile, start the container with `runc run -b DIR NAME` or `crun run -b DIR NAME`.
+/// Environment, user, working directory and program are the image's unless options replace them; capabilities and mounts are Docker's
+/// defaults, without a seccomp profile. The root is read-only unless --writable is given; /run and /tmp are tmpfs with what the image has
+/// there. config.json is rewritten each time and not removed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  coldread bundle app.cpm /run/app --store ./store -- --port 80 &\n  runc run -b /run/app app"
+    after_help = "Example:\n  coldread bundle app.cpm /run/app --network host --env PORT=8000 &\n  runc run -b /run/app app"
 )]
 pub struct BundleArgs {
     #[command(flatten)]
@@ -271,17 +278,11 @@ pub struct BundleArgs {
     #[arg(value_name = "ARGUMENT", last = true, help_heading = ARGUMENTS)]
     pub arguments: Vec<String>,
 
-    /// Give the program the runtime's terminal
-    #[arg(long, help_heading = "Container")]
-    pub terminal: bool,
+    #[command(flatten)]
+    pub container: ContainerArgs,
 
-    /// Use the host's network, /etc/hosts and /etc/resolv.conf
-    #[arg(long, help_heading = "Container")]
-    pub host_network: bool,
-
-    /// Write DIR/config.json and create DIR/rootfs without mounting the image
-    #[arg(long, help_heading = "Container")]
-    pub no_mount: bool,
+    #[command(flatten)]
+    pub writable: WritableArgs,
 
     #[command(flatten)]
     pub reading: ReadArgs,
@@ -399,6 +400,11 @@ pub struct WritableArgs {
 }
 
 impl WritableArgs {
+    /// Returns whether writes are allowed.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
     /// `device` as it is to be offered.
     pub fn over(&self, device: Arc<dyn BlockDevice>) -> Result<Arc<dyn BlockDevice>, Failure> {
         Ok(match &self.cow {

@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod container;
 mod reading;
 mod run_state;
 mod sandbox;

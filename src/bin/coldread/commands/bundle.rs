@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coldpress::bundle::{Image, Missing, Options, encode, find_user, host_files, spec};
+use coldpress::bundle::{Image, Missing, encode, find_user, spec};
 use coldpress::fs::ext4::read::Ext4;
 use coldpress::output_file::{self, Options as OutputOptions};
 use coldpress::read::ChunkDevice;
@@ -21,10 +21,11 @@ use super::tell_fetched;
 use crate::args::{BundleArgs, Cli};
 use crate::run_state::{ImageRecord, Plan, RunDirectory};
 use crate::sandbox::Collected;
-use crate::shared::failure::CommandResult;
+use crate::shared::failure::{CommandResult, Failure};
 
 pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
-    if !args.no_mount {
+    args.container.check()?;
+    if !args.container.no_mount {
         require_mounting()?;
     }
     let reading = args.reading.open(args.recording.record.is_some(), None)?;
@@ -35,10 +36,11 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     let directory = made.directory(&args.directory)?;
     check_private(&directory)?;
     let rootfs = made.directory(&directory.join("rootfs"))?;
-    if args.no_mount {
+    if args.container.no_mount {
         write(&directory, &config)?;
         made.keep();
-        let absent = [missing.directories, missing.files].concat();
+        let directories = missing.directories.into_iter().map(|(path, _)| path);
+        let absent: Vec<String> = directories.chain(missing.files).collect();
         if !absent.is_empty() {
             say(&format!(
                 "the image has no {}: whatever is mounted at {} must have it",
@@ -58,7 +60,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     };
     let starting = Starting::new(&RunDirectory::open()?, &plan)?;
     let place = Place {
-        offered: Arc::clone(&device) as _,
+        offered: args.writable.over(Arc::clone(&device) as _)?,
         directory: &rootfs,
         shown: &rootfs,
         threads: args.threads.threads,
@@ -84,23 +86,23 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     ended
 }
 
-/// The text of its `config.json`, and what the runtime needs that the image has not.
-fn describe(device: &ChunkDevice, args: &BundleArgs) -> Result<(String, Missing)> {
+/// Returns the text of its `config.json`, and what the runtime needs that the image does not have.
+fn describe(device: &ChunkDevice, args: &BundleArgs) -> Result<(String, Missing), Failure> {
     let manifest = device.manifest();
     let fs = Ext4::open(device)?;
     let image = Image::decode(&manifest.sealed.config)?;
-    let user = find_user(&image, &fs)?;
-    let on_host = |path: &&str| args.host_network && Path::new(path).is_file();
-    let options = Options {
-        arguments: args.arguments.clone(),
-        terminal: args.terminal,
-        host_network: args.host_network,
-        host_files: host_files(&fs)?.into_iter().filter(on_host).collect(),
+    let user = find_user(&image, args.container.user(), &fs)?;
+    let mut options = args.container.options(&fs)?;
+    options.arguments.clone_from(&args.arguments);
+    options.writable = args.writable.is_writable();
+    if options.hostname.is_empty() {
         // As long as docker's.
-        hostname: manifest.clear.root_digest.to_hex()[..12].to_owned(),
-    };
+        manifest.clear.root_digest.to_hex()[..12].clone_into(&mut options.hostname);
+    }
     let spec = spec(&image, &user, &options)?;
-    Ok((encode(&spec), Missing::find(&spec, &fs)?))
+    let missing = Missing::find(&spec, &options, &fs)?;
+    // A runtime makes what is missing in a root that it can write to.
+    Ok((encode(&spec), if options.writable { Missing::default() } else { missing }))
 }
 
 fn write(directory: &Path, config: &str) -> Result<()> {

@@ -4,9 +4,9 @@
 //! (by `umount` or by Ctrl-C), the loop device lets go of the file, the FUSE mount ends. Only what was mounted here is ever
 //! unmounted here.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -257,7 +257,10 @@ fn mount_with(registration: &Registration, place: &Place<'_>, ext4: &dyn Fn(&Pat
 }
 
 fn fill(below: &Path, missing: &Missing) -> io::Result<()> {
-    missing.directories.iter().try_for_each(|path| std::fs::create_dir_all(below.join(path)))?;
+    missing.directories.iter().try_for_each(|(path, mode)| {
+        std::fs::create_dir_all(below.join(path))?;
+        std::fs::set_permissions(below.join(path), Permissions::from_mode(*mode))
+    })?;
     missing.files.iter().map(|path| below.join(path)).try_for_each(|path| {
         std::fs::create_dir_all(path.parent().unwrap_or(below))?;
         std::fs::write(path, [])
