@@ -5,6 +5,7 @@
 //! fact is the kernel's "ext4 Data Structures and Algorithms"; the judges are e2fsck, debugfs and the kernel's mount.
 
 mod csum;
+pub mod data_blocks;
 mod dirblock;
 mod dirhash;
 mod extent;

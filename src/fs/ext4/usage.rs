@@ -2,7 +2,7 @@
 //!
 //! The sums are those of the layout (docs/reference/formats/ext4-layout.md), without the alignment to chunks that a whole device adds.
 
-use super::layout::{block_runs, data_blocks};
+use super::data_blocks::{block_runs, data_blocks};
 use super::spec::{BLOCK_SIZE, INODE_SIZE};
 use super::xattr::{self, XattrError};
 use super::{dirblock, extent};

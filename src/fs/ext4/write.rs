@@ -5,10 +5,11 @@
 
 use std::io;
 
+use super::data_blocks::{block_runs, data_blocks};
 use super::dirblock::{self, Dirent};
 use super::extent::{self, Extent};
 use super::inode::{self, RawInode};
-use super::layout::{DirectoryPlan, Layout, block_runs, data_blocks};
+use super::layout::{DirectoryPlan, Layout};
 use super::spec::{
     self, BLOCK, BLOCK_SIZE, BLOCKS_PER_GROUP, BlockAddr, CHUNK, CHUNK_BLOCKS, EXTRA_ISIZE, FAST_SYMLINK,
     FIRST_FREE_INODE, INODE_SIZE, InodeNumber, MAX_LINKS, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, lo16, put16, put32,
