@@ -4,6 +4,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Python's packages for tools/check_manifest.py.
 VENV := target/venv
+# No target uses the disk cache of this host, but where it names one of its own.
+export COLDREAD_NO_CACHE ?= true
 
 .PHONY: help
 help: ## This list

@@ -1,4 +1,4 @@
-//! Chunks fetched before they are read: those behind a sequential reader, those that a profile names, and at leisure all.
+//! Chunks fetched before they are read: those behind a sequential reader, and those that a profile names (`fill.rs`: all).
 //!
 //! What is read waits for none of this: a reader that wants a chunk whose turn has not come fetches it. At most half the bound on
 //! requests is used. What came ahead and nobody read yet fills at most three quarters of the memory; then a profile's chunks go to
@@ -6,10 +6,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::device::Core;
-use crate::sync::{Mutex, MutexGuard, sleep, spawn};
+use crate::sync::{Mutex, MutexGuard, spawn};
 use crate::{CHUNK_SIZE, ChunkIndex};
 
 /// Sequential readers that are told apart.
@@ -18,8 +17,6 @@ const STREAMS: usize = 8;
 const ROW: u32 = 2;
 /// Most chunks fetched behind a sequential reader.
 const WINDOW: u32 = 8;
-/// How long filling waits while others ask the origin.
-const YIELD: Duration = Duration::from_millis(20);
 
 /// What is fetched before it is read, of one device; dropped, it fetches no more.
 pub struct Ahead(Arc<Shared>);
@@ -72,12 +69,6 @@ impl Ahead {
         state.near.len() + state.planned.len() + state.threads
     }
 
-    /// Brings all chunks to the host's disk, one after the other, at most `rate` bytes a second, while nobody else asks the origin.
-    pub fn fill(&self, rate: u64) -> std::io::Result<()> {
-        let shared = Arc::clone(&self.0);
-        spawn("fill", move || shared.fill(rate))
-    }
-
     /// A chunk is read for the first time, from its beginning or not.
     pub(super) fn touched(&self, index: ChunkIndex, begins: bool) {
         let mut state = self.0.state();
@@ -118,6 +109,7 @@ impl Shared {
     fn window(&self, state: &mut State, index: ChunkIndex, begins: bool) -> Vec<ChunkIndex> {
         let chunks = &self.core.manifest.sealed.chunks;
         let Ok(at) = chunks.binary_search_by_key(&index, |chunk| chunk.index) else { return Vec::new() };
+        self.core.host.filler.follow(self.core.number, at);
         let known = state.streams.iter().position(|stream| stream.last + 1 == at);
         let mut stream = match known.and_then(|known| state.streams.remove(known)) {
             Some(stream) if begins || stream.row >= ROW => Stream { last: at, row: stream.row + 1 },
@@ -155,9 +147,10 @@ impl Shared {
     fn work(&self) {
         while let Some(next) = self.next() {
             // Who reads it will hear of a failure, if it lasts.
+            let _counted = self.core.host.filler.prefetch();
             match next {
                 Next::Fetch(index) => drop(self.core.fetch_ahead(index)),
-                Next::Fill(index) => drop(self.core.fill(index)),
+                Next::Fill(index) => drop(self.core.manifest.chunk(index).map(|chunk| self.core.copy_to_disk(chunk))),
             }
         }
     }
@@ -176,19 +169,5 @@ impl Shared {
             state.threads = state.threads.saturating_sub(1);
         }
         next
-    }
-
-    fn fill(&self, rate: u64) {
-        for chunk in &self.core.manifest.sealed.chunks {
-            while self.core.host.counts.in_flight.get() > 0 && !self.state().ended {
-                sleep(YIELD);
-            }
-            if self.state().ended {
-                return;
-            }
-            if self.core.fill(chunk.index).is_ok_and(|brought| brought) {
-                sleep(Duration::from_secs_f64(f64::from(chunk.stored) / rate.max(1) as f64));
-            }
-        }
     }
 }

@@ -5,12 +5,13 @@
 //! fetch, and no read waits past its deadline.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::ahead::Ahead;
 use super::counts::Counts;
+use super::fill::{FillRate, Fillable, Filled, Filler};
 use super::flights::{Flights, Lead, Role};
 use super::memory::Memory;
 use super::origin::{Limits, Origin, REQUEST, Requests};
@@ -41,7 +42,7 @@ pub fn fetch(manifest: &OpenManifest, store: &dyn Get, wanted: &ChunkRef, chunk:
 }
 
 fn asked_for<'w>(name: &'w ObjectName, chunk: &'w ChunkRef) -> Wanted<'w> {
-    Wanted { name, limit: chunk.stored.into(), key: &chunk.key }
+    Wanted { name, limit: chunk.stored.into(), key: &chunk.key, background: false }
 }
 
 /// Says of a chunk that it did not come.
@@ -129,6 +130,8 @@ pub struct Host {
     pub deadline: Duration,
     /// Chunks of a device that may be fetched ahead at a time.
     pub ahead: usize,
+    /// Copies images into the disk cache.
+    pub filler: Arc<Filler>,
 }
 
 /// A device of sealed chunks.
@@ -142,7 +145,7 @@ pub(super) struct Core {
     pub(super) manifest: OpenManifest,
     tier: Box<dyn Tier>,
     pub(super) host: Host,
-    number: u32,
+    pub(super) number: u32,
     flights: Flights,
     fetched: AtomicU64,
     observers: Vec<Arc<dyn Observer>>,
@@ -256,17 +259,62 @@ impl Core {
         first.is_some_and(|first| self.tier.keeps(&ObjectName::chunk(&self.manifest.clear.root, first.name)).is_some())
     }
 
-    /// Has a chunk brought to where copies are kept on the way, unless one is there; whether it had to be.
+    /// Copies a chunk into the disk cache, unless it is there or on its way. Readers that want it meanwhile join the download.
+    /// Returns `true` if the chunk was downloaded.
     ///
     /// # Errors
     /// As of reading it.
-    pub(super) fn fill(&self, index: ChunkIndex) -> Result<bool> {
-        let Some(wanted) = self.manifest.chunk(index) else { return Ok(false) };
+    pub(super) fn copy_to_disk(&self, wanted: &ChunkRef) -> Result<bool> {
         let name = ObjectName::chunk(&self.manifest.clear.root, wanted.name);
         if self.tier.keeps(&name) != Some(false) {
             return Ok(false);
         }
-        self.tier.get(&asked_for(&name, wanted), now() + self.host.deadline).map(|_| true)
+        let Role::Leads(lead) = self.flights.join(wanted.index) else { return Ok(false) };
+        let began = now();
+        let request = Wanted { background: true, ..asked_for(&name, wanted) };
+        let (mut stored, level) = match self.tier.get(&request, now() + self.host.deadline) {
+            Ok(found) => found,
+            Err(error) => {
+                let (kind, error) = (error.kind(), lost(wanted, error));
+                let message = error.chain();
+                lead.land(&Err(error));
+                return Err(Error::new(kind, message));
+            }
+        };
+        let Some(lead) = lead.end_unless_joined() else { return Ok(true) };
+        let mut chunk = vec![0; CHUNK];
+        let opened = open(&self.manifest, wanted, &mut stored, &mut chunk).map(|()| {
+            let chunk = Arc::new(chunk);
+            self.host.memory.put(self.number, wanted.index, Arc::clone(&chunk), true);
+            self.fetched.fetch_add(1, Ordering::Relaxed);
+            self.host.counts.of(level).took.note(elapsed(began));
+            self.tell(wanted.index, level, began, false);
+            chunk
+        });
+        match &opened {
+            // The copy is dropped, and whoever joined fetches the chunk again.
+            Err(_) if level != Place::Origin && self.tier.forget(&request) => {
+                self.host.counts.of(level).refused.add(1);
+                let message = format!("chunk {}: a cached copy is corrupt", wanted.index.0);
+                lead.land(&Err(Error::new(ErrorKind::Unavailable, message)));
+            }
+            _ => lead.land(&opened),
+        }
+        Ok(true)
+    }
+}
+
+impl Fillable for Core {
+    fn stored(&self, position: usize) -> u32 {
+        self.manifest.sealed.chunks.get(position).map_or(0, |chunk| chunk.stored)
+    }
+
+    fn fill(&self, position: usize) -> Result<Filled> {
+        let Some(wanted) = self.manifest.sealed.chunks.get(position) else { return Ok(Filled::Cached) };
+        if !self.tier.has_room(wanted.stored.into()) {
+            return Ok(Filled::Full);
+        }
+        Ok(if self.copy_to_disk(wanted)? { Filled::Downloaded } else { Filled::Cached })
     }
 }
 
@@ -297,7 +345,8 @@ impl ChunkDevice {
         let (patience, at_first) = (PATIENCE, PATIENCE_AT_FIRST);
         let requests = Requests::new(PLAIN_REQUESTS);
         let limits = Limits { requests, slots: None, patience, at_first, counts: Arc::clone(&counts) };
-        let host = Host { memory, counts, deadline: patience + REQUEST, ahead: PLAIN_REQUESTS / 2 };
+        let filler = Filler::new(1, FillRate(None));
+        let host = Host { memory, counts, deadline: patience + REQUEST, ahead: PLAIN_REQUESTS / 2, filler };
         Self::new(manifest, Box::new(Origin::new(store, limits)), host, Vec::new())
     }
 
@@ -311,6 +360,14 @@ impl ChunkDevice {
     #[must_use]
     pub fn fetched(&self) -> u64 {
         self.core.fetched.load(Ordering::Relaxed)
+    }
+
+    /// Begins to copy the whole image into the disk cache, if there is one.
+    pub fn fill(&self) {
+        if self.core.keeps_copies() {
+            let device: Weak<Core> = Arc::downgrade(&self.core);
+            self.core.host.filler.add(self.core.number, device, self.core.manifest.sealed.chunks.len());
+        }
     }
 
     /// What is fetched before it is read.

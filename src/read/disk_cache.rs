@@ -359,6 +359,10 @@ impl Tier for CachedTier {
         true
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.cache.room.taken().is_some_and(|taken| taken.saturating_add(bytes) <= self.cache.enough())
+    }
+
     fn keeps(&self, name: &ObjectName) -> Option<bool> {
         let (chunk, digest) = name.chunk_digest()?;
         Some(!self.cache.refused().contains(&digest) && self.cache.has(chunk))
@@ -415,7 +419,7 @@ mod tests {
         let digest = Sha256::of(&bytes);
         let name = ObjectName::chunk(&"main".parse().unwrap(), digest);
         let key = crate::crypto::ChunkKey::from_bytes([1; 32]);
-        let wanted = Wanted { name: &name, limit: bytes.len() as u64, key: &key };
+        let wanted = Wanted { name: &name, limit: bytes.len() as u64, key: &key, background: false };
         let tier = CachedTier::new(Box::new(Next(bytes)), Arc::clone(&cache), Arc::default());
         let chunk = digest.to_hex();
         for file in [&chunk[..3], "writing", "measuring", "taken"] {

@@ -34,6 +34,8 @@ pub(super) struct Lead<'f> {
     flights: &'f Flights,
     flight: Arc<Flight>,
     index: ChunkIndex,
+    /// The flight ended, and is no longer in the map.
+    is_over: bool,
 }
 
 impl Flights {
@@ -44,7 +46,7 @@ impl Flights {
         }
         let flight = Arc::<Flight>::default();
         flights.insert(index, Arc::clone(&flight));
-        Role::Leads(Lead { flights: self, flight, index })
+        Role::Leads(Lead { flights: self, flight, index, is_over: false })
     }
 
     /// Whether one is under way.
@@ -53,7 +55,20 @@ impl Flights {
     }
 }
 
-impl Lead<'_> {
+impl<'f> Lead<'f> {
+    /// Ends the flight without a result if nobody joined it; else returns it, to be landed.
+    pub(super) fn end_unless_joined(mut self) -> Option<Lead<'f>> {
+        let mut flights = self.flights.0.lock();
+        // The map and this lead hold it; nobody can join while the map is locked.
+        if Arc::strong_count(&self.flight) > 2 {
+            drop(flights);
+            return Some(self);
+        }
+        flights.remove(&self.index);
+        self.is_over = true;
+        None
+    }
+
     pub(super) fn land(self, result: &Result<Arc<Vec<u8>>>) {
         let outcome = match result {
             Ok(chunk) => Ok(Arc::clone(chunk)),
@@ -65,6 +80,9 @@ impl Lead<'_> {
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         self.flights.0.lock().remove(&self.index);
         let mut landed = self.flight.landed.lock();
         landed.get_or_insert_with(|| {

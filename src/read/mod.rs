@@ -9,6 +9,7 @@ pub mod cow;
 pub mod device;
 pub mod diff;
 pub mod disk_cache;
+pub mod fill;
 mod flights;
 pub mod memory;
 pub mod origin;

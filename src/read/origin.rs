@@ -14,7 +14,7 @@ use super::counts::Counts;
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
 use crate::net::retry::repeat;
-use crate::store::{Failure, Get, ObjectName};
+use crate::store::{Failure, Get};
 use crate::sync::{Condvar, Mutex, MutexGuard, ReceiveError, Sender, channel, elapsed, now, spawn};
 use crate::{Error, ErrorKind, Result};
 
@@ -22,6 +22,8 @@ use crate::{Error, ErrorKind, Result};
 pub const REQUEST: Duration = Duration::from_secs(10);
 /// A thread that had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long a request that no reader waits for waits for a free slot: a reader may join it.
+const YIELD: Duration = Duration::from_millis(50);
 /// Of so many requests, one may be a second one.
 const BUDGET: u64 = 20;
 /// Latencies that are remembered, and how many there must be to say what takes long.
@@ -44,8 +46,20 @@ pub struct Requests {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Those that no reader waits for; they wait for all others.
+    background: VecDeque<Job>,
     threads: usize,
     idle: usize,
+}
+
+impl Queue {
+    fn waiting(&self) -> usize {
+        self.jobs.len() + self.background.len()
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        self.jobs.pop_front().or_else(|| self.background.pop_front())
+    }
 }
 
 impl Requests {
@@ -69,14 +83,15 @@ impl Requests {
         }
     }
 
-    /// Hands `job` to a thread.
+    /// Hands `job` to a thread; one in the `background` after all others.
     ///
     /// # Errors
     /// Those of starting a thread where there is none.
-    pub(super) fn submit(self: &Arc<Self>, job: Job) -> std::io::Result<()> {
+    pub(super) fn submit(self: &Arc<Self>, job: Job, background: bool) -> std::io::Result<()> {
         let mut queue = self.queue();
-        queue.jobs.push_back(job);
-        if queue.idle < queue.jobs.len() && queue.threads < self.bound {
+        let jobs = if background { &mut queue.background } else { &mut queue.jobs };
+        jobs.push_back(job);
+        if queue.idle < queue.waiting() && queue.threads < self.bound {
             let requests = Arc::clone(self);
             let started = spawn("origin", move || requests.work());
             match started {
@@ -84,7 +99,8 @@ impl Requests {
                 // Those that there are will come to it.
                 Err(_) if queue.threads > 0 => {}
                 Err(error) => {
-                    queue.jobs.pop_back();
+                    let jobs = if background { &mut queue.background } else { &mut queue.jobs };
+                    jobs.pop_back();
                     return Err(error);
                 }
             }
@@ -98,7 +114,7 @@ impl Requests {
         let mut leaving = Leaving { requests: self, counted: true };
         let mut queue = self.queue();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some(job) = queue.next() {
                 drop(queue);
                 job();
                 queue = self.queue();
@@ -110,7 +126,7 @@ impl Requests {
             queue.idle -= 1;
             // The last one stays while there may be more to do.
             let may_leave = queue.threads > 1 || Arc::strong_count(self) == 1;
-            if timed_out && queue.jobs.is_empty() && may_leave {
+            if timed_out && queue.waiting() == 0 && may_leave {
                 queue.threads -= 1;
                 leaving.counted = false;
                 return;
@@ -168,14 +184,14 @@ impl Origin {
     }
 
     /// One request, and another where that one takes long.
-    fn attempt(&self, name: &ObjectName, limit: u64, until: Instant) -> Answer {
+    fn attempt(&self, asked: &Wanted<'_>, until: Instant) -> Answer {
         let (send, receive) = channel();
         let wanted = Arc::new(AtomicBool::new(true));
         let begun = now();
         let ends = until.min(begun + REQUEST);
-        let mut second = begun + self.long();
+        let mut second = if asked.background { ends } else { begun + self.long() };
         let mut under_way = 1;
-        self.launch(name, limit, ends, &wanted, &send)?;
+        self.launch(asked, ends, &wanted, &send)?;
         let answer = loop {
             match receive.receive(ends.min(second)) {
                 Ok(answer) if under_way == 1 || matches!(answer, Ok(_) | Err(Failure::Final(_))) => break answer,
@@ -184,12 +200,12 @@ impl Origin {
                     second = ends;
                     if self.may_hedge() {
                         self.limits.counts.hedges.add(1);
-                        self.launch(name, limit, ends, &wanted, &send)?;
+                        self.launch(asked, ends, &wanted, &send)?;
                         under_way += 1;
                     }
                 }
                 Err(_) => {
-                    let message = format!("object {name}: no answer in {:.1} s", elapsed(begun).as_secs_f64());
+                    let message = format!("object {}: no answer in {:.1} s", asked.name, elapsed(begun).as_secs_f64());
                     break Err(Failure::Again { error: Error::new(ErrorKind::Unavailable, message), after: None });
                 }
             }
@@ -201,16 +217,19 @@ impl Origin {
     /// Hands a request to a thread; what it comes to is sent, unless nothing is `wanted` any more when its turn comes.
     fn launch(
         &self,
-        name: &ObjectName,
-        limit: u64,
+        asked: &Wanted<'_>,
         ends: Instant,
         wanted: &Arc<AtomicBool>,
         send: &Sender<Answer>,
     ) -> Result<(), Failure> {
         let (store, limits, recent) = (Arc::clone(&self.store), self.limits.clone(), Arc::clone(&self.recent));
-        let (name, wanted, send) = (name.clone(), Arc::clone(wanted), send.clone());
+        let (name, limit, background) = (asked.name.clone(), asked.limit, asked.background);
+        let (wanted, send) = (Arc::clone(wanted), send.clone());
         let job = move || {
-            let slot = limits.slots.as_ref().map(|slots| slots.take(ends));
+            let slot = limits
+                .slots
+                .as_ref()
+                .map(|slots| slots.take(if background { ends.min(now() + YIELD) } else { ends }, background));
             if !wanted.load(Ordering::Relaxed) || matches!(slot, Some(None)) {
                 return;
             }
@@ -227,7 +246,7 @@ impl Origin {
             // Who asked may have gone.
             send.send(answer);
         };
-        self.limits.requests.submit(Box::new(job)).map_err(|error| {
+        self.limits.requests.submit(Box::new(job), background).map_err(|error| {
             let error = Error::caused(ErrorKind::Unavailable, "a thread for a request to the store", error);
             Failure::Again { error, after: None }
         })
@@ -264,10 +283,11 @@ impl Tier for Origin {
         let patience = || {
             let answered = self.answered.load(Ordering::Relaxed);
             let patience = if answered { self.limits.patience } else { self.limits.at_first };
-            patience.min(left)
+            // A request that nobody waits for is sent once: who wants it later repeats it.
+            if wanted.background { Duration::ZERO } else { patience.min(left) }
         };
         let bytes = repeat(patience, || {
-            let answer = self.attempt(wanted.name, wanted.limit, until);
+            let answer = self.attempt(wanted, until);
             if matches!(answer, Ok(_) | Err(Failure::Final(_))) {
                 self.answered.store(true, Ordering::Relaxed);
             }

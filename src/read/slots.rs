@@ -36,14 +36,16 @@ impl Slots {
         Self { locks, count: count.max(1) }
     }
 
-    /// The next that is free; `None` where there was none until `until`. Where there are no files, nothing is shared.
+    /// Takes the next that is free, of three quarters of them where no reader waits (`background`). Returns `None` if there was none
+    /// until `until`. Where there are no files, nothing is shared.
     #[must_use]
-    pub fn take(&self, until: Instant) -> Option<Slot> {
+    pub fn take(&self, until: Instant, background: bool) -> Option<Slot> {
+        let count = if background { (self.count / 4 * 3).max(1) } else { self.count };
         let mut wait = FIRST;
         let first = random_bytes().map_or(0, |bytes| usize::from(u16::from_le_bytes(bytes)));
         loop {
-            for at in 0..self.count {
-                let name = format!("slot-{}", (first + at) % self.count);
+            for at in 0..count {
+                let name = format!("slot-{}", (first + at) % count);
                 let Ok(file) = self.locks.file(&name, Access::ReadWrite) else {
                     return Some(Slot { _lock: None });
                 };
@@ -72,12 +74,12 @@ mod tests {
         let slots = || Slots::new(Arc::new(PrivateDirectory::open(directory.path(), "locks").unwrap()), 2);
         let (one, other) = (slots(), slots());
         let soon = || Instant::now() + Duration::from_millis(50);
-        let held = [one.take(soon()).unwrap(), other.take(soon()).unwrap()];
+        let held = [one.take(soon(), false).unwrap(), other.take(soon(), false).unwrap()];
         assert!(held.iter().all(|slot| slot._lock.is_some()));
-        assert!(one.take(soon()).is_none() && other.take(soon()).is_none());
+        assert!(one.take(soon(), false).is_none() && other.take(soon(), false).is_none());
         drop(held);
-        assert!(other.take(soon()).is_some());
+        assert!(other.take(soon(), false).is_some());
         std::fs::remove_dir_all(directory.path()).unwrap();
-        assert!(one.take(soon()).unwrap()._lock.is_none(), "a bound of its own is left");
+        assert!(one.take(soon(), false).unwrap()._lock.is_none(), "a bound of its own is left");
     }
 }

@@ -53,6 +53,8 @@ pub struct Wanted<'w> {
     pub limit: u64,
     /// What opens it, for a tier that keeps chunks where others could alter them.
     pub key: &'w ChunkKey,
+    /// Whether no reader waits for it. Such a request gives way to those of readers, is sent once, and is not hedged.
+    pub background: bool,
 }
 
 /// Gives sealed chunks.
@@ -65,6 +67,11 @@ pub trait Tier: Send + Sync {
 
     /// What was given for `wanted` is not true; whether that was a copy on the way, so that asking again may help.
     fn forget(&self, _wanted: &Wanted<'_>) -> bool {
+        false
+    }
+
+    /// Returns whether the copies on the host may grow by `bytes` without another's eviction.
+    fn has_room(&self, _bytes: u64) -> bool {
         false
     }
 

@@ -17,6 +17,7 @@ mod doors;
 mod engines;
 mod failing_disk;
 mod faults;
+mod fill;
 mod flattening;
 mod hostile;
 mod incremental;

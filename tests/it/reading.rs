@@ -23,14 +23,14 @@ fn image(files: u64) -> Image {
 }
 
 /// An image, its exported device, and its store seen through a slow one.
-struct Slowed {
+pub struct Slowed {
     /// Dropped before `bench`: a directory with a mount in it cannot be removed.
-    store: SlowStore,
-    bench: Bench,
+    pub store: SlowStore,
+    pub bench: Bench,
 }
 
 impl Slowed {
-    fn new(files: u64, delay: Duration) -> Self {
+    pub fn new(files: u64, delay: Duration) -> Self {
         let bench = Bench::new();
         bench.block_image(&image(files), "app", &[]);
         let store = SlowStore::mount(&bench.path("store"), &bench.path("slow"), delay);
@@ -38,7 +38,7 @@ impl Slowed {
     }
 
     /// Where the image's files begin.
-    fn data(&self) -> Vec<u64> {
+    pub fn data(&self) -> Vec<u64> {
         let device = fs::read(self.bench.path("app.img")).unwrap();
         let begins = |n: u64| {
             let wanted = noise(500_000, 40 + n);
@@ -99,13 +99,13 @@ impl Drop for Mounting {
 }
 
 /// `coldread serve` of it over NBD; killed when it is dropped.
-struct Served {
+pub struct Served {
     process: Child,
     socket: PathBuf,
 }
 
 impl Served {
-    fn start(bench: &Bench, name: &str, options: &[&str]) -> Self {
+    pub fn start(bench: &Bench, name: &str, options: &[&str]) -> Self {
         let socket = format!("{name}.sock");
         let said = File::create(bench.path(&format!("{name}.said"))).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_coldread"))
@@ -121,7 +121,7 @@ impl Served {
         Self { process, socket: bench.path(&socket) }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::wait_for(&self.socket)
     }
 
@@ -277,7 +277,7 @@ fn two_hundred_processes_that_start_cold_ask_for_each_chunk_once_and_within_the_
 }
 
 /// The files of a disk cache's chunks.
-fn cached(bench: &Bench) -> Vec<PathBuf> {
+pub fn cached(bench: &Bench) -> Vec<PathBuf> {
     let entries = |path: &Path| -> Vec<PathBuf> {
         fs::read_dir(path).map(|list| list.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
     };

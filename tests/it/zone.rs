@@ -34,7 +34,7 @@ struct Chunk {
 
 impl Chunk {
     fn wanted(&self) -> Wanted<'_> {
-        Wanted { name: &self.name, limit: self.sealed.len() as u64, key: &self.key }
+        Wanted { name: &self.name, limit: self.sealed.len() as u64, key: &self.key, background: false }
     }
 }
 

@@ -13,6 +13,7 @@ use coldpress::read::ChunkDevice;
 use coldpress::read::counts::Counts;
 use coldpress::read::device::{Arrival, Host, Observer};
 use coldpress::read::disk_cache::{CachedTier, DiskCache};
+use coldpress::read::fill::{FillRate, Filler};
 use coldpress::read::memory::Memory;
 use coldpress::read::origin::{Limits, Origin, REQUEST, Requests};
 use coldpress::read::profile::{self, Recorder};
@@ -42,12 +43,18 @@ const AHEAD: usize = 16;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cache and store access")]
 pub struct ReadArgs {
-    /// Disk cache directory [default: $COLDREAD_CACHE, else none]
+    /// Disk cache directory [default: $COLDREAD_CACHE, else the directory of the service or the user]
     ///
     /// Shared by all images and processes. Holds encrypted chunks, which are authenticated again when they are read. Accessible to this user only, limited by --cache-max, and safe
-    /// to share and to delete.
+    /// to share and to delete. The default is $CACHE_DIRECTORY, which systemd sets for a service with CacheDirectory=, else
+    /// /var/cache/coldread for root, else $XDG_CACHE_HOME/coldread or ~/.cache/coldread. A default that cannot be used is skipped with a warning;
+    /// with --user there is none.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+
+    /// Do not use a disk cache [env: COLDREAD_NO_CACHE=]
+    #[arg(long, conflicts_with = "cache", hide_short_help = true)]
+    no_cache: bool,
 
     /// Maximum size of the --cache directory
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
@@ -62,7 +69,7 @@ pub struct ReadArgs {
     /// Maximum number of concurrent requests to the store
     ///
     /// With --cache, the limit is shared by all processes that use the same directory.
-    #[arg(long, value_name = "N", default_value_t = 32, hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 64, hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     requests: u16,
 
     /// If the store is down: wait=DURATION or eio
@@ -72,11 +79,12 @@ pub struct ReadArgs {
     #[arg(long, value_name = "POLICY", default_value = "wait=60s")]
     on_origin_loss: OnLoss,
 
-    /// Copy the whole image to --cache in the background (RATE: bytes/s)
+    /// Copy whole images into the disk cache in the background: auto, off or RATE (bytes per second)
     ///
-    /// RATE is 32MiB if it is left out. Starts after the startup, and runs only while no other request to the store is outstanding.
-    #[arg(long, value_name = "RATE", num_args = 0..=1, default_missing_value = "32MiB")]
-    fill: Option<Size>,
+    /// auto downloads as fast as three quarters of --requests allow, from the start on, and only while the cache has room without evicting anything.
+    /// Reads of the image go first. Without a disk cache, nothing is copied.
+    #[arg(long, value_name = "MODE", default_value = "auto", num_args = 0..=1, default_missing_value = "32MiB")]
+    fill: Fill,
 
     #[command(flatten)]
     zone: ZoneArgs,
@@ -154,6 +162,38 @@ impl FromStr for Wait {
 /// The longest duration that an option takes: clocks can add it to any moment.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
+/// How whole images are copied into the disk cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    Auto,
+    Off,
+    Rate(Size),
+}
+
+impl Fill {
+    fn rate(self) -> FillRate {
+        match self {
+            Self::Rate(Size(rate)) => FillRate(Some(rate)),
+            Self::Auto | Self::Off => FillRate(None),
+        }
+    }
+}
+
+impl FromStr for Fill {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => text
+                .parse()
+                .map(Self::Rate)
+                .map_err(|_| format!("`{text}` is neither auto, off nor a rate in bytes per second, such as 32MiB")),
+        }
+    }
+}
+
 /// What a lost store means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct OnLoss(Duration);
@@ -203,14 +243,14 @@ impl ReadArgs {
     ///
     /// The cache is that of `user`, where the process becomes another.
     pub fn open(&self, record: bool, user: Option<&User>) -> Result<Reading<'_>, Failure> {
-        let directory = self.cache.clone().or(environment("COLDREAD_CACHE")?.map(PathBuf::from));
-        let open = || directory.map(|directory| open_cache(&directory, self.cache_max.0)).transpose();
+        let open = || self.open_cache(user.is_some());
         let cache = match user {
             Some(user) => user.with_its_rights(open)??,
             None => open()?,
         };
-        if self.fill.is_some() && cache.is_none() {
-            return Err(Failure::Usage("--fill needs a --cache to bring the image to".to_owned()));
+        if let (Fill::Rate(_), None) = (self.fill, &cache) {
+            let message = "--fill RATE needs a disk cache to copy the image to; give a directory with --cache";
+            return Err(Failure::Usage(message.to_owned()));
         }
         let (counts, patience) = (Arc::new(Counts::default()), self.on_origin_loss.0);
         let requests = usize::from(self.requests);
@@ -219,6 +259,7 @@ impl ReadArgs {
             counts: Arc::clone(&counts),
             deadline: patience + REQUEST,
             ahead: AHEAD.min(requests / 2).max(1),
+            filler: Filler::new(requests / 4 * 3, self.fill.rate()),
         };
         let slots = cache.as_ref().map(|cache| Arc::new(cache.slots(requests)));
         let limits = Limits { requests: Requests::new(requests), slots, patience, at_first: patience, counts };
@@ -237,6 +278,43 @@ impl ReadArgs {
             entered: Entered::default(),
         })
     }
+}
+
+impl ReadArgs {
+    /// Opens the disk cache: that which was asked for, or the default one if it can be used.
+    fn open_cache(&self, becomes_another: bool) -> Result<Option<Arc<DiskCache>>, Failure> {
+        let asked = self.cache.clone().or(environment("COLDREAD_CACHE")?.map(PathBuf::from));
+        if let (Some(directory), false) = (&asked, self.no_cache) {
+            return Ok(Some(open_cache(directory, self.cache_max.0)?));
+        }
+        // The default directory of one user is of no use to another.
+        if becomes_another
+            || self.no_cache
+            || environment("COLDREAD_NO_CACHE")?.is_some_and(|value| !matches!(&value[..], "false" | "0"))
+        {
+            return Ok(None);
+        }
+        let Some(directory) = default_cache()? else { return Ok(None) };
+        Ok(open_cache(&directory, self.cache_max.0).map(Some).unwrap_or_else(|error| {
+            let hint = "give a directory with --cache, or --no-cache to silence this warning";
+            say(&format!("warning: no disk cache: {}; {hint}", error.chain()));
+            None
+        }))
+    }
+}
+
+/// Returns the disk cache directory of the service, the host or the user.
+fn default_cache() -> Result<Option<PathBuf>, Failure> {
+    if let Some(directories) = environment("CACHE_DIRECTORY")? {
+        // Systemd separates several by colons.
+        return Ok(directories.split(':').next().map(PathBuf::from));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(Some(PathBuf::from("/var/cache/coldread")));
+    }
+    let home = environment("HOME")?.map(|home| Path::new(&home).join(".cache"));
+    let caches = environment("XDG_CACHE_HOME")?.map(PathBuf::from).filter(|path| path.is_absolute()).or(home);
+    Ok(caches.map(|caches| caches.join("coldread")))
 }
 
 /// Opens the disk cache, with a warning where others can write to it.
@@ -274,8 +352,8 @@ impl Reading<'_> {
         observers.extend(self.recorder.clone().map(|recorder| recorder as Arc<dyn Observer>));
         let device = ChunkDevice::new(manifest, tier, self.host.clone(), observers);
         device.ahead().plan(planned);
-        if let Some(Size(rate)) = self.args.fill {
-            device.ahead().fill(rate).map_err(|error| Error::io("a thread for --fill", error))?;
+        if self.args.fill != Fill::Off {
+            device.fill();
         }
         Ok(device)
     }

@@ -29,6 +29,9 @@ pub(super) struct Plan {
     /// Whether somebody deletes the lock files of the disk cache, so that processes no longer wait for each other.
     pub(super) deletes_locks: bool,
     pub(super) zone: Option<ZonePlan>,
+    /// Whether images are copied into the disk cache, and how many bytes a second.
+    pub(super) fills: bool,
+    pub(super) fill_rate: Option<u64>,
 }
 
 /// What fails now and then.
@@ -86,6 +89,8 @@ impl Plan {
             slots: disk.filter(|_| requests <= 4 && random.one_in(2)).map(|_| requests),
             deletes_locks: faults.disk && random.one_in(3),
             zone,
+            fills: disk.is_some() && random.one_in(2),
+            fill_rate: random.one_in(2).then_some(10 << 10),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::read::ChunkDevice;
 use crate::read::counts::Counts;
 use crate::read::device::Host;
 use crate::read::disk_cache::{CachedTier, DiskCache};
+use crate::read::fill::{FillRate, Filler};
 use crate::read::memory::Memory;
 use crate::read::origin::{Limits, Origin, Requests};
 use crate::read::tier::Tier;
@@ -128,7 +129,8 @@ impl Process {
             counts: Arc::clone(&counts),
         };
         let memory = Memory::new(plan.memory);
-        let host = Host { memory, counts, deadline: plan.deadline, ahead: plan.ahead };
+        let filler = Filler::new((plan.requests / 4 * 3).max(1), FillRate(plan.fill_rate));
+        let host = Host { memory, counts, deadline: plan.deadline, ahead: plan.ahead, filler };
         Self { limits, host, cache, zone }
     }
 
@@ -189,8 +191,8 @@ impl World {
                 readers.spawn("reader", move || Reader { world, number, random, in_calm }.run());
             }
         }
-        if world.processes[0].cache.is_some() && world.plan.reads.is_multiple_of(3) {
-            let _ = world.devices[0].device.ahead().fill(10 << 10);
+        if world.plan.fills {
+            world.devices.iter().for_each(|device| device.device.fill());
         }
         let spoilers: [(bool, &str, Spoiler); 4] = [
             (world.plan.faults.store, "weather", World::change_weather),

@@ -443,7 +443,7 @@ impl Shared {
             drop(turn);
         };
         // Where there is no thread for it, it is not written.
-        let _ = self.writers.submit(Box::new(done));
+        let _ = self.writers.submit(Box::new(done), false);
     }
 
     /// Writes shards at their places; whether one was written.
