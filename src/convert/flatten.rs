@@ -15,7 +15,7 @@ use super::tar::{Entry, EntryKind};
 use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::unstorable;
 use crate::fs::path::{Display, components, raw_components};
-use crate::fs::tree::{Device, InodeId, Kind, Metadata};
+use crate::fs::tree::{DeviceNumber, InodeId, Kind, Metadata};
 use crate::{Error, ErrorKind};
 
 pub use merge::{empty, merge, too_many_layers};
@@ -66,7 +66,7 @@ fn check_storable(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Metada
 struct NodeId(u32);
 
 #[derive(Debug)]
-enum Node {
+enum LayerNode {
     /// Behind a pointer: there are many more of the others.
     Directory(Box<LayerDirectory>),
     Other(Metadata, Kind),
@@ -74,7 +74,7 @@ enum Node {
     Placed(InodeId),
 }
 
-impl Node {
+impl LayerNode {
     /// Applies a hard link's metadata to what it shares.
     fn relabel(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), FlattenError> {
         let Self::Other(present, kind) = self else { unreachable!("hard links never lead to directories") };
@@ -88,7 +88,7 @@ impl Node {
 struct LayerDirectory {
     /// `None` where no entry of the layer describes it.
     metadata: Option<Metadata>,
-    children: BTreeMap<Box<[u8]>, Entered>,
+    children: BTreeMap<Box<[u8]>, ChildEntry>,
     /// Names whose entries of lower layers are hidden, and since when.
     whiteouts: BTreeMap<Box<[u8]>, Step>,
     /// Since when all entries of lower layers are hidden.
@@ -101,7 +101,7 @@ struct Step(u32);
 
 /// A child, and since when it is there.
 #[derive(Debug, Clone, Copy)]
-struct Entered {
+struct ChildEntry {
     /// In 31 bits, and the top one for a link: there may be millions.
     child: u32,
     since: Step,
@@ -114,7 +114,7 @@ enum Child {
     Link(u32),
 }
 
-impl Entered {
+impl ChildEntry {
     const LINK: u32 = 1 << 31;
 
     fn new(child: Child, since: Step) -> Self {
@@ -144,8 +144,8 @@ struct Link {
 /// Metadata that a hard link's entry gives to the inode that it shares.
 #[derive(Debug)]
 struct Relabel {
-    /// A node or a link, as in [`Entered`].
-    child: Entered,
+    /// A node or a link, as in [`ChildEntry`].
+    child: ChildEntry,
     path: Vec<u8>,
     metadata: Metadata,
 }
@@ -153,12 +153,12 @@ struct Relabel {
 /// What one layer says, its entries applied in their order.
 #[derive(Debug)]
 pub struct LayerTree {
-    nodes: Vec<Node>,
+    nodes: Vec<LayerNode>,
     links: Vec<Link>,
     /// From the first hard link on whose target is not in the layer alone; what came before is applied already.
     relabels: Vec<Relabel>,
     /// Children that later entries of the layer replaced, oldest first: hard links between the two saw them.
-    replaced: BTreeMap<(NodeId, Box<[u8]>), Vec<Entered>>,
+    replaced: BTreeMap<(NodeId, Box<[u8]>), Vec<ChildEntry>>,
     step: Step,
     usage: Usage,
 }
@@ -166,7 +166,7 @@ pub struct LayerTree {
 impl Default for LayerTree {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::Directory(Box::default())],
+            nodes: vec![LayerNode::Directory(Box::default())],
             links: Vec::new(),
             relabels: Vec::new(),
             replaced: BTreeMap::new(),
@@ -231,7 +231,7 @@ impl LayerTree {
             EntryKind::BlockDevice(device) => Kind::BlockDevice(device),
             EntryKind::Fifo => Kind::Fifo,
         };
-        let child = self.add(Node::Other(storable(&path, metadata, &kind)?, kind));
+        let child = self.add(LayerNode::Other(storable(&path, metadata, &kind)?, kind));
         self.enter(parent, name, child);
         Ok(())
     }
@@ -247,8 +247,8 @@ impl LayerTree {
     pub fn kind_at(&self, path: &[u8]) -> Option<&Kind> {
         match self.own(&components(path))? {
             Child::Node(id) => match self.node(id) {
-                Node::Other(_, kind) => Some(kind),
-                Node::Directory(_) | Node::Placed(_) => None,
+                LayerNode::Other(_, kind) => Some(kind),
+                LayerNode::Directory(_) | LayerNode::Placed(_) => None,
             },
             Child::Link(_) => None,
         }
@@ -263,7 +263,7 @@ impl LayerTree {
             if directory.opaque.is_some() || directory.whiteouts.contains_key(name) {
                 return true;
             }
-            match directory.children.get(name).map(Entered::child) {
+            match directory.children.get(name).map(ChildEntry::child) {
                 None => return false,
                 Some(Child::Node(id)) if self.is_directory(id) => at = id,
                 Some(_) => return true,
@@ -331,7 +331,7 @@ impl LayerTree {
             }
         };
         self.usage.add_relabel(path, &metadata);
-        self.relabels.push(Relabel { child: Entered::new(child, self.step), path: path.to_vec(), metadata });
+        self.relabels.push(Relabel { child: ChildEntry::new(child, self.step), path: path.to_vec(), metadata });
         Ok(child)
     }
 
@@ -349,10 +349,10 @@ impl LayerTree {
     }
 
     fn is_directory(&self, id: NodeId) -> bool {
-        matches!(self.node(id), Node::Directory(_))
+        matches!(self.node(id), LayerNode::Directory(_))
     }
 
-    fn node(&self, id: NodeId) -> &Node {
+    fn node(&self, id: NodeId) -> &LayerNode {
         &self.nodes[id.0 as usize]
     }
 
@@ -378,8 +378,8 @@ impl LayerTree {
                     stack.push(self.add_directory(at, name));
                 }
                 Some(Child::Node(id)) => match self.node(id) {
-                    Node::Directory(_) => stack.push(id),
-                    Node::Other(_, Kind::Symlink(target)) => {
+                    LayerNode::Directory(_) => stack.push(id),
+                    LayerNode::Other(_, Kind::Symlink(target)) => {
                         followed += 1;
                         if followed > MAX_LINKS_FOLLOWED {
                             return Err(refuse(path, format!("more than {MAX_LINKS_FOLLOWED} symlinks in its path")));
@@ -389,7 +389,7 @@ impl LayerTree {
                         }
                         todo.extend(raw_components(target).rev().map(<[u8]>::to_vec));
                     }
-                    Node::Other(..) | Node::Placed(_) => {
+                    LayerNode::Other(..) | LayerNode::Placed(_) => {
                         let reason = format!("`{}` above it is not a directory in its own layer", Display(name));
                         return Err(refuse(path, reason));
                     }
@@ -402,25 +402,25 @@ impl LayerTree {
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<Child> {
-        self.directory(parent).children.get(name).map(Entered::child)
+        self.directory(parent).children.get(name).map(ChildEntry::child)
     }
 
     fn directory(&self, id: NodeId) -> &LayerDirectory {
         match self.node(id) {
-            Node::Directory(directory) => directory,
-            Node::Other(..) | Node::Placed(_) => unreachable!("only directories are walked into"),
+            LayerNode::Directory(directory) => directory,
+            LayerNode::Other(..) | LayerNode::Placed(_) => unreachable!("only directories are walked into"),
         }
     }
 
     fn directory_mut(&mut self, id: NodeId) -> &mut LayerDirectory {
         match &mut self.nodes[id.0 as usize] {
-            Node::Directory(directory) => directory,
-            Node::Other(..) | Node::Placed(_) => unreachable!("only directories are walked into"),
+            LayerNode::Directory(directory) => directory,
+            LayerNode::Other(..) | LayerNode::Placed(_) => unreachable!("only directories are walked into"),
         }
     }
 
     fn enter(&mut self, parent: NodeId, name: &[u8], child: Child) {
-        let entered = Entered::new(child, self.step);
+        let entered = ChildEntry::new(child, self.step);
         self.usage.add_name(name);
         if let Some(old) = self.directory_mut(parent).children.insert(name.into(), entered) {
             self.usage.add_name(name);
@@ -438,14 +438,14 @@ impl LayerTree {
         Some(if now.since < step { now } else { earlier()? }.child())
     }
 
-    fn add(&mut self, node: Node) -> Child {
+    fn add(&mut self, node: LayerNode) -> Child {
         self.usage.add_node(&node);
         self.nodes.push(node);
         Child::Node(NodeId(index(self.nodes.len() - 1)))
     }
 
     fn add_directory(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
-        let child = self.add(Node::Directory(Box::default()));
+        let child = self.add(LayerNode::Directory(Box::default()));
         self.enter(parent, name, child);
         NodeId(index(self.nodes.len() - 1))
     }
@@ -473,6 +473,6 @@ fn whiteout<'a>(path: &[u8], name: &'a [u8], kind: &EntryKind) -> Result<Option<
         };
     }
     // As overlayfs keeps them.
-    let overlay = *kind == EntryKind::CharDevice(Device { major: 0, minor: 0 });
+    let overlay = *kind == EntryKind::CharDevice(DeviceNumber { major: 0, minor: 0 });
     Ok(overlay.then_some(Hidden::Name(name)))
 }

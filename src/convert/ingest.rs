@@ -15,7 +15,7 @@ use super::budget::Budget;
 use super::flatten::{self, LayerTree, Usage};
 use super::known_layers::{KnownLayer, KnownLayers, Measures};
 use super::seal::Sealing;
-use super::segment::{SegmentWriter, Stop};
+use super::segment::{SegmentError, SegmentWriter};
 use super::tar::{EntryKind, TarError, TarReader};
 use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::BLOCK_SIZE;
@@ -59,19 +59,19 @@ pub enum TarBytes {
     /// It is a plain tar.
     InPlace(Blob),
     /// Its tar was kept.
-    Kept(File),
+    Spooled(File),
     /// It was not read: what is in it was known.
     Known,
     /// Its chunks were handed over by their place on the device.
-    Made,
+    Emitted,
 }
 
 impl LayerBytes for Vec<IngestedLayer> {
     fn read_at(&self, layer: LayerIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match &self[usize::from(layer.0)].bytes {
             TarBytes::InPlace(blob) => blob.read_at(offset, buf),
-            TarBytes::Kept(file) => file.read_exact_at(buf, offset),
-            TarBytes::Sealed(_) | TarBytes::Known | TarBytes::Made => Err(io::ErrorKind::NotFound.into()),
+            TarBytes::Spooled(file) => file.read_exact_at(buf, offset),
+            TarBytes::Sealed(_) | TarBytes::Known | TarBytes::Emitted => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }
@@ -197,13 +197,13 @@ impl<'a> Ingest<'a> {
     fn read(&self, index: usize, above: Option<&[Arc<LayerTree>]>) -> Result<ReadLayer> {
         let layer = LayerIndex(u16::try_from(index).map_err(|_| flatten::too_many_layers())?);
         let source = &self.image.layers[index];
-        let mut reading = Reading { ingest: self, layer, source, told: 0 };
+        let mut reading = LayerIngest { ingest: self, layer, source, reported: 0 };
         self.progress.begin(Stage::Layer(layer.0), source.blob.length().unwrap_or_default());
         let sealed = match (self.sealing, above) {
             (Some(sealing), Some(above)) => reading.seal(SegmentWriter::new(layer, above, sealing)),
             _ => Ok(None),
         };
-        let read = sealed.and_then(|read| read.map_or_else(|| reading.keep(), Ok));
+        let read = sealed.and_then(|read| read.map_or_else(|| reading.spool(), Ok));
         self.progress.end(Stage::Layer(layer.0));
         read.map_err(|error| error.within(self.layer_name(index)))
     }
@@ -212,7 +212,7 @@ impl<'a> Ingest<'a> {
     ///
     /// # Errors
     /// As [`Ingest::all`].
-    pub fn again(&self, index: usize, before: &IngestedLayer) -> Result<IngestedLayer> {
+    pub fn read_again(&self, index: usize, before: &IngestedLayer) -> Result<IngestedLayer> {
         self.size.fetch_sub(before.tar_bytes, Ordering::Relaxed);
         self.budget.release(before.usage);
         Ok(self.read(index, None)?.what)
@@ -225,15 +225,15 @@ fn above(layers: &[Option<Result<ReadLayer>>]) -> Option<Vec<Arc<LayerTree>>> {
 }
 
 /// One layer on its way in.
-struct Reading<'a> {
+struct LayerIngest<'a> {
     ingest: &'a Ingest<'a>,
     layer: LayerIndex,
     source: &'a LayerSource,
     /// Bytes of the blob that progress heard of.
-    told: u64,
+    reported: u64,
 }
 
-impl Reading<'_> {
+impl LayerIngest<'_> {
     /// How many bytes it may have.
     fn left(&self) -> u64 {
         self.ingest.limits.max_size.saturating_sub(self.ingest.size.load(Ordering::Relaxed))
@@ -243,17 +243,17 @@ impl Reading<'_> {
     fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
         let (limits, budget) = (self.ingest.limits, &self.ingest.budget);
         let mut reader = self.source.read(self.left())?;
-        let mut copy = Copy { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
+        let mut copy = CopyingReader { from: &mut reader, to: None::<BufWriter<File>>, failed: None, reading: self };
         let (tree, measures) = match walk(&mut copy, limits, budget, Some(&mut segment)) {
             Ok(walked) => walked,
-            Err(Walk::Unordered) => return Ok(None),
-            Err(Walk::Failed(error)) => return Err(error),
+            Err(WalkError::Unordered) => return Ok(None),
+            Err(WalkError::Failed(error)) => return Err(error),
         };
         let placed = segment.finish()?;
         self.check(reader, tree, measures, TarBytes::Sealed(placed)).map(Some)
     }
 
-    fn keep(&mut self) -> Result<ReadLayer> {
+    fn spool(&mut self) -> Result<ReadLayer> {
         let (limits, budget) = (self.ingest.limits, &self.ingest.budget);
         let mut reader = self.source.read(self.left())?;
         let temp = self.ingest.limits.temp;
@@ -264,16 +264,16 @@ impl Reading<'_> {
         };
         let file = to.as_ref().map(File::try_clone).transpose().map_err(|error| Error::file(temp, error))?;
         let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
-        let mut copy = Copy { from: &mut reader, to, failed: None, reading: self };
+        let mut copy = CopyingReader { from: &mut reader, to, failed: None, reading: self };
         let walked = walk(&mut copy, limits, budget, None);
         // A full disk is not the stream's fault.
         copy.finish().map_err(|error| Error::file(temp, error))?;
         let (tree, measures) = match walked {
             Ok(walked) => walked,
-            Err(Walk::Failed(error)) => return Err(error),
-            Err(Walk::Unordered) => unreachable!("only segments ask for an order"),
+            Err(WalkError::Failed(error)) => return Err(error),
+            Err(WalkError::Unordered) => unreachable!("only segments ask for an order"),
         };
-        let bytes = file.map_or_else(|| TarBytes::InPlace(self.source.blob.clone()), TarBytes::Kept);
+        let bytes = file.map_or_else(|| TarBytes::InPlace(self.source.blob.clone()), TarBytes::Spooled);
         self.check(reader, tree, measures, bytes)
     }
 
@@ -294,39 +294,39 @@ impl Reading<'_> {
         if let Some(known) = self.ingest.known {
             known.remember_layer(diff_id, &tree, Measures { tar_bytes, ..measures });
         }
-        self.tell(self.source.blob.length().unwrap_or_default());
+        self.report_progress(self.source.blob.length().unwrap_or_default());
         let what = IngestedLayer { diff_id, tar_bytes, bytes, usage: measures.usage };
         Ok(ReadLayer { tree: Arc::new(tree), what })
     }
 
-    fn tell(&mut self, read: u64) {
-        if read > self.told {
+    fn report_progress(&mut self, read: u64) {
+        if read > self.reported {
             for stage in [Stage::Layers, Stage::Layer(self.layer.0)] {
-                self.ingest.progress.advance(stage, read - self.told);
+                self.ingest.progress.advance(stage, read - self.reported);
             }
-            self.told = read;
+            self.reported = read;
         }
     }
 }
 
 /// Why a walk ended before the layer did.
-enum Walk {
+enum WalkError {
     Unordered,
     Failed(Error),
 }
 
-impl From<Error> for Walk {
+impl From<Error> for WalkError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<Stop> for Walk {
-    fn from(stop: Stop) -> Self {
+impl From<SegmentError> for WalkError {
+    fn from(stop: SegmentError) -> Self {
         match stop {
-            Stop::Unordered => Self::Unordered,
-            Stop::Tar(error) => Self::Failed(tar_error(error)),
-            Stop::Sealing(error) => Self::Failed(error),
+            SegmentError::Unordered => Self::Unordered,
+            SegmentError::Tar(error) => Self::Failed(tar_error(error)),
+            SegmentError::Sealing(error) => Self::Failed(error),
         }
     }
 }
@@ -336,7 +336,7 @@ fn walk(
     limits: Limits<'_>,
     budget: &Budget,
     mut segment: Option<&mut SegmentWriter<'_>>,
-) -> Result<(LayerTree, Measures), Walk> {
+) -> Result<(LayerTree, Measures), WalkError> {
     let (mut tar, mut tree, mut sizes) = (TarReader::new(stream), LayerTree::default(), Sizes::default());
     let mut charge = budget.begin();
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
@@ -404,14 +404,14 @@ fn tar_error(error: TarError) -> Error {
 }
 
 /// Copies what is read through it, and tells of progress.
-struct Copy<'a, 'b, 'c, W: Write> {
+struct CopyingReader<'a, 'b, 'c, W: Write> {
     from: &'a mut LayerReader<'b>,
     to: Option<BufWriter<W>>,
     failed: Option<io::Error>,
-    reading: &'a mut Reading<'c>,
+    reading: &'a mut LayerIngest<'c>,
 }
 
-impl<W: Write> Read for Copy<'_, '_, '_, W> {
+impl<W: Write> Read for CopyingReader<'_, '_, '_, W> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buf)?;
         if let Some(to) = &mut self.to
@@ -422,14 +422,14 @@ impl<W: Write> Read for Copy<'_, '_, '_, W> {
             return Err(io::Error::other("cannot be kept"));
         }
         let read = self.from.stored_bytes_read();
-        if read >= self.reading.told + (1 << 20) {
-            self.reading.tell(read);
+        if read >= self.reading.reported + (1 << 20) {
+            self.reading.report_progress(read);
         }
         Ok(n)
     }
 }
 
-impl<W: Write> Copy<'_, '_, '_, W> {
+impl<W: Write> CopyingReader<'_, '_, '_, W> {
     fn finish(self) -> io::Result<()> {
         match (self.failed, self.to) {
             (Some(error), _) => Err(error),

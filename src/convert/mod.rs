@@ -32,7 +32,7 @@ use crate::{CHUNK_SIZE, ChunkIndex, Error, Result};
 
 use ingest::{Flattened, Ingest, IngestedLayer, TarBytes};
 use known_layers::KnownLayers;
-use seal::{Place, Sealed, SealedChunk, Sealer, Sealing, seal_one};
+use seal::{ChunkPlace, SealedChunk, SealedChunks, Sealer, Sealing, seal_one};
 use segment::digest_of;
 
 /// Most uncompressed bytes of an image where nothing else is said.
@@ -174,7 +174,7 @@ pub fn flatten_only(image: &Image, options: &Options, progress: &dyn Progress) -
 }
 
 /// What is left when all chunks but the first are handed over.
-struct Made {
+struct EmittedChunks {
     layers: Vec<LayerInfo>,
     device_chunks: u32,
     /// Of each layer, where its segment starts, if its chunks were handed over by their place in it.
@@ -194,7 +194,7 @@ fn make(
     sealing: &Sealing<'_>,
     known: Option<KnownLayers<'_>>,
     progress: &dyn Progress,
-) -> Result<Made> {
+) -> Result<EmittedChunks> {
     let ingest = Ingest::new(image, options.limits(progress), Some(sealing), known, progress);
     // A thread that inflates keeps about one that seals busy.
     let Flattened { tree, mut layers } = ingest.all(options.threads.div_ceil(2))?;
@@ -214,7 +214,7 @@ fn make(
         let others = match &layers[index].bytes {
             TarBytes::Sealed(placed) => *placed != wanted,
             TarBytes::Known => segment.chunks > 0 && !chunks.is_some_and(|chunks| sealing.recall(layer, chunks)),
-            TarBytes::InPlace(_) | TarBytes::Kept(_) | TarBytes::Made => false,
+            TarBytes::InPlace(_) | TarBytes::Spooled(_) | TarBytes::Emitted => false,
         };
         if others {
             again.push(index);
@@ -244,16 +244,16 @@ fn make(
     for index in (0..layers.len()).filter(kept) {
         // One after another, so that no more than one of them is kept at a time.
         if again.binary_search(&index).is_ok() {
-            layers[index] = ingest.again(index, &layers[index])?;
+            layers[index] = ingest.read_again(index, &layers[index])?;
         }
         for place in of(index).map(ChunkIndex) {
             let mut chunk = sealing.buffer();
             let made = layout.data_chunk(place, &layers, &mut chunk);
             made.map_err(|error| Error::io("a layer's bytes, while its chunks were made", error))?;
-            sealing.put(Place::Device(place), chunk)?;
+            sealing.put(ChunkPlace::Device(place), chunk)?;
             progress.advance(Stage::Chunks, CHUNK_SIZE.into());
         }
-        layers[index].bytes = TarBytes::Made;
+        layers[index].bytes = TarBytes::Emitted;
     }
     let mut told = 0;
     let first = layout.metadata(&mut |index, bytes| {
@@ -261,7 +261,7 @@ fn make(
         chunk.copy_from_slice(bytes);
         progress.advance(Stage::Chunks, u64::from(index.0 - told) * u64::from(CHUNK_SIZE));
         told = index.0;
-        sealing.put(Place::Device(index), chunk)
+        sealing.put(ChunkPlace::Device(index), chunk)
     })?;
     progress.end(Stage::Chunks);
     let layers = layers.iter().zip(layout.segments()).map(|(layer, segment)| LayerInfo {
@@ -272,11 +272,11 @@ fn make(
     });
     let device_chunks =
         u32::try_from(layout.device_bytes() / u64::from(CHUNK_SIZE)).expect("the layout is below 2^32 blocks");
-    Ok(Made { layers: layers.collect(), device_chunks, segments, placed, read, first })
+    Ok(EmittedChunks { layers: layers.collect(), device_chunks, segments, placed, read, first })
 }
 
 /// Every chunk of a device that is not zero, ascending.
-struct Device {
+struct ConvertedDevice {
     layers: Vec<LayerInfo>,
     placed: Vec<Option<Blake3>>,
     shares: Vec<Share>,
@@ -286,7 +286,7 @@ struct Device {
     counts: Counts,
 }
 
-impl Device {
+impl ConvertedDevice {
     /// Notes what the layers became that nobody knew.
     fn remember(&self, known: KnownLayers<'_>) {
         for (layer, placed) in self.layers.iter().zip(&self.placed) {
@@ -303,14 +303,14 @@ impl Device {
 }
 
 /// Gives every chunk its place on the device, and the first one the UUID: it is made of all chunks, this one as it is without it.
-fn complete(made: Made, sealed: Sealed, sealer: Sealer<'_>) -> Result<Device> {
-    let Made { layers, device_chunks, segments, placed, read, mut first } = made;
-    let on_device = |place: Place| match place {
-        Place::Device(index) => Some(index),
+fn complete(made: EmittedChunks, sealed: SealedChunks, sealer: Sealer<'_>) -> Result<ConvertedDevice> {
+    let EmittedChunks { layers, device_chunks, segments, placed, read, mut first } = made;
+    let on_device = |place: ChunkPlace| match place {
+        ChunkPlace::Device(index) => Some(index),
         // Chunks of a layer that was read again are not the device's.
-        Place::Segment(layer, number) => segments[usize::from(layer.0)].map(|start| ChunkIndex(start + number)),
+        ChunkPlace::Segment(layer, number) => segments[usize::from(layer.0)].map(|start| ChunkIndex(start + number)),
     };
-    let leaves_of = |sealed: &Sealed| {
+    let leaves_of = |sealed: &SealedChunks| {
         let leaves = sealed.chunks.iter().filter_map(|(place, chunk)| Some((on_device(*place)?, chunk.leaf)));
         let mut leaves: Vec<Leaf> = leaves.collect();
         leaves.sort_unstable_by_key(|(index, _)| *index);
@@ -319,7 +319,7 @@ fn complete(made: Made, sealed: Sealed, sealer: Sealer<'_>) -> Result<Device> {
     let mut leaves = leaves_of(&sealed);
     leaves.insert(0, (ChunkIndex(0), Blake3::of(trimmed(&first))));
     set_uuid(&mut first, uuid(device_chunks, &leaves));
-    let sealed = seal_one(sealer, sealed, Place::Device(ChunkIndex(0)), first)?;
+    let sealed = seal_one(sealer, sealed, ChunkPlace::Device(ChunkIndex(0)), first)?;
     let leaves = leaves_of(&sealed);
     let chunks = sealed.chunks.iter().filter_map(|(place, chunk)| {
         let (index, SealedChunk { name, key, stored, .. }) = (on_device(*place)?, chunk.clone());
@@ -337,7 +337,7 @@ fn complete(made: Made, sealed: Sealed, sealer: Sealer<'_>) -> Result<Device> {
         stored_bytes: sizes.into_values().map(u64::from).sum(),
     };
     let shares = shares(&layers, &read, &chunks, &sealed.new);
-    Ok(Device { layers, placed, shares, device_chunks, chunks, leaves, counts })
+    Ok(ConvertedDevice { layers, placed, shares, device_chunks, chunks, leaves, counts })
 }
 
 fn shares(layers: &[LayerInfo], read: &[bool], chunks: &[ChunkRef], new: &BTreeSet<Sha256>) -> Vec<Share> {
@@ -360,8 +360,14 @@ fn shares(layers: &[LayerInfo], read: &[bool], chunks: &[ChunkRef], new: &BTreeS
     std::iter::once((0..metadata, true)).chain(ranges.zip(read.iter().copied())).map(of).collect()
 }
 
-fn manifest_of(image: &Image, config: &ImageConfig, salt: &Salt, options: &Options, device: Device) -> Converted {
-    let Device { layers, shares, device_chunks, chunks, leaves, counts, .. } = device;
+fn manifest_of(
+    image: &Image,
+    config: &ImageConfig,
+    salt: &Salt,
+    options: &Options,
+    device: ConvertedDevice,
+) -> Converted {
+    let ConvertedDevice { layers, shares, device_chunks, chunks, leaves, counts, .. } = device;
     let ImageConfig { normal: config, platform, .. } = config.clone();
     let recipe = Recipe {
         epoch: EPOCH,

@@ -39,7 +39,7 @@ pub struct Sealer<'a> {
 
 /// Where a chunk belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ChunkPlace {
     /// In a layer's segment, by its number there: where segments start is known only when all layers are.
     Segment(LayerIndex, u32),
     /// On the device.
@@ -61,9 +61,9 @@ pub struct SealedChunk {
 
 /// What sealing came to so far.
 #[derive(Debug, Default)]
-pub struct Sealed {
+pub struct SealedChunks {
     /// Every chunk that is not all zero.
-    pub chunks: BTreeMap<Place, SealedChunk>,
+    pub chunks: BTreeMap<ChunkPlace, SealedChunk>,
     /// Chunks that were not in the store before.
     pub put_chunks: u64,
     /// Their bytes as stored.
@@ -82,7 +82,7 @@ pub struct Sealed {
 /// What the threads share.
 #[derive(Default)]
 struct Shared {
-    sealed: Mutex<Sealed>,
+    sealed: Mutex<SealedChunks>,
     failed: AtomicBool,
     spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -139,7 +139,7 @@ impl Shared {
 /// Threads that seal, and put.
 pub struct Sealing<'scope> {
     sealer: Sealer<'scope>,
-    jobs: SyncSender<(Place, Vec<u8>)>,
+    jobs: SyncSender<(ChunkPlace, Vec<u8>)>,
     shared: Arc<Shared>,
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
 }
@@ -225,7 +225,7 @@ impl<'scope> Sealing<'scope> {
     ///
     /// # Errors
     /// `Internal` where a chunk before it failed; [`Sealing::finish`] says why.
-    pub fn put(&self, place: Place, chunk: Vec<u8>) -> Result<()> {
+    pub fn put(&self, place: ChunkPlace, chunk: Vec<u8>) -> Result<()> {
         debug_assert!(chunk.len() <= CHUNK);
         let stopped = || Error::new(ErrorKind::Internal, "sealing stopped");
         if self.shared.failed.load(Ordering::Relaxed) {
@@ -257,7 +257,7 @@ impl<'scope> Sealing<'scope> {
                 sealed.put_bytes += u64::from(stored);
             }
         }
-        sealed.chunks.extend(chunks.into_iter().map(|(number, chunk)| (Place::Segment(layer, number), chunk)));
+        sealed.chunks.extend(chunks.into_iter().map(|(number, chunk)| (ChunkPlace::Segment(layer, number), chunk)));
         true
     }
 
@@ -265,7 +265,7 @@ impl<'scope> Sealing<'scope> {
     ///
     /// # Errors
     /// Those of the store, naming the object.
-    pub fn finish(self) -> Result<Sealed> {
+    pub fn finish(self) -> Result<SealedChunks> {
         drop(self.jobs);
         self.threads.into_iter().for_each(|thread| thread.join().expect("sealing does not panic"));
         let mut sealed = std::mem::take(&mut *self.shared.sealed.lock().expect("no thread panics with it"));
@@ -277,7 +277,7 @@ impl<'scope> Sealing<'scope> {
 ///
 /// # Errors
 /// Those of the store, naming the object.
-pub fn seal_one(sealer: Sealer<'_>, sealed: Sealed, place: Place, chunk: Vec<u8>) -> Result<Sealed> {
+pub fn seal_one(sealer: Sealer<'_>, sealed: SealedChunks, place: ChunkPlace, chunk: Vec<u8>) -> Result<SealedChunks> {
     let shared = Shared { sealed: Mutex::new(sealed), ..Shared::default() };
     Worker { sealer, shared: &shared, packer: Packer::new(sealer.codec), parcels: None }.seal(place, chunk)?;
     Ok(shared.sealed.into_inner().expect("no thread panicked with it"))
@@ -292,7 +292,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn seal(&mut self, place: Place, mut chunk: Vec<u8>) -> Result<()> {
+    fn seal(&mut self, place: ChunkPlace, mut chunk: Vec<u8>) -> Result<()> {
         chunk.truncate(trimmed_length(&chunk));
         if !chunk.is_empty() {
             let leaf = Blake3::of(&chunk);

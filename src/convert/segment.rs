@@ -9,7 +9,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::flatten::LayerTree;
-use super::seal::{Place, Sealing};
+use super::seal::{ChunkPlace, Sealing};
 use super::tar::{TarError, TarReader};
 use crate::digest::{Blake3, Blake3Hasher};
 use crate::fs::ext4::data_blocks::{block_runs, data_blocks};
@@ -23,7 +23,7 @@ const BLOCK: u64 = 4096;
 
 /// Why a segment cannot be made in one pass.
 #[derive(Debug)]
-pub enum Stop {
+pub enum SegmentError {
     /// The layer is not in path order.
     Unordered,
     /// Its bytes cannot be had.
@@ -32,14 +32,14 @@ pub enum Stop {
     Sealing(Error),
 }
 
-impl From<TarError> for Stop {
+impl From<TarError> for SegmentError {
     fn from(error: TarError) -> Self {
         Self::Tar(error)
     }
 }
 
 /// Fills a part of what is written, from an offset on.
-type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), Stop> + 'a;
+type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), SegmentError> + 'a;
 
 /// Makes the chunks of one layer's segment, ascending.
 pub struct SegmentWriter<'a> {
@@ -50,11 +50,11 @@ pub struct SegmentWriter<'a> {
     cursor: SegmentCursor,
     last: Vec<u8>,
     placed: Blake3Hasher,
-    chunk: Option<Chunk>,
+    chunk: Option<PartialChunk>,
 }
 
 /// The chunk that is being filled.
-struct Chunk {
+struct PartialChunk {
     index: u32,
     /// Of a chunk's length; what stands behind `filled` means nothing.
     bytes: Vec<u8>,
@@ -71,18 +71,18 @@ impl<'a> SegmentWriter<'a> {
     /// Places what the tar's last entry brought at `path`, and reads its bytes.
     ///
     /// # Errors
-    /// [`Stop`].
-    pub fn place(&mut self, path: &[u8], kind: &Kind, tar: &mut TarReader<impl Read>) -> Result<(), Stop> {
+    /// [`SegmentError`].
+    pub fn place(&mut self, path: &[u8], kind: &Kind, tar: &mut TarReader<impl Read>) -> Result<(), SegmentError> {
         let blocks = data_blocks(kind);
         if blocks == 0 {
             return Ok(());
         }
         if raw_components(path).any(|part| part == b"..") || raw_components(path).le(raw_components(&self.last)) {
-            return Err(Stop::Unordered);
+            return Err(SegmentError::Unordered);
         }
         self.last.clear();
         self.last.extend_from_slice(path);
-        let start = self.cursor.place(blocks).ok_or(Stop::Unordered)?;
+        let start = self.cursor.place(blocks).ok_or(SegmentError::Unordered)?;
         let visible = !self.above.iter().any(|layer| layer.hides(path));
         note(&mut self.placed, start, visible, kind);
         if !visible {
@@ -100,7 +100,7 @@ impl<'a> SegmentWriter<'a> {
         }
     }
 
-    fn file(&mut self, at: u64, content: &Content, tar: &mut TarReader<impl Read>) -> Result<(), Stop> {
+    fn file(&mut self, at: u64, content: &Content, tar: &mut TarReader<impl Read>) -> Result<(), SegmentError> {
         let (mut at, mut blocks) = (at, block_runs(content).into_iter().peekable());
         for Run { offset, length, source } in content.runs() {
             // Blocks that no run touches take no address.
@@ -117,7 +117,7 @@ impl<'a> SegmentWriter<'a> {
     }
 
     /// Puts `length` bytes at `at` of the segment, behind all that was put before; `read` yields those from an offset on.
-    fn write(&mut self, at: u64, length: u64, read: &mut Fill<'_>) -> Result<(), Stop> {
+    fn write(&mut self, at: u64, length: u64, read: &mut Fill<'_>) -> Result<(), SegmentError> {
         let mut done = 0;
         while done < length {
             let (index, inside) = ((at + done) / CHUNK, (at + done) % CHUNK);
@@ -135,18 +135,18 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
-    fn chunk_at(&mut self, index: u32) -> Result<&mut Chunk, Stop> {
+    fn chunk_at(&mut self, index: u32) -> Result<&mut PartialChunk, SegmentError> {
         if self.chunk.as_ref().is_none_or(|chunk| chunk.index != index) {
-            self.flush().map_err(Stop::Sealing)?;
+            self.flush().map_err(SegmentError::Sealing)?;
         }
-        Ok(self.chunk.get_or_insert_with(|| Chunk { index, bytes: self.sealing.buffer(), filled: 0 }))
+        Ok(self.chunk.get_or_insert_with(|| PartialChunk { index, bytes: self.sealing.buffer(), filled: 0 }))
     }
 
     fn flush(&mut self) -> Result<(), Error> {
         match self.chunk.take() {
-            Some(Chunk { index, mut bytes, filled }) => {
+            Some(PartialChunk { index, mut bytes, filled }) => {
                 bytes.truncate(filled);
-                self.sealing.put(Place::Segment(self.layer, index), bytes)
+                self.sealing.put(ChunkPlace::Segment(self.layer, index), bytes)
             }
             None => Ok(()),
         }
@@ -166,7 +166,7 @@ impl<'a> SegmentWriter<'a> {
 #[must_use]
 pub fn digest_of(layout: &Layout<'_>, layer: LayerIndex) -> Blake3 {
     let mut placed = Blake3Hasher::default();
-    for data in layout.placed(layer) {
+    for data in layout.placed_data(layer) {
         note(&mut placed, data.start, data.visible, data.kind);
     }
     placed.finish()

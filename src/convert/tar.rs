@@ -17,7 +17,7 @@ use sparse::PaxForm;
 
 use crate::fs::ext4::layout::clamp_seconds;
 use crate::fs::path::Display;
-use crate::fs::tree::{Content, Data, Device, Metadata, Timestamp};
+use crate::fs::tree::{Content, Data, DeviceNumber, Metadata, Timestamp};
 
 const BLOCK: usize = 512;
 /// Most bytes of extended headers before one entry: over twice what Linux can store of names and xattrs together.
@@ -93,9 +93,9 @@ pub enum EntryKind {
     /// A hard link to the entry of this name.
     HardLink(Vec<u8>),
     /// A character device.
-    CharDevice(Device),
+    CharDevice(DeviceNumber),
     /// A block device.
-    BlockDevice(Device),
+    BlockDevice(DeviceNumber),
     /// A named pipe.
     Fifo,
 }
@@ -140,7 +140,7 @@ impl Extended {
     }
 }
 
-fn not_a_number(path: &[u8], error: &pax::NotANumber) -> TarError {
+fn not_a_number(path: &[u8], error: &pax::RecordNotANumber) -> TarError {
     TarError::NotANumber { path: Display(path).to_string(), field: format!("PAX record `{}`", error.0) }
 }
 
@@ -283,7 +283,7 @@ impl<R: Read> TarReader<R> {
         let link = || checked_link(flag, records.get("linkpath"), &extended.link, &header.link).map_err(|e| fail(&e));
         let device = || {
             let part = |value: i64| u32::try_from(value).map_err(|_| fail("no device number"));
-            Ok(Device { major: part(header.device.0)?, minor: part(header.device.1)? })
+            Ok(DeviceNumber { major: part(header.device.0)?, minor: part(header.device.1)? })
         };
         let kind = match flag {
             0 | b'0' | b'7' | b'S' => EntryKind::File(self.content(at, block, header, records, &fail)?),

@@ -16,7 +16,7 @@ const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
+struct AclEntry {
     tag: u16,
     permissions: u16,
     id: u32,
@@ -74,7 +74,7 @@ pub fn default(value: &[u8]) -> Acl {
 }
 
 /// The entries of `value`; `Err(Acl::None)` for a version that Linux does not know.
-fn parse(value: &[u8]) -> Result<Vec<Entry>, Acl> {
+fn parse(value: &[u8]) -> Result<Vec<AclEntry>, Acl> {
     if value.is_empty() {
         return Ok(Vec::new());
     }
@@ -86,7 +86,7 @@ fn parse(value: &[u8]) -> Result<Vec<Entry>, Acl> {
     if !rest.is_empty() {
         return Err(Acl::Invalid);
     }
-    let entry = |&[t0, t1, p0, p1, i0, i1, i2, i3]: &[u8; ENTRY]| Entry {
+    let entry = |&[t0, t1, p0, p1, i0, i1, i2, i3]: &[u8; ENTRY]| AclEntry {
         tag: u16::from_le_bytes([t0, t1]),
         permissions: u16::from_le_bytes([p0, p1]),
         id: u32::from_le_bytes([i0, i1, i2, i3]),
@@ -96,7 +96,7 @@ fn parse(value: &[u8]) -> Result<Vec<Entry>, Acl> {
 
 /// `posix_acl_valid()`: owner, users, group, groups, mask, others; a mask where users or groups are named. Nothing at all is
 /// valid, too: it removes the list.
-fn is_valid(entries: &[Entry]) -> bool {
+fn is_valid(entries: &[AclEntry]) -> bool {
     if entries.is_empty() {
         return true;
     }
@@ -121,9 +121,9 @@ fn is_valid(entries: &[Entry]) -> bool {
     expected == 0
 }
 
-fn encode(entries: &[Entry]) -> Vec<u8> {
+fn encode(entries: &[AclEntry]) -> Vec<u8> {
     let mut out = VERSION.to_le_bytes().to_vec();
-    for Entry { tag, permissions, id } in entries {
+    for AclEntry { tag, permissions, id } in entries {
         out.extend_from_slice(&tag.to_le_bytes());
         out.extend_from_slice(&permissions.to_le_bytes());
         let id = if matches!(*tag, USER | GROUP) { *id } else { NO_ID };
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-        encode(&entries.iter().map(|&(tag, permissions, id)| Entry { tag, permissions, id }).collect::<Vec<_>>())
+        encode(&entries.iter().map(|&(tag, permissions, id)| AclEntry { tag, permissions, id }).collect::<Vec<_>>())
     }
 
     /// The values are what Linux 6.18 left of the same list after `setxattr` and `chmod` (ext4).

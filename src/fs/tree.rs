@@ -91,16 +91,16 @@ pub enum Kind {
     /// A symbolic link with its target, as written.
     Symlink(Box<[u8]>),
     /// A character device.
-    CharDevice(Device),
+    CharDevice(DeviceNumber),
     /// A block device.
-    BlockDevice(Device),
+    BlockDevice(DeviceNumber),
     /// A named pipe.
     Fifo,
 }
 
 /// A device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Device {
+pub struct DeviceNumber {
     /// 0 to 4,095.
     pub major: u32,
     /// 0 to 1,048,575.

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use super::{Child, Entered, LayerDirectory, LayerTree, Link, MAX_ENTRIES, Node, NodeId, Relabel, Step, Usage, index};
+use super::{
+    Child, ChildEntry, LayerDirectory, LayerNode, LayerTree, Link, MAX_ENTRIES, NodeId, Relabel, Step, Usage, index,
+};
 use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::unstorable;
-use crate::fs::tree::{Content, Data, Device, Kind, Metadata, Run, Timestamp, Xattrs};
+use crate::fs::tree::{Content, Data, DeviceNumber, Kind, Metadata, Run, Timestamp, Xattrs};
 
 /// Longest path, link target or xattr.
 const MAX_BYTES: u32 = 1 << 20;
@@ -95,20 +97,20 @@ impl LayerTree {
     /// Whether every child is there, and every directory has one parent, before it.
     fn is_sound(&self) -> bool {
         let mut placed = vec![false; self.nodes.len()];
-        let mut sound = |parent: NodeId, entered: &Entered, now: bool| match entered.child() {
+        let mut sound = |parent: NodeId, entered: &ChildEntry, now: bool| match entered.child() {
             Child::Link(link) => (link as usize) < self.links.len(),
             Child::Node(node) if node.0 as usize >= self.nodes.len() => false,
             Child::Node(node) if !self.is_directory(node) => true,
             Child::Node(node) => node > parent && (!now || !std::mem::replace(&mut placed[node.0 as usize], true)),
         };
         let directories = (0..).map(NodeId).zip(&self.nodes).filter_map(|(id, node)| match node {
-            Node::Directory(directory) => Some((id, directory)),
-            Node::Other(..) | Node::Placed(_) => None,
+            LayerNode::Directory(directory) => Some((id, directory)),
+            LayerNode::Other(..) | LayerNode::Placed(_) => None,
         });
         let mut children =
             directories.flat_map(|(id, directory)| directory.children.values().map(move |entered| (id, entered)));
         let is_directory = |id: NodeId| (id.0 as usize) < self.nodes.len() && self.is_directory(id);
-        let is_leaf = |entered: &Entered| match entered.child() {
+        let is_leaf = |entered: &ChildEntry| match entered.child() {
             Child::Link(link) => (link as usize) < self.links.len(),
             Child::Node(node) => (node.0 as usize) < self.nodes.len() && !self.is_directory(node),
         };
@@ -150,7 +152,7 @@ impl Out<'_> {
         self.0.write_all(bytes)
     }
 
-    fn entered(&mut self, entered: Entered) -> io::Result<()> {
+    fn entered(&mut self, entered: ChildEntry) -> io::Result<()> {
         self.u32(entered.child)?;
         self.u32(entered.since.0)
     }
@@ -171,10 +173,10 @@ impl Out<'_> {
         Ok(())
     }
 
-    fn node(&mut self, node: &Node) -> io::Result<()> {
+    fn node(&mut self, node: &LayerNode) -> io::Result<()> {
         match node {
-            Node::Directory(directory) => self.directory(directory),
-            Node::Other(metadata, kind) => {
+            LayerNode::Directory(directory) => self.directory(directory),
+            LayerNode::Other(metadata, kind) => {
                 match kind {
                     Kind::File(Content { size, data: Data::Whole(source) }) => {
                         self.u8(tag::WHOLE)?;
@@ -200,11 +202,11 @@ impl Out<'_> {
                 }
                 self.metadata(metadata)
             }
-            Node::Placed(_) => unreachable!("it is encoded before it is merged"),
+            LayerNode::Placed(_) => unreachable!("it is encoded before it is merged"),
         }
     }
 
-    fn device(&mut self, tag: u8, device: Device) -> io::Result<()> {
+    fn device(&mut self, tag: u8, device: DeviceNumber) -> io::Result<()> {
         self.u8(tag)?;
         self.u32(device.major)?;
         self.u32(device.minor)
@@ -275,8 +277,8 @@ impl In<'_> {
         if bad || name.iter().any(|byte| matches!(byte, b'/' | 0)) { Err(invalid()) } else { Ok(name.into()) }
     }
 
-    fn entered(&mut self) -> io::Result<Entered> {
-        Ok(Entered { child: self.u32()?, since: Step(self.u32()?) })
+    fn entered(&mut self) -> io::Result<ChildEntry> {
+        Ok(ChildEntry { child: self.u32()?, since: Step(self.u32()?) })
     }
 
     fn metadata(&mut self) -> io::Result<Metadata> {
@@ -294,7 +296,7 @@ impl In<'_> {
         Ok(Metadata { mode, uid, gid, mtime: Timestamp { secs, nanos }, xattrs })
     }
 
-    fn node(&mut self) -> io::Result<Node> {
+    fn node(&mut self) -> io::Result<LayerNode> {
         let kind = match self.u8()? {
             tag::IMPLIED_DIRECTORY => return self.directory(None),
             tag::DIRECTORY => {
@@ -315,7 +317,7 @@ impl In<'_> {
             _ => return Err(invalid()),
         };
         let metadata = self.metadata()?;
-        if unstorable(&metadata, &kind).is_some() { Err(invalid()) } else { Ok(Node::Other(metadata, kind)) }
+        if unstorable(&metadata, &kind).is_some() { Err(invalid()) } else { Ok(LayerNode::Other(metadata, kind)) }
     }
 
     fn sparse(&mut self) -> io::Result<Kind> {
@@ -332,11 +334,11 @@ impl In<'_> {
         Ok(Kind::File(Content { size, data: Data::Sparse(runs.into()) }))
     }
 
-    fn device(&mut self) -> io::Result<Device> {
-        Ok(Device { major: self.u32()?, minor: self.u32()? })
+    fn device(&mut self) -> io::Result<DeviceNumber> {
+        Ok(DeviceNumber { major: self.u32()?, minor: self.u32()? })
     }
 
-    fn directory(&mut self, metadata: Option<Metadata>) -> io::Result<Node> {
+    fn directory(&mut self, metadata: Option<Metadata>) -> io::Result<LayerNode> {
         let mut directory = LayerDirectory { metadata, ..LayerDirectory::default() };
         for _ in 0..self.count(MAX_ENTRIES)? {
             let name = self.name()?;
@@ -352,6 +354,6 @@ impl In<'_> {
             1 => Some(since),
             _ => return Err(invalid()),
         };
-        Ok(Node::Directory(Box::new(directory)))
+        Ok(LayerNode::Directory(Box::new(directory)))
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Child, Entered, FlattenError, LayerDirectory, LayerTree, Link, MAX_LINKS_FOLLOWED, Node, NodeId, Relabel, Step,
-    attributes, check_storable, index, refuse,
+    Child, ChildEntry, FlattenError, LayerDirectory, LayerNode, LayerTree, Link, MAX_LINKS_FOLLOWED, NodeId, Relabel,
+    Step, attributes, check_storable, index, refuse,
 };
 use crate::fs::ext4::layout::directory_blocks;
 use crate::fs::path::{Display, components, raw_components};
@@ -34,7 +34,7 @@ pub fn merge(tree: &mut Tree, layer: LayerTree) -> Result<(), Error> {
     }
     let mut links = Vec::with_capacity(layer.links.len());
     for link in &layer.links {
-        let target = Seen { tree, layer: &layer, link, resolved: &links }.target()?;
+        let target = LinkView { tree, layer: &layer, link, resolved: &links }.target()?;
         links.push(target);
     }
     let first_new = if tree.layers() == 0 { 0 } else { tree.inodes.len() };
@@ -61,39 +61,39 @@ pub fn too_many_layers() -> Error {
 
 /// What a hard link leads to.
 #[derive(Debug, Clone, Copy)]
-enum Target {
+enum LinkTarget {
     Own(NodeId),
     Lower(InodeId),
 }
 
 /// A directory as it is seen: what the layer has of it, and what the layers below have.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct MergedDirectory {
     own: Option<NodeId>,
     lower: Option<InodeId>,
 }
 
 /// What a hard link sees at its step: the layers below, and its own layer's entries so far on top of them.
-struct Seen<'a> {
+struct LinkView<'a> {
     tree: &'a Tree,
     layer: &'a LayerTree,
     link: &'a Link,
     /// The targets of the links before it.
-    resolved: &'a [Target],
+    resolved: &'a [LinkTarget],
 }
 
 /// What stands at a name.
-enum Found {
-    Directory(Place),
-    Symlink(Target, Vec<u8>),
-    Other(Target),
+enum LinkLookup {
+    Directory(MergedDirectory),
+    Symlink(LinkTarget, Vec<u8>),
+    Other(LinkTarget),
 }
 
-impl Seen<'_> {
-    fn target(&self) -> Result<Target, FlattenError> {
+impl LinkView<'_> {
+    fn target(&self) -> Result<LinkTarget, FlattenError> {
         let shown = Display(&self.link.target);
         let fail = |reason: &str| refuse(&self.link.path, format!("a hard link to `{shown}`, {reason}"));
-        let mut stack = vec![Place { own: Some(LayerTree::ROOT), lower: Some(Tree::ROOT) }];
+        let mut stack = vec![MergedDirectory { own: Some(LayerTree::ROOT), lower: Some(Tree::ROOT) }];
         let mut todo: Vec<Vec<u8>> = components(&self.link.target).into_iter().rev().map(<[u8]>::to_vec).collect();
         let mut followed = 0;
         while let Some(name) = todo.pop() {
@@ -103,9 +103,9 @@ impl Seen<'_> {
             }
             let at = stack[stack.len() - 1];
             match self.find(at, &name).map_err(fail)? {
-                Found::Directory(place) => stack.push(place),
-                Found::Symlink(target, _) | Found::Other(target) if todo.is_empty() => return Ok(target),
-                Found::Symlink(_, text) => {
+                LinkLookup::Directory(place) => stack.push(place),
+                LinkLookup::Symlink(target, _) | LinkLookup::Other(target) if todo.is_empty() => return Ok(target),
+                LinkLookup::Symlink(_, text) => {
                     followed += 1;
                     if followed > MAX_LINKS_FOLLOWED {
                         return Err(fail("which leads through more than 40 symlinks"));
@@ -115,13 +115,13 @@ impl Seen<'_> {
                     }
                     todo.extend(raw_components(&text).rev().map(<[u8]>::to_vec));
                 }
-                Found::Other(_) => return Err(fail("which leads through a file")),
+                LinkLookup::Other(_) => return Err(fail("which leads through a file")),
             }
         }
         Err(refuse(&self.link.path, format!("a hard link to the directory `{shown}`")))
     }
 
-    fn find(&self, at: Place, name: &[u8]) -> Result<Found, &'static str> {
+    fn find(&self, at: MergedDirectory, name: &[u8]) -> Result<LinkLookup, &'static str> {
         let own = at.own.map(|id| self.layer.directory(id));
         let so_far = |since: Step| since < self.link.at;
         let hides = |own: &LayerDirectory| {
@@ -132,30 +132,30 @@ impl Seen<'_> {
         let lower_directory = lower.filter(|id| self.tree.directory(*id).is_some());
         match at.own.and_then(|id| self.layer.child_before(id, name, self.link.at)) {
             Some(Child::Node(id)) if self.layer.is_directory(id) => {
-                Ok(Found::Directory(Place { own: Some(id), lower: lower_directory }))
+                Ok(LinkLookup::Directory(MergedDirectory { own: Some(id), lower: lower_directory }))
             }
-            Some(Child::Node(id)) => Ok(self.leaf(Target::Own(id))),
+            Some(Child::Node(id)) => Ok(self.leaf(LinkTarget::Own(id))),
             Some(Child::Link(index)) => Ok(self.leaf(self.resolved[index as usize])),
             None => match (lower, lower_directory) {
-                (_, Some(id)) => Ok(Found::Directory(Place { own: None, lower: Some(id) })),
-                (Some(id), None) => Ok(self.leaf(Target::Lower(id))),
+                (_, Some(id)) => Ok(LinkLookup::Directory(MergedDirectory { own: None, lower: Some(id) })),
+                (Some(id), None) => Ok(self.leaf(LinkTarget::Lower(id))),
                 (None, None) if hidden => Err("which its own layer hides"),
                 (None, None) => Err("which is in no layer before it"),
             },
         }
     }
 
-    fn leaf(&self, target: Target) -> Found {
+    fn leaf(&self, target: LinkTarget) -> LinkLookup {
         let kind = match target {
-            Target::Lower(id) => &self.tree.inode(id).kind,
-            Target::Own(id) => match self.layer.node(id) {
-                Node::Other(_, kind) => kind,
-                Node::Directory(_) | Node::Placed(_) => unreachable!("directories are no leaves"),
+            LinkTarget::Lower(id) => &self.tree.inode(id).kind,
+            LinkTarget::Own(id) => match self.layer.node(id) {
+                LayerNode::Other(_, kind) => kind,
+                LayerNode::Directory(_) | LayerNode::Placed(_) => unreachable!("directories are no leaves"),
             },
         };
         match kind {
-            Kind::Symlink(text) => Found::Symlink(target, text.to_vec()),
-            _ => Found::Other(target),
+            Kind::Symlink(text) => LinkLookup::Symlink(target, text.to_vec()),
+            _ => LinkLookup::Other(target),
         }
     }
 }
@@ -165,7 +165,7 @@ struct Merge<'a> {
     tree: &'a mut Tree,
     layer: LayerTree,
     /// Targets of the layer's links.
-    links: Vec<Target>,
+    links: Vec<LinkTarget>,
 }
 
 impl Merge<'_> {
@@ -173,12 +173,12 @@ impl Merge<'_> {
     fn relabel(&mut self) -> Result<(), FlattenError> {
         for Relabel { child, path, metadata } in std::mem::take(&mut self.layer.relabels) {
             let target = match child.child() {
-                Child::Node(node) => Target::Own(node),
+                Child::Node(node) => LinkTarget::Own(node),
                 Child::Link(link) => self.links[link as usize],
             };
             match target {
-                Target::Own(node) => self.layer.nodes[node.0 as usize].relabel(&path, &metadata)?,
-                Target::Lower(id) => {
+                LinkTarget::Own(node) => self.layer.nodes[node.0 as usize].relabel(&path, &metadata)?,
+                LinkTarget::Lower(id) => {
                     let Inode { metadata: present, kind } = &mut self.tree.inodes[id.0 as usize];
                     *present = check_storable(&path, attributes::of_present(&path, present, &metadata, kind)?, kind)?;
                 }
@@ -199,16 +199,16 @@ impl Merge<'_> {
             };
             let target = match entered.child() {
                 Child::Link(index) => self.links[index as usize],
-                Child::Node(node) => Target::Own(node),
+                Child::Node(node) => LinkTarget::Own(node),
             };
             match target {
-                Target::Lower(id) => self.link(parent, name, id),
-                Target::Own(node) if self.layer.is_directory(node) => {
+                LinkTarget::Lower(id) => self.link(parent, name, id),
+                LinkTarget::Own(node) if self.layer.is_directory(node) => {
                     let id = self.merge_directory(parent, name)?;
                     let children = self.enter(node, id);
                     stack.push((id, children.into_iter()));
                 }
-                Target::Own(node) => {
+                LinkTarget::Own(node) => {
                     let id = self.place(node)?;
                     self.link(parent, name, id);
                 }
@@ -220,21 +220,21 @@ impl Merge<'_> {
     /// The inode of what is no directory, made where its first name in path order is.
     fn place(&mut self, node: NodeId) -> Result<InodeId, Error> {
         let next = self.next_id()?;
-        match std::mem::replace(&mut self.layer.nodes[node.0 as usize], Node::Placed(next)) {
-            Node::Other(metadata, kind) => {
+        match std::mem::replace(&mut self.layer.nodes[node.0 as usize], LayerNode::Placed(next)) {
+            LayerNode::Other(metadata, kind) => {
                 self.tree.inodes.push(Inode { metadata, kind });
                 Ok(next)
             }
-            Node::Placed(id) => {
-                self.layer.nodes[node.0 as usize] = Node::Placed(id);
+            LayerNode::Placed(id) => {
+                self.layer.nodes[node.0 as usize] = LayerNode::Placed(id);
                 Ok(id)
             }
-            Node::Directory(_) => unreachable!("directories are merged"),
+            LayerNode::Directory(_) => unreachable!("directories are merged"),
         }
     }
 
     /// Hides what the layer hides in this directory, and takes its metadata where the layer says some; what the layer has in it.
-    fn enter(&mut self, node: NodeId, id: InodeId) -> BTreeMap<Box<[u8]>, Entered> {
+    fn enter(&mut self, node: NodeId, id: InodeId) -> BTreeMap<Box<[u8]>, ChildEntry> {
         let from = std::mem::take(self.layer.directory_mut(node));
         let inode = &mut self.tree.inodes[id.0 as usize];
         if let Some(metadata) = from.metadata {

@@ -3,7 +3,7 @@
 //! The counts are upper bounds: what an entry takes stays counted where a later entry of the layer replaces it, because the
 //! tree keeps it. A conversion compares them with its limits ([`super::super::budget`]).
 
-use super::Node;
+use super::LayerNode;
 use crate::fs::ext4::usage::{attribute_bytes, entry_bytes, inode_bytes};
 use crate::fs::tree::{Content, Data, Kind, Metadata, Run, Xattrs};
 
@@ -56,16 +56,16 @@ impl Usage {
         self.memory_bytes += (size_of::<super::Link>() + path.len() + target.len()) as u64;
     }
 
-    pub(super) fn add_node(&mut self, node: &Node) {
+    pub(super) fn add_node(&mut self, node: &LayerNode) {
         match node {
-            Node::Directory(_) => {
+            LayerNode::Directory(_) => {
                 self.device_bytes += inode_bytes(&Metadata::implied_directory(), &Kind::Directory(Box::default()));
             }
-            Node::Other(metadata, kind) => {
+            LayerNode::Other(metadata, kind) => {
                 self.device_bytes += inode_bytes(metadata, kind);
                 self.memory_bytes += xattrs_in_memory(&metadata.xattrs) + kind_in_memory(kind);
             }
-            Node::Placed(_) => {}
+            LayerNode::Placed(_) => {}
         }
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Header {
 
 /// A numeric field that holds no number; its name for messages.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotANumber(pub(super) &'static str);
+pub(super) struct FieldNotANumber(pub(super) &'static str);
 
 const NAME: Range<usize> = 0..100;
 const CHECKSUM: Range<usize> = 148..156;
@@ -51,8 +51,8 @@ impl Header {
     /// Parses a block whose checksum is right.
     ///
     /// Every numeric field must hold a number, also one that means nothing for the entry's type: Go refuses the others.
-    pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, NotANumber> {
-        let field = |range: Range<usize>, name| number(&block[range]).ok_or(NotANumber(name));
+    pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, FieldNotANumber> {
+        let field = |range: Range<usize>, name| number(&block[range]).ok_or(FieldNotANumber(name));
         let format = format(block);
         let mut header = Self {
             format,
@@ -218,7 +218,7 @@ mod tests {
                 block[476] = b'x';
                 block[508..].copy_from_slice(b"tar\0");
             }),
-            Err(NotANumber("time"))
+            Err(FieldNotANumber("time"))
         );
     }
 
@@ -230,7 +230,7 @@ mod tests {
             let mut block = [0; BLOCK];
             block[257..265].copy_from_slice(b"ustar\x0000");
             block[at] = b'x';
-            assert_eq!(Header::parse(&block), Err(NotANumber(field)));
+            assert_eq!(Header::parse(&block), Err(FieldNotANumber(field)));
         }
     }
 }

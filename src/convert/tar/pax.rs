@@ -64,17 +64,17 @@ impl Records {
     }
 
     /// Returns the number that a key has, or the key's name for messages where it is none.
-    pub(super) fn number(&self, key: &'static str) -> Result<Option<i64>, NotANumber> {
-        self.get(key).map(|text| integer(text).ok_or(NotANumber(key))).transpose()
+    pub(super) fn number(&self, key: &'static str) -> Result<Option<i64>, RecordNotANumber> {
+        self.get(key).map(|text| integer(text).ok_or(RecordNotANumber(key))).transpose()
     }
 
     /// Returns the time that a key has.
-    pub(super) fn time(&self, key: &'static str) -> Result<Option<Timestamp>, NotANumber> {
-        self.get(key).map(|text| time(text).ok_or(NotANumber(key))).transpose()
+    pub(super) fn time(&self, key: &'static str) -> Result<Option<Timestamp>, RecordNotANumber> {
+        self.get(key).map(|text| time(text).ok_or(RecordNotANumber(key))).transpose()
     }
 
     /// Checks the numbers of every key that has one, whatever the entry is.
-    pub(super) fn check(&self) -> Result<(), NotANumber> {
+    pub(super) fn check(&self) -> Result<(), RecordNotANumber> {
         for key in ["uid", "gid", "size"] {
             self.number(key)?;
         }
@@ -104,7 +104,7 @@ impl Records {
 
 /// A record whose value should be a number; its key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotANumber(pub(super) &'static str);
+pub(super) struct RecordNotANumber(pub(super) &'static str);
 
 /// Parses a decimal number with an optional sign, as `strconv.ParseInt` does.
 pub(super) fn integer(text: &[u8]) -> Option<i64> {

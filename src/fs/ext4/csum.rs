@@ -55,11 +55,11 @@ pub(super) fn xattr_block(addr: super::BlockAddr, block: &[u8]) -> u32 {
 }
 
 /// Whether `superblock` carries the checksum of its bytes.
-pub(super) fn superblock_is_true(bytes: &[u8]) -> bool {
-    is_true(get32(bytes, SUPERBLOCK_SIZE - 4), superblock(bytes))
+pub(super) fn superblock_matches(bytes: &[u8]) -> bool {
+    matches(get32(bytes, SUPERBLOCK_SIZE - 4), superblock(bytes))
 }
 
 /// Whether a structure says the checksum that its bytes have. A fuzzer cannot make checksums, and is to get past them.
-pub(super) fn is_true(said: u32, found: u32) -> bool {
-    said == found || cfg!(fuzzing)
+pub(super) fn matches(stored: u32, computed: u32) -> bool {
+    stored == computed || cfg!(fuzzing)
 }

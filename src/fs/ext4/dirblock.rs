@@ -191,10 +191,10 @@ pub(super) fn parse(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
 }
 
 /// Whether the leaf or node `block` of the directory `ino` carries the checksum of its bytes.
-pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8], first: bool, hashed: bool) -> bool {
+pub(super) fn checksum_matches(ino: InodeNumber, block: &[u8], first: bool, hashed: bool) -> bool {
     let leaf_tail = get32(block, LEAF) == 0 && block[LEAF + 7] == 0xDE && block[LEAF + 4] == 12;
     if leaf_tail && !(first && hashed) {
-        return csum::is_true(get32(block, LEAF + 8), csum::directory_leaf(ino, block));
+        return csum::matches(get32(block, LEAF + 8), csum::directory_leaf(ino, block));
     }
     let at = if first { 32 } else { 8 };
     let (limit, count) = (get16(block, at), get16(block, at + 2));
@@ -202,7 +202,7 @@ pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8], first: bool, hash
     hashed
         && count <= limit
         && tail + 4 <= BLOCK
-        && csum::is_true(get32(block, tail), csum::directory_node(ino, block, used))
+        && csum::matches(get32(block, tail), csum::directory_node(ino, block, used))
 }
 
 #[cfg(test)]
@@ -266,23 +266,23 @@ mod tests {
         let entries: Vec<_> = names.iter().map(|name| Dirent { name, ino: other, file_type: 1 }).collect();
         let (linear, htree) = (build(ino, other, &entries[..3]), build(ino, other, &entries));
         let (root, leaf) = (&htree[..BLOCK], &htree[BLOCK..2 * BLOCK]);
-        assert!(checksum_is_true(ino, &linear, true, false));
-        assert!(checksum_is_true(ino, root, true, true));
-        assert!(checksum_is_true(ino, leaf, false, true));
-        assert!(!checksum_is_true(ino, root, true, false), "a linear directory has no root");
+        assert!(checksum_matches(ino, &linear, true, false));
+        assert!(checksum_matches(ino, root, true, true));
+        assert!(checksum_matches(ino, leaf, false, true));
+        assert!(!checksum_matches(ino, root, true, false), "a linear directory has no root");
         for (block, first, hashed) in [(&linear[..], true, false), (root, true, true), (leaf, false, true)] {
-            assert!(!checksum_is_true(other, block, first, hashed));
+            assert!(!checksum_matches(other, block, first, hashed));
             for at in [0, 8, 40] {
                 let mut bad = block.to_vec();
                 bad[at] ^= 1;
-                assert!(!checksum_is_true(ino, &bad, first, hashed), "byte {at}");
+                assert!(!checksum_matches(ino, &bad, first, hashed), "byte {at}");
             }
         }
         // What an index node says of itself is not believed: more entries than its limit, a limit past the block.
         for (at, value) in [(34, 508), (32, 508), (32, 0xFFFF), (34, 0xFFFF)] {
             let mut bad = root.to_vec();
             put16(&mut bad, at, value);
-            assert!(!checksum_is_true(ino, &bad, true, true), "{value} at {at}");
+            assert!(!checksum_matches(ino, &bad, true, true), "{value} at {at}");
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Extent {
 }
 
 /// A node of the tree as it is written.
-struct Entry {
+struct ExtentEntry {
     logical: u32,
     block: u32,
     /// 0 in an index entry.
@@ -38,11 +38,11 @@ pub(super) fn blocks_needed(lengths: impl Iterator<Item = u32>) -> u32 {
 
 /// The inode's 60 bytes, and the tree's further blocks, which stand from `at` on.
 pub(super) fn encode(ino: InodeNumber, extents: &[Extent], at: BlockAddr) -> ([u8; 60], Vec<u8>) {
-    let mut level: Vec<Entry> = Vec::with_capacity(extents.len());
+    let mut level: Vec<ExtentEntry> = Vec::with_capacity(extents.len());
     for extent in extents {
         for done in (0..extent.length).step_by(MAX_LENGTH as usize) {
             let length = (extent.length - done).min(MAX_LENGTH);
-            level.push(Entry { logical: extent.logical + done, block: extent.start.0 + done, length });
+            level.push(ExtentEntry { logical: extent.logical + done, block: extent.start.0 + done, length });
         }
     }
     let (mut depth, mut blocks) = (0, Vec::new());
@@ -50,7 +50,7 @@ pub(super) fn encode(ino: InodeNumber, extents: &[Extent], at: BlockAddr) -> ([u
         let mut upper = Vec::new();
         for part in level.chunks(IN_BLOCK) {
             let addr = at.0 + small(blocks.len() / BLOCK);
-            upper.push(Entry { logical: part[0].logical, block: addr, length: 0 });
+            upper.push(ExtentEntry { logical: part[0].logical, block: addr, length: 0 });
             let mut block = [0; BLOCK];
             node(&mut block, part, IN_BLOCK, depth);
             let used = 12 + 12 * IN_BLOCK;
@@ -66,7 +66,7 @@ pub(super) fn encode(ino: InodeNumber, extents: &[Extent], at: BlockAddr) -> ([u
     (root, blocks)
 }
 
-fn node(buf: &mut [u8], entries: &[Entry], max: usize, depth: u16) {
+fn node(buf: &mut [u8], entries: &[ExtentEntry], max: usize, depth: u16) {
     put16(buf, 0, MAGIC);
     put16(buf, 2, lo16(small(entries.len())));
     put16(buf, 4, lo16(small(max)));
@@ -84,13 +84,13 @@ fn node(buf: &mut [u8], entries: &[Entry], max: usize, depth: u16) {
 }
 
 /// What one node says: further blocks below it, or extents.
-pub(super) enum Node {
+pub(super) enum ExtentNode {
     Index(Vec<BlockAddr>),
     Leaf(Vec<Extent>),
 }
 
 /// Reads one node, which must be `depth` levels above the leaves where that is known; `None` where it is not of the form.
-pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, Node)> {
+pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, ExtentNode)> {
     let (magic, count, max, found) =
         (get16(buf, 0), usize::from(get16(buf, 2)), usize::from(get16(buf, 4)), get16(buf, 6));
     if magic != MAGIC || count > max || 12 + 12 * max > buf.len() || found > 5 || depth.is_some_and(|d| d != found) {
@@ -98,7 +98,7 @@ pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, Node)> {
     }
     let at = |i: usize| &buf[12 + 12 * i..24 + 12 * i];
     if found > 0 {
-        return Some((found, Node::Index((0..count).map(|i| BlockAddr(get32(at(i), 4))).collect())));
+        return Some((found, ExtentNode::Index((0..count).map(|i| BlockAddr(get32(at(i), 4))).collect())));
     }
     let extents = (0..count).map(|i| {
         let (entry, length) = (at(i), u32::from(get16(at(i), 4)));
@@ -106,13 +106,13 @@ pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, Node)> {
         let valid = (1..=MAX_LENGTH).contains(&length) && get16(entry, 6) == 0;
         valid.then(|| Extent { logical: get32(entry, 0), start: BlockAddr(get32(entry, 8)), length })
     });
-    Some((0, Node::Leaf(extents.collect::<Option<_>>()?)))
+    Some((0, ExtentNode::Leaf(extents.collect::<Option<_>>()?)))
 }
 
 /// Whether an extent block of `ino` carries the checksum of its bytes.
-pub(super) fn checksum_is_true(ino: InodeNumber, block: &[u8]) -> bool {
+pub(super) fn checksum_matches(ino: InodeNumber, block: &[u8]) -> bool {
     let used = 12 + 12 * usize::from(get16(block, 4));
-    used + 4 <= BLOCK && csum::is_true(get32(block, used), csum::extent_block(ino, block, used))
+    used + 4 <= BLOCK && csum::matches(get32(block, used), csum::extent_block(ino, block, used))
 }
 
 #[cfg(test)]
@@ -128,14 +128,14 @@ mod tests {
     }
 
     /// All extents below `node`, its blocks checked; and how many blocks the tree has.
-    fn read((depth, node): (u16, Node), at: BlockAddr, blocks: &[u8], count: &mut u32) -> Vec<Extent> {
+    fn read((depth, node): (u16, ExtentNode), at: BlockAddr, blocks: &[u8], count: &mut u32) -> Vec<Extent> {
         let below = match node {
-            Node::Leaf(extents) => return extents,
-            Node::Index(below) => below,
+            ExtentNode::Leaf(extents) => return extents,
+            ExtentNode::Index(below) => below,
         };
         let read_one = |addr: BlockAddr| {
             let block = &blocks[(addr.0 - at.0) as usize * BLOCK..][..BLOCK];
-            assert!(checksum_is_true(INO, block) && !checksum_is_true(InodeNumber(13), block));
+            assert!(checksum_matches(INO, block) && !checksum_matches(InodeNumber(13), block));
             *count += 1;
             read(parse(block, Some(depth - 1)).expect("of the form"), at, blocks, count)
         };
@@ -159,7 +159,7 @@ mod tests {
     fn a_long_extent_is_written_in_parts_of_32_768_blocks() {
         let long = Extent { logical: 5, start: BlockAddr(100), length: 70_000 };
         let (root, _) = encode(INO, &[long], BlockAddr(77));
-        let Some((0, Node::Leaf(parts))) = parse(&root, None) else { panic!("four extents stand in the inode") };
+        let Some((0, ExtentNode::Leaf(parts))) = parse(&root, None) else { panic!("four extents stand in the inode") };
         let part = |done: u32, length| Extent { logical: 5 + done, start: BlockAddr(100 + done), length };
         assert_eq!(parts, [part(0, 32_768), part(32_768, 32_768), part(65_536, 4_464)]);
         assert_eq!(blocks_needed([70_000, 32_768].into_iter()), 0);
@@ -192,12 +192,12 @@ mod tests {
     #[test]
     fn a_block_with_a_most_past_its_end_is_not_true() {
         let mut block = encode(INO, &extents(5), BlockAddr(77)).1;
-        assert!(checksum_is_true(INO, &block));
+        assert!(checksum_matches(INO, &block));
         block[20] ^= 1;
-        assert!(!checksum_is_true(INO, &block));
+        assert!(!checksum_matches(INO, &block));
         for most in [341, 0xFFFF] {
             put16(&mut block, 4, most);
-            assert!(!checksum_is_true(INO, &block), "{most}");
+            assert!(!checksum_matches(INO, &block), "{most}");
         }
     }
 }

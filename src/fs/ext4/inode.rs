@@ -2,7 +2,7 @@
 
 use super::csum;
 use super::spec::{EXTRA_ISIZE, INODE, InodeNumber, get16, get32, hi16, hi32, lo16, lo32, put16, put32};
-use crate::fs::tree::{Device, Timestamp};
+use crate::fs::tree::{DeviceNumber, Timestamp};
 
 /// Where the inode's own xattrs stand.
 pub(super) const XATTRS_AT: usize = 128 + EXTRA_ISIZE as usize;
@@ -88,7 +88,7 @@ impl RawInode {
         let mut summed = *bytes;
         put16(&mut summed, 0x7C, 0);
         put16(&mut summed, 0x82, 0);
-        if !csum::is_true(wide(0x7C, 0x82), csum::inode(ino, &summed)) || get16(bytes, 0x80) != EXTRA_ISIZE {
+        if !csum::matches(wide(0x7C, 0x82), csum::inode(ino, &summed)) || get16(bytes, 0x80) != EXTRA_ISIZE {
             return None;
         }
         let mut map = [0; 60];
@@ -124,9 +124,9 @@ fn decode_time(seconds: u32, extra: u32) -> Timestamp {
 }
 
 /// A device number in the inode's map: the old form where it fits, as the kernel writes it.
-pub(super) fn encode_device(device: Device) -> [u8; 60] {
+pub(super) fn encode_device(device: DeviceNumber) -> [u8; 60] {
     let mut map = [0; 60];
-    let Device { major, minor } = device;
+    let DeviceNumber { major, minor } = device;
     if major < 256 && minor < 256 {
         put32(&mut map, 0, major << 8 | minor);
     } else {
@@ -136,10 +136,10 @@ pub(super) fn encode_device(device: Device) -> [u8; 60] {
 }
 
 /// The device number in an inode's map.
-pub(super) fn decode_device(map: &[u8; 60]) -> Device {
+pub(super) fn decode_device(map: &[u8; 60]) -> DeviceNumber {
     match (get32(map, 0), get32(map, 4)) {
-        (0, new) => Device { major: (new >> 8) & 0xFFF, minor: (new & 0xFF) | ((new >> 12) & 0xF_FF00) },
-        (old, _) => Device { major: (old >> 8) & 0xFF, minor: old & 0xFF },
+        (0, new) => DeviceNumber { major: (new >> 8) & 0xFFF, minor: (new & 0xFF) | ((new >> 12) & 0xF_FF00) },
+        (old, _) => DeviceNumber { major: (old >> 8) & 0xFF, minor: old & 0xFF },
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn device_numbers_survive() {
         for (major, minor) in [(0, 1), (1, 3), (255, 255), (259, 70_000), (4095, 1_048_575), (256, 0), (1, 256)] {
-            let device = Device { major, minor };
+            let device = DeviceNumber { major, minor };
             assert_eq!(decode_device(&encode_device(device)), device);
         }
     }

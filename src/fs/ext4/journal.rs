@@ -99,7 +99,7 @@ impl Edit<'_> {
         }
         let bitmap = self.read(BlockAddr(get32(&descriptor, 0)))?;
         let expected = get16(&descriptor, 0x18);
-        match csum::is_true(expected.into(), lo16(csum::bitmap(&bitmap)).into()) {
+        match csum::matches(expected.into(), lo16(csum::bitmap(&bitmap)).into()) {
             true => Ok(bitmap),
             false => Err(Error::new(
                 ErrorKind::Corrupt,

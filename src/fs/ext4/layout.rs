@@ -21,7 +21,7 @@ use crate::fs::path::Display;
 use crate::fs::tree::{InodeId, LayerIndex, Tree};
 use directories::plan_directories;
 use error::path_of;
-use geometry::{Geometry, Tier};
+use geometry::{Geometry, SizeClass};
 use inode_numbers::number;
 use segments::Placement;
 use storable::check;
@@ -30,8 +30,8 @@ use visible::Visible;
 pub(super) use directories::DirectoryPlan;
 pub use directories::directory_blocks;
 pub use error::LayoutError;
-pub use geometry::Zone;
-pub use segments::{Placed, Segment, SegmentCursor};
+pub use geometry::Region;
+pub use segments::{PlacedData, Segment, SegmentCursor};
 pub use storable::{clamp_seconds, unstorable};
 
 /// The layout epoch that this module writes. A change of any address or byte is a new epoch.
@@ -67,11 +67,11 @@ impl<'t> Layout<'t> {
         let placement = Placement::of(tree)?;
         let directories = plan_directories(tree, &visible)?;
         let attribute_blocks = attribute_blocks(tree)?;
-        let geometry = Tier::all()
-            .find_map(|tier| tier.fit(tree, &directories, &attribute_blocks, &placement, free).transpose())
+        let geometry = SizeClass::all()
+            .find_map(|class| class.fit(tree, &directories, &attribute_blocks, &placement, free).transpose())
             .ok_or(LayoutError::TooLarge)??;
 
-        let numbers = number(tree, geometry.inode_table, Tier::of(&geometry).directories)?;
+        let numbers = number(tree, geometry.inode_table, SizeClass::of(&geometry).directories)?;
         let segments = placement
             .segments
             .iter()
@@ -105,12 +105,12 @@ impl<'t> Layout<'t> {
     }
 
     /// The data in the segment of `layer`, in its order.
-    pub fn placed(&self, layer: LayerIndex) -> impl Iterator<Item = Placed<'t>> {
+    pub fn placed_data(&self, layer: LayerIndex) -> impl Iterator<Item = PlacedData<'t>> {
         let of = |id: &InodeId| self.tree.layer_of(*id);
         let from = self.with_data.partition_point(|id| of(id) < layer);
         let to = self.with_data.partition_point(|id| of(id) <= layer);
         let base = self.segments[usize::from(layer.0)].first_chunk * CHUNK_BLOCKS;
-        self.with_data[from..to].iter().map(move |&id| Placed {
+        self.with_data[from..to].iter().map(move |&id| PlacedData {
             start: self.starts[id.0 as usize].0 - base,
             visible: self.is_visible(id),
             kind: &self.tree.inode(id).kind,
@@ -134,20 +134,20 @@ impl<'t> Layout<'t> {
     /// Whether a chunk holds files' bytes and not metadata.
     #[must_use]
     pub fn is_data(&self, chunk: ChunkIndex) -> bool {
-        self.zone_of(chunk) == Zone::Data
+        self.region_of(chunk) == Region::Data
     }
 
-    fn zone_of(&self, chunk: ChunkIndex) -> Zone {
+    fn region_of(&self, chunk: ChunkIndex) -> Region {
         let Geometry { inode_table, directories, attributes, bitmaps, data, .. } = self.geometry;
-        Zone::between(chunk, [inode_table, directories, attributes, bitmaps, data])
+        Region::between(chunk, [inode_table, directories, attributes, bitmaps, data])
     }
 
     /// What a chunk holds, for a person: the paths of the files in it, or the name of the metadata.
     #[must_use]
     pub fn contents_of(&self, chunk: ChunkIndex) -> Vec<String> {
-        let zone = self.zone_of(chunk);
-        if zone != Zone::Data {
-            return vec![zone.to_string()];
+        let region = self.region_of(chunk);
+        if region != Region::Data {
+            return vec![region.to_string()];
         }
         let first = chunk.0 * CHUNK_BLOCKS;
         let ids = self.with_data_in(BlockAddr(first), BlockAddr(first + CHUNK_BLOCKS));
@@ -221,24 +221,24 @@ mod tests {
     }
 
     /// In MiB.
-    fn tier(tree: &Tree) -> u32 {
+    fn size_class(tree: &Tree) -> u32 {
         Layout::new(tree, 0).unwrap().geometry.data / 256
     }
 
     /// docs/reference/formats/ext4-layout.md, "Zones" and "Inodes": 8,192 slots of directories, 36 MiB of their blocks, 1 MiB of attribute blocks.
     #[test]
-    fn the_smallest_tier_is_taken_in_which_everything_fits() {
+    fn the_smallest_size_class_in_which_everything_fits_is_chosen() {
         let directories = |count: usize| of((1..count).map(|_| directory(0, 1)));
-        assert_eq!([8_192, 8_193, 32_768, 32_769].map(|count| tier(&directories(count))), [64, 256, 256, 1_024]);
+        assert_eq!([8_192, 8_193, 32_768, 32_769].map(|count| size_class(&directories(count))), [64, 256, 256, 1_024]);
         // The root has a block, and so has the directory behind this one.
         let blocks = |first| of([directory(0, first), directory(0, 1)]);
-        assert_eq!([9_214, 9_215, 36_862, 36_863].map(|first| tier(&blocks(first))), [64, 256, 256, 1_024]);
+        assert_eq!([9_214, 9_215, 36_862, 36_863].map(|first| size_class(&blocks(first))), [64, 256, 256, 1_024]);
         let attributed = |count: usize| {
             let mut inode = directory(0, 1);
             inode.metadata.xattrs.insert(b"user.large", &[1; 3_000]);
             of(vec![inode; count])
         };
-        assert_eq!([256, 257].map(|count| tier(&attributed(count))), [64, 256]);
+        assert_eq!([256, 257].map(|count| size_class(&attributed(count))), [64, 256]);
     }
 
     /// docs/reference/formats/ext4-layout.md, "First chunk": 480 GiB are 3,840 groups.
@@ -269,15 +269,15 @@ mod tests {
         // 15 names of 255 bytes fill a leaf.
         let tree = of([directory(40, 1), directory(0, 3), directory(70, 2), directory(15, 1)]);
         let layout = Layout::new(&tree, 0).unwrap();
-        let zone = layout.geometry.directories;
+        let region = layout.geometry.directories;
         let plans: Vec<_> =
-            layout.directories.iter().map(|plan| (plan.start.0 - zone, plan.first, plan.blocks)).collect();
+            layout.directories.iter().map(|plan| (plan.start.0 - region, plan.first, plan.blocks)).collect();
         assert_eq!(plans, [(0, 1, 1), (1, 1, 4), (2, 1, 1), (5, 2, 6), (7, 1, 1)]);
-        let overflow = |at: usize| layout.directories[at].overflow.0 - zone;
+        let overflow = |at: usize| layout.directories[at].overflow.0 - region;
         assert_eq!((overflow(1), overflow(3)), (128, 128 + 3));
         // Of the zone's 9,216 blocks the last 128 are left for what is added: 3 blocks and 125, or one more.
         let filled = |names| of([directory(40, 1), directory(0, 9_084), directory(names, 2)]);
-        assert_eq!([125, 126].map(|leaves| tier(&filled(15 * (leaves + 1)))), [64, 256]);
+        assert_eq!([125, 126].map(|leaves| size_class(&filled(15 * (leaves + 1)))), [64, 256]);
     }
 
     #[test]
@@ -314,18 +314,18 @@ mod tests {
 
     /// docs/reference/formats/ext4-layout.md, "Zones": of 64 MiB, which are 128 chunks, they end at 26, 62, 63 and 64.
     #[test]
-    fn a_chunk_holds_what_its_zone_is_for_or_the_files_that_touch_it() {
+    fn a_chunk_has_the_metadata_of_its_region_or_the_files_that_touch_it() {
         let tree = tree(&[("a", CHUNK), ("b", 2 * CHUNK + 1), ("c", 5)]);
         let layout = Layout::new(&tree, 0).unwrap();
         let holds = |chunk| layout.contents_of(ChunkIndex(chunk));
-        for (first, last, zone) in [
+        for (first, last, region) in [
             (0, 0, "superblock, group descriptors, bitmaps and the root's inode"),
             (1, 51, "inode table"),
             (52, 123, "directory blocks"),
             (124, 125, "xattr and extent blocks"),
             (126, 127, "bitmaps"),
         ] {
-            assert_eq!((holds(first), holds(last)), (vec![zone.to_owned()], vec![zone.to_owned()]));
+            assert_eq!((holds(first), holds(last)), (vec![region.to_owned()], vec![region.to_owned()]));
         }
         let files = [128, 129, 130, 131].map(|chunk| holds(chunk).join(" "));
         assert_eq!(files, ["a", "b", "b", "b c"]);
@@ -333,7 +333,7 @@ mod tests {
     }
     /// From device and data alone as from the layout, in each tier and past 480 GiB.
     #[test]
-    fn a_zone_is_told_by_where_the_data_starts() {
+    fn the_region_of_a_chunk_follows_from_the_start_of_the_data() {
         for (tree, free) in
             [(tree(&[("a", 5)]), 0), (of((0..8_192).map(|_| directory(0, 1))), 0), (tree(&[]), 481 << 30)]
         {
@@ -341,9 +341,9 @@ mod tests {
             let chunks = u32::try_from(layout.device_bytes() / CHUNK).unwrap();
             let data = layout.geometry.data / CHUNK_BLOCKS;
             for chunk in (0..data + 2).map(ChunkIndex) {
-                assert_eq!(Zone::of(chunk, chunks, data), Some(layout.zone_of(chunk)), "{chunk:?} of {chunks}");
+                assert_eq!(Region::of(chunk, chunks, data), Some(layout.region_of(chunk)), "{chunk:?} of {chunks}");
             }
         }
-        assert_eq!([127, 129, 256].map(|data| Zone::of(ChunkIndex(0), 1_000, data)), [None; 3]);
+        assert_eq!([127, 129, 256].map(|data| Region::of(ChunkIndex(0), 1_000, data)), [None; 3]);
     }
 }

@@ -12,7 +12,7 @@ use super::spec::{
 use super::{csum, dirblock, extent, xattr};
 use crate::fs::BlockDevice;
 use crate::fs::path::{Display, raw_components};
-use crate::fs::tree::{Device, Timestamp, Xattrs};
+use crate::fs::tree::{DeviceNumber, Timestamp, Xattrs};
 use crate::{Error, ErrorKind, Result};
 
 /// Links that one path may lead through, as in Linux.
@@ -38,9 +38,9 @@ pub enum FileType {
     /// A symbolic link.
     Symlink,
     /// A character device.
-    CharDevice(Device),
+    CharDevice(DeviceNumber),
     /// A block device.
-    BlockDevice(Device),
+    BlockDevice(DeviceNumber),
     /// A named pipe.
     Fifo,
 }
@@ -103,7 +103,7 @@ impl<'d> Ext4<'d> {
     pub fn open(device: &'d dyn BlockDevice) -> Result<Self> {
         let mut superblock = [0; SUPERBLOCK_SIZE];
         device.read_at(SUPERBLOCK_OFFSET as u64, &mut superblock)?;
-        if get16(&superblock, 0x38) != MAGIC || !csum::superblock_is_true(&superblock) {
+        if get16(&superblock, 0x38) != MAGIC || !csum::superblock_matches(&superblock) {
             return Err(corrupt("its superblock is damaged"));
         }
         let features = [get32(&superblock, 0x5C), get32(&superblock, 0x60), get32(&superblock, 0x64)];
@@ -122,7 +122,7 @@ impl<'d> Ext4<'d> {
             let mut summed = [0; 32];
             summed.copy_from_slice(descriptor);
             summed[0x1E..].fill(0);
-            let true_sum = csum::is_true(get16(descriptor, 0x1E).into(), csum::descriptor(group, &summed).into());
+            let true_sum = csum::matches(get16(descriptor, 0x1E).into(), csum::descriptor(group, &summed).into());
             if true_sum {
                 Ok(BlockAddr(get32(descriptor, 8)))
             } else {
@@ -257,7 +257,7 @@ impl<'d> Ext4<'d> {
             for block in 0..extent.length {
                 let bytes = self.block(BlockAddr(extent.start.0 + block))?;
                 let first = extent.logical + block == 0;
-                if !dirblock::checksum_is_true(node.stat.ino, &bytes, first, hashed) {
+                if !dirblock::checksum_matches(node.stat.ino, &bytes, first, hashed) {
                     return Err(damaged());
                 }
                 for entry in dirblock::parse(&bytes).ok_or_else(damaged)? {
@@ -358,12 +358,12 @@ impl<'d> Ext4<'d> {
         let mut left = self.blocks;
         while let Some((depth, next)) = stack.pop() {
             match next {
-                extent::Node::Leaf(leaf) => extents.extend(leaf),
-                extent::Node::Index(below) => {
+                extent::ExtentNode::Leaf(leaf) => extents.extend(leaf),
+                extent::ExtentNode::Index(below) => {
                     for addr in below.into_iter().rev() {
                         left = left.checked_sub(1).ok_or_else(damaged)?;
                         let block = self.block(addr)?;
-                        if !extent::checksum_is_true(node.stat.ino, &block) {
+                        if !extent::checksum_matches(node.stat.ino, &block) {
                             return Err(damaged());
                         }
                         stack.push(extent::parse(&block, Some(depth - 1)).ok_or_else(damaged)?);

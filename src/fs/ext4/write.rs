@@ -47,7 +47,7 @@ impl Layout<'_> {
             _ => emit(index, chunk),
         };
         let mut out = Ascending { emit: &mut but_first, index: 0, chunk: vec![0; CHUNK], dirty: false };
-        let Header { front, bitmaps } = self.header();
+        let HeaderBlocks { front, bitmaps } = self.header();
         out.write(0, &front)?;
         self.inode_table(&mut out)?;
         self.directory_blocks(&mut out)?;
@@ -211,7 +211,7 @@ impl Layout<'_> {
         Ok(())
     }
 
-    fn header(&self) -> Header {
+    fn header(&self) -> HeaderBlocks {
         let geometry = &self.geometry;
         let in_header = geometry.groups_in_header();
         let mut front = vec![0; (1 + geometry.descriptor_blocks() + 2 * in_header) as usize * BLOCK];
@@ -261,7 +261,7 @@ impl Layout<'_> {
             free_inodes += inode_bitmap.free;
         }
         front[SUPERBLOCK_OFFSET..][..SUPERBLOCK_SIZE].copy_from_slice(&self.superblock(free_blocks, free_inodes));
-        Header { front, bitmaps: behind }
+        HeaderBlocks { front, bitmaps: behind }
     }
 
     fn superblock(&self, free_blocks: u32, free_inodes: u32) -> [u8; SUPERBLOCK_SIZE] {
@@ -460,7 +460,7 @@ fn directory_links<'a>(tree: &Tree, entries: impl Iterator<Item = &'a InodeId>) 
 }
 
 /// Superblock and descriptors with the bitmaps that stand behind them, and the other bitmaps.
-struct Header {
+struct HeaderBlocks {
     front: Vec<u8>,
     bitmaps: Vec<u8>,
 }

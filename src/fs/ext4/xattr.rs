@@ -46,13 +46,13 @@ fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     (whole == rest.is_empty() && name.len() <= MAX_NAME).then_some((*index, rest))
 }
 
-struct Entry {
+struct XattrEntry {
     index: u8,
     name: Box<[u8]>,
     value: Vec<u8>,
 }
 
-impl Entry {
+impl XattrEntry {
     fn size(&self) -> usize {
         (16 + self.name.len()).next_multiple_of(4) + self.value.len().next_multiple_of(4)
     }
@@ -69,19 +69,19 @@ impl Entry {
 }
 
 /// Attributes, divided between the inode and a block.
-pub(super) struct Placed {
-    inode: Vec<Entry>,
-    block: Vec<Entry>,
+pub(super) struct XattrPlacement {
+    inode: Vec<XattrEntry>,
+    block: Vec<XattrEntry>,
 }
 
 /// Divides `xattrs`: all in the inode, else all in a block, else the largest in the block and the rest in the inode.
-pub(super) fn place(xattrs: &Xattrs) -> Result<Placed, XattrError> {
+pub(super) fn place(xattrs: &Xattrs) -> Result<XattrPlacement, XattrError> {
     let mut entries = xattrs.iter().map(|(name, value)| entry(name, value)).collect::<Result<Vec<_>, _>>()?;
     entries.sort_by(|a, b| (a.index, a.name.len(), &a.name).cmp(&(b.index, b.name.len(), &b.name)));
     // Behind the entries four zero bytes end the list.
-    let size = |entries: &[Entry]| entries.iter().map(Entry::size).sum::<usize>() + 4;
+    let size = |entries: &[XattrEntry]| entries.iter().map(XattrEntry::size).sum::<usize>() + 4;
     if size(&entries) <= INODE_SPACE {
-        return Ok(Placed { inode: entries, block: Vec::new() });
+        return Ok(XattrPlacement { inode: entries, block: Vec::new() });
     }
     let mut inode = Vec::new();
     while size(&entries) > BLOCK_SPACE {
@@ -91,20 +91,20 @@ pub(super) fn place(xattrs: &Xattrs) -> Result<Placed, XattrError> {
             return Err(XattrError::TooLarge);
         }
     }
-    Ok(Placed { inode, block: entries })
+    Ok(XattrPlacement { inode, block: entries })
 }
 
-fn entry(name: &[u8], value: &[u8]) -> Result<Entry, XattrError> {
+fn entry(name: &[u8], value: &[u8]) -> Result<XattrEntry, XattrError> {
     let shown = || crate::fs::path::Display(name).to_string();
     let (index, rest) = split(name).ok_or_else(|| XattrError::Namespace(shown()))?;
     let value = match index {
         2 | 3 => acl_to_disk(value).ok_or_else(|| XattrError::Acl(shown()))?,
         _ => value.to_vec(),
     };
-    Ok(Entry { index, name: rest.into(), value })
+    Ok(XattrEntry { index, name: rest.into(), value })
 }
 
-impl Placed {
+impl XattrPlacement {
     pub(super) fn needs_block(&self) -> bool {
         !self.block.is_empty()
     }
@@ -136,7 +136,7 @@ impl Placed {
 }
 
 /// Entries from the front, values from the back; value offsets count from `base` bytes before `area`.
-fn list(area: &mut [u8], entries: &[Entry], base: usize, hashed: bool) {
+fn list(area: &mut [u8], entries: &[XattrEntry], base: usize, hashed: bool) {
     let (mut at, mut end) = (0, area.len());
     for entry in entries {
         end -= entry.value.len().next_multiple_of(4);
@@ -164,7 +164,7 @@ pub(super) fn parse_inode(bytes: &[u8], out: &mut Xattrs) -> Option<()> {
 
 /// Reads the block at `addr` into `out`; `None` where it is not of the form or its checksum is wrong.
 pub(super) fn parse_block(addr: BlockAddr, block: &[u8; BLOCK], out: &mut Xattrs) -> Option<()> {
-    if get32(block, 0) != MAGIC || !csum::is_true(get32(block, 16), csum::xattr_block(addr, block)) {
+    if get32(block, 0) != MAGIC || !csum::matches(get32(block, 16), csum::xattr_block(addr, block)) {
         return None;
     }
     parse_list(&block[BLOCK_HEADER..], BLOCK_HEADER, out)

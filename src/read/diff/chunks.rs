@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Cause, Diff, NewChunk};
 use crate::ChunkIndex;
 use crate::digest::Sha256;
-use crate::fs::ext4::layout::{EPOCH, Zone};
+use crate::fs::ext4::layout::{EPOCH, Region};
 use crate::manifest::{ChunkRef, Clear, LayerInfo, OpenManifest};
 
 /// Chunks and their stored bytes.
@@ -224,7 +224,7 @@ pub(super) fn layer_at(layers: &[LayerInfo], chunk: ChunkIndex) -> Option<usize>
     layers.iter().position(|layer| chunk.0.checked_sub(layer.first_chunk).is_some_and(|at| at < layer.chunks))
 }
 
-fn zone_of(manifest: &OpenManifest, chunk: ChunkIndex) -> Option<Zone> {
+fn zone_of(manifest: &OpenManifest, chunk: ChunkIndex) -> Option<Region> {
     let known = manifest.clear.recipe.epoch == EPOCH;
-    Zone::of(chunk, manifest.sealed.device_chunks, data_start(manifest)).filter(|_| known)
+    Region::of(chunk, manifest.sealed.device_chunks, data_start(manifest)).filter(|_| known)
 }

@@ -9,7 +9,7 @@ mod files;
 
 use std::sync::Arc;
 
-use crate::fs::ext4::layout::Zone;
+use crate::fs::ext4::layout::Region;
 use crate::fs::ext4::read::Stat;
 use crate::manifest::OpenManifest;
 use crate::{ChunkIndex, Result};
@@ -156,7 +156,7 @@ pub enum Cause {
     /// The second image is sealed in another way, or kept apart from the first.
     Sealing,
     /// Metadata of this zone changed.
-    Zone(Zone),
+    Zone(Region),
     /// Metadata changed, of a layout that this program does not know.
     Metadata,
     /// Files did; see [`Why`].

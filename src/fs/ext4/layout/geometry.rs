@@ -16,9 +16,9 @@ use crate::ChunkIndex;
 use crate::fs::tree::{InodeId, Tree};
 
 /// Smallest tier's share of the device before the data: 64 MiB. Each further tier is four times the one before.
-const TIER_BLOCKS: u64 = 16_384;
+const SMALLEST_CLASS_BLOCKS: u64 = 16_384;
 /// Inode slots of the smallest tier's directory zone.
-const TIER_DIRECTORIES: u64 = 8_192;
+const SMALLEST_CLASS_DIRECTORIES: u64 = 8_192;
 /// Of 64 parts of a tier, where the inode table, the directory blocks, and the xattr and extent blocks end. In the last part
 /// stand the bitmaps that have no place in the first chunk.
 const TABLE_PARTS: u64 = 26;
@@ -29,12 +29,12 @@ const KERNEL_RESERVE: u64 = 4_096;
 /// Bytes of `--free` for each further free inode.
 const BYTES_PER_FREE_INODE: u64 = 16 * 1024;
 
-const _: () = assert!((TIER_BLOCKS * TABLE_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
-const _: () = assert!((TIER_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
+const _: () = assert!((SMALLEST_CLASS_BLOCKS * TABLE_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
+const _: () = assert!((SMALLEST_CLASS_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
 
 /// What a chunk of the device is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Zone {
+pub enum Region {
     /// Superblock, group descriptors, bitmaps and the root's inode.
     Header,
     /// All other inodes.
@@ -49,13 +49,13 @@ pub enum Zone {
     Data,
 }
 
-impl Zone {
+impl Region {
     /// What `chunk` of a device of `device_chunks` is for whose data starts at chunk `data`; `None` where this epoch has no data there.
     #[must_use]
     pub fn of(chunk: ChunkIndex, device_chunks: u32, data: u32) -> Option<Self> {
-        let tier = Tier::all().find(|tier| tier.blocks == u64::from(data) * u64::from(CHUNK_BLOCKS))?;
+        let class = SizeClass::all().find(|class| class.blocks == u64::from(data) * u64::from(CHUNK_BLOCKS))?;
         let table = table_start(device_chunks.div_ceil(BLOCKS_PER_GROUP / CHUNK_BLOCKS));
-        let [directories, attributes, bitmaps] = tier.zones().map(|block| u32::try_from(block).ok());
+        let [directories, attributes, bitmaps] = class.region_starts().map(|block| u32::try_from(block).ok());
         Some(Self::between(chunk, [table, directories?, attributes?, bitmaps?, data * CHUNK_BLOCKS]))
     }
 
@@ -72,7 +72,7 @@ impl Zone {
     }
 }
 
-impl fmt::Display for Zone {
+impl fmt::Display for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Header => "superblock, group descriptors, bitmaps and the root's inode",
@@ -129,22 +129,25 @@ impl Geometry {
 
 /// One of the sizes that the metadata region can have; all zone starts follow from it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tier {
+pub(super) struct SizeClass {
     pub(super) blocks: u64,
     pub(super) directories: u64,
 }
 
-impl Tier {
+impl SizeClass {
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        (0..8).map(|n| Self { blocks: TIER_BLOCKS << (2 * n), directories: TIER_DIRECTORIES << (2 * n) })
+        (0..8).map(|n| Self {
+            blocks: SMALLEST_CLASS_BLOCKS << (2 * n),
+            directories: SMALLEST_CLASS_DIRECTORIES << (2 * n),
+        })
     }
 
     pub(super) fn of(geometry: &Geometry) -> Self {
-        Self::all().find(|tier| tier.blocks == u64::from(geometry.data)).expect("every geometry is made from a tier")
+        Self::all().find(|class| class.blocks == u64::from(geometry.data)).expect("every geometry is made from a tier")
     }
 
     /// The blocks at which directory blocks, attribute blocks and further bitmaps start.
-    fn zones(self) -> [u64; 3] {
+    fn region_starts(self) -> [u64; 3] {
         [TABLE_PARTS, DIRECTORY_PARTS, ATTRIBUTE_PARTS].map(|parts| self.blocks * parts / 64)
     }
 
@@ -157,7 +160,7 @@ impl Tier {
         placement: &Placement,
         free: u64,
     ) -> Result<Option<Geometry>, LayoutError> {
-        let [table_end, directories_end, attributes_end] = self.zones();
+        let [table_end, directories_end, attributes_end] = self.region_starts();
         let directory_blocks = directories.iter().map(DirectoryPlan::end).max().unwrap_or(0);
         let attribute_blocks: u64 = attributes.iter().map(|&(_, blocks)| u64::from(blocks)).sum();
         if directories.len() as u64 > self.directories

@@ -24,10 +24,10 @@ pub(super) fn inode_slots(tree: &Tree, directories: u64) -> u64 {
 /// Zones start on chunks of the device.
 pub(super) fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>, LayoutError> {
     // The slots between the root's and the first that starts a chunk stay free.
-    let zones = (table.next_multiple_of(CHUNK_BLOCKS) - table) * INODES_PER_BLOCK;
-    let mut next_directory = zones + 1;
+    let first_slots = (table.next_multiple_of(CHUNK_BLOCKS) - table) * INODES_PER_BLOCK;
+    let mut next_directory = first_slots + 1;
     let mut next_file = Vec::new();
-    let mut slot = u64::from(zones) + directories;
+    let mut slot = u64::from(first_slots) + directories;
     for count in files_per_layer(tree) {
         next_file.push(u32::try_from(slot + 1).map_err(|_| LayoutError::TooLarge)?);
         slot += count.next_multiple_of(INODES_PER_CHUNK.into());

@@ -35,7 +35,7 @@ impl SegmentCursor {
 
 /// Data in a layer's segment.
 #[derive(Debug, Clone, Copy)]
-pub struct Placed<'t> {
+pub struct PlacedData<'t> {
     /// Its first block in the segment.
     pub start: u32,
     /// Whether anything of it is seen; if not, its blocks are zeros.

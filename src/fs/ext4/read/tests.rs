@@ -79,7 +79,7 @@ fn tree() -> Tree {
     let run = |n: u64| Run { offset: n * 16_384, length: 12_288, source: n * 12_288 };
     let sparse = Content { size: 100_000, data: Data::Sparse((0..6).map(run).collect()) };
     let kinds = [
-        ("d/device", Kind::BlockDevice(Device { major: 8, minor: 300 })),
+        ("d/device", Kind::BlockDevice(DeviceNumber { major: 8, minor: 300 })),
         ("d/file", Kind::File(Content { size: 5_000, data: Data::Whole(0) })),
         ("d/link", Kind::Symlink(b"../d".as_slice().into())),
         ("d/long", Kind::Symlink(vec![b't'; 100].into())),
