@@ -1,7 +1,7 @@
-//! POSIX access control lists, as Linux checks and changes them (`fs/posix_acl.c`).
+//! POSIX access control lists, checked and changed as Linux does it (`fs/posix_acl.c`).
 //!
-//! A list is an attribute's value in the form that tar and `setxattr` carry: a version, then entries of tag, permissions
-//! and id, in one order.
+//! A list is the value of an extended attribute in the form of tar and `setxattr`: a version, then entries of tag, permissions and
+//! id, in a fixed order.
 
 const VERSION: u32 = 2;
 const HEADER: usize = 4;
@@ -22,21 +22,21 @@ struct AclEntry {
     id: u32,
 }
 
-/// What Linux makes of an attribute's value.
+/// The result of setting an attribute's value in Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acl {
-    /// It sets no list: one without entries, one that says no more than the mode, or one of an unknown version.
+    /// No list is stored: the value has no entries, no more than the mode, or an unknown version.
     None,
-    /// It sets this list.
+    /// This list is stored.
     List(Vec<u8>),
-    /// It is refused with `EINVAL`.
+    /// The value is refused with `EINVAL`.
     Invalid,
 }
 
-/// Returns the access list that is left when `value` was set and then the mode was changed to `mode`.
+/// Returns the access list after `value` is set and the mode is then changed to `mode`.
 ///
-/// The owner's and the others' entries take their bits of the mode; the group bits go to the mask, or without one to the
-/// group. A list of these three entries alone is the mode itself, and Linux does not store it.
+/// The entries of the owner and of others take their bits of the mode; the group bits go to the mask, or to the group where there
+/// is no mask. A list of only these three entries is the mode itself, and Linux does not store it.
 #[must_use]
 pub fn access(value: &[u8], mode: u16) -> Acl {
     let mut entries = match parse(value) {
@@ -56,13 +56,13 @@ pub fn access(value: &[u8], mode: u16) -> Acl {
     Acl::List(encode(&entries))
 }
 
-/// Whether Linux knows the version of `value`; setting one that it does not know changes nothing.
+/// Returns whether Linux knows the version of `value`; setting a value of another version changes nothing.
 #[must_use]
 pub fn is_known(value: &[u8]) -> bool {
     parse(value) != Err(Acl::None)
 }
 
-/// Returns the list that a directory hands down to what is made in it.
+/// Returns the default list of a directory, which new inodes in it inherit.
 #[must_use]
 pub fn default(value: &[u8]) -> Acl {
     match parse(value) {
@@ -73,7 +73,7 @@ pub fn default(value: &[u8]) -> Acl {
     }
 }
 
-/// The entries of `value`; `Err(Acl::None)` for a version that Linux does not know.
+/// Decodes the entries of `value`; `Err(Acl::None)` for a version that Linux does not know.
 fn parse(value: &[u8]) -> Result<Vec<AclEntry>, Acl> {
     if value.is_empty() {
         return Ok(Vec::new());
@@ -94,8 +94,8 @@ fn parse(value: &[u8]) -> Result<Vec<AclEntry>, Acl> {
     Ok(entries.iter().map(entry).collect())
 }
 
-/// `posix_acl_valid()`: owner, users, group, groups, mask, others; a mask where users or groups are named. Nothing at all is
-/// valid, too: it removes the list.
+/// Returns whether the entries are in the order of `posix_acl_valid()`: owner, users, group, groups, mask, others, with a mask
+/// where users or groups are named. A list without entries is valid as well: it removes the list.
 fn is_valid(entries: &[AclEntry]) -> bool {
     if entries.is_empty() {
         return true;
@@ -140,7 +140,7 @@ mod tests {
         encode(&entries.iter().map(|&(tag, permissions, id)| AclEntry { tag, permissions, id }).collect::<Vec<_>>())
     }
 
-    /// The values are what Linux 6.18 left of the same list after `setxattr` and `chmod` (ext4).
+    /// checked: Linux 6.18 has these values after `setxattr` and `chmod` of the same list (ext4).
     #[test]
     fn a_mode_narrows_a_list() {
         let wide = list(&[(USER_OBJ, 6, 0), (USER, 7, 1000), (GROUP_OBJ, 4, 0), (MASK, 7, 0), (OTHER, 7, 0)]);

@@ -1,6 +1,7 @@
 //! A file tree, and the ext4 block image it becomes.
 //!
-//! [`tree`] is what flattening yields and the only input of [`ext4`]; nothing here knows of tar, keys or stores.
+//! [`tree`] is the result of flattening and the only input of [`ext4`]; nothing here depends on tar, keys or stores.
+//! [`BlockDevice`] is the seam between reading and serving.
 
 pub mod acl;
 mod device;

@@ -1,12 +1,12 @@
-//! Paths inside an image: bytes, split at `/`, never a path of the host.
+//! Paths inside an image: bytes, separated by `/`, never a path of the host.
 //!
-//! Path order is by component: `/` sorts below every byte, so a directory's entries follow it at once.
+//! Paths are ordered by component: `/` sorts below every byte, so the entries of a directory directly follow it.
 
 use std::fmt;
 
 use crate::printable::is_escaped;
 
-/// The components of `path` from the root: empty ones and `.` are dropped, `..` goes up and stops at the root.
+/// Returns the components of `path` from the root: empty ones and `.` are dropped, and `..` goes up but not above the root.
 #[must_use]
 pub fn components(path: &[u8]) -> Vec<&[u8]> {
     let mut out = Vec::new();
@@ -20,12 +20,12 @@ pub fn components(path: &[u8]) -> Vec<&[u8]> {
     out
 }
 
-/// The components of `path` as written, without empty ones and `.`.
+/// Returns the components of `path` as written, without empty ones and `.`.
 pub fn raw_components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".")
 }
 
-/// Shows a path to a person: what is not UTF-8, what [`is_escaped`] names, and backslashes are escaped.
+/// A path in printable form: bytes that are not UTF-8, characters of [`is_escaped`], and backslashes are escaped.
 #[derive(Clone, Copy)]
 pub struct Display<'a>(pub &'a [u8]);
 

@@ -1,21 +1,22 @@
-//! The file tree of an image: all layers applied, and what each layer brought.
+//! The file tree of an image: all layers applied, and which layer introduced each inode.
 //!
-//! Inodes stand in one arena, by the layer that introduced them, then in path order. Those that a later layer hid stay
-//! in it, because they keep their place in the block image (docs/reference/formats/ext4-layout.md); what is visible is what the root reaches.
+//! Inodes are in one arena, ordered by the layer that introduced them, then by path. Inodes that a later layer hides stay in it,
+//! because they keep their address in the block image (docs/reference/formats/ext4-layout.md); an inode is visible if the root
+//! reaches it.
 
 use std::collections::BTreeMap;
 
-/// An inode's place in [`Tree::inodes`].
+/// The index of an inode in [`Tree::inodes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId(pub u32);
 
-/// A layer's place in the image, the base being 0.
+/// The index of a layer in the image; 0 is the base layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerIndex(pub u16);
 
 /// Seconds and nanoseconds since 1970-01-01 00:00 UTC; `nanos` counts forward from `secs`, also before 1970.
 ///
-/// 12 bytes and not 16: there is one in every inode of an image.
+/// It is packed into 12 bytes instead of 16, since every inode has one.
 #[repr(Rust, packed(4))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {
@@ -25,39 +26,39 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
-/// What every kind of inode has.
+/// The metadata that every kind of inode has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
     /// The twelve permission bits.
     pub mode: u16,
-    /// Owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// Group.
+    /// The group id.
     pub gid: u32,
-    /// Time of last modification.
+    /// The time of the last modification.
     pub mtime: Timestamp,
     /// Extended attributes, by full name (`user.x`).
     pub xattrs: Xattrs,
 }
 
-/// Extended attributes; absent for nearly all inodes, so the map is behind a pointer.
+/// Extended attributes. Nearly all inodes have none, so the map is behind a pointer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Xattrs(Option<Box<ByName>>);
 
 type ByName = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 impl Xattrs {
-    /// Sets one; the last value of a name stays.
+    /// Sets an attribute, and replaces an earlier value of the same name.
     pub fn insert(&mut self, name: &[u8], value: &[u8]) {
         self.0.get_or_insert_default().insert(name.into(), value.into());
     }
 
-    /// By name.
+    /// Returns the attributes, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().flat_map(|map| map.iter().map(|(k, v)| (&**k, &**v)))
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no attributes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
@@ -65,7 +66,7 @@ impl Xattrs {
 }
 
 impl Metadata {
-    /// What a directory gets that no entry describes: 0755, root, time 0.
+    /// Returns the metadata of a directory that no entry describes: mode 0755, owner and group 0, time 0.
     #[must_use]
     pub fn implied_directory() -> Self {
         Self { mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Xattrs::default() }
@@ -75,16 +76,16 @@ impl Metadata {
 /// One inode.
 #[derive(Debug, Clone)]
 pub struct Inode {
-    /// Owner, mode, time, xattrs.
+    /// Owner, mode, time and extended attributes.
     pub metadata: Metadata,
-    /// What it is.
+    /// The kind, with what only this kind has.
     pub kind: Kind,
 }
 
 /// The kinds of inodes.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// A directory, behind a pointer: there are many more of the others.
+    /// A directory. It is behind a pointer, since most inodes are of other kinds.
     Directory(Box<Directory>),
     /// A regular file.
     File(Content),
@@ -107,34 +108,35 @@ pub struct DeviceNumber {
     pub minor: u32,
 }
 
-/// A directory's entries, and how many it had when its layer was done.
+/// The entries of a directory, and the blocks that they needed when its layer was applied.
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
-    /// Entries by name.
+    /// The entries, by name.
     pub entries: BTreeMap<Box<[u8]>, InodeId>,
-    /// Blocks its entries needed once the layer that introduced it was applied; its address space below later layers.
+    /// Number of blocks that the entries needed after the layer that introduced the directory: its address space, whatever later
+    /// layers add.
     pub first_blocks: u32,
 }
 
-/// A regular file's bytes: where they stand in the layer's uncompressed tar stream.
+/// The content of a regular file, as offsets in the uncompressed tar stream of its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// The file's size in bytes.
     pub size: u64,
-    /// Where its bytes are.
+    /// The location of the bytes.
     pub data: Data,
 }
 
-/// Where a file's bytes are.
+/// The location of a file's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Data {
-    /// All of them from this offset of the tar stream on.
+    /// All bytes, contiguous from this offset in the tar stream on.
     Whole(u64),
-    /// Only these runs, ascending and apart; between them are holes.
+    /// These runs of bytes, ascending and disjoint; the gaps are holes.
     Sparse(Box<[Run]>),
 }
 
-/// A run of bytes that a sparse file has.
+/// A run of bytes in a sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Offset in the file.
@@ -146,7 +148,7 @@ pub struct Run {
 }
 
 impl Content {
-    /// The runs of bytes there are, ascending.
+    /// Returns the runs of bytes, ascending.
     pub fn runs(&self) -> impl Iterator<Item = Run> {
         let (whole, sparse) = match &self.data {
             Data::Whole(source) => (Some(Run { offset: 0, length: self.size, source: *source }), &[][..]),
@@ -156,42 +158,42 @@ impl Content {
     }
 }
 
-/// All layers applied.
+/// An image's file tree after all layers.
 #[derive(Debug)]
 pub struct Tree {
-    /// Every inode that any layer introduced, by layer, then path; the root is the first.
+    /// Every inode that any layer introduced, by layer, then by path; the first one is the root.
     pub inodes: Vec<Inode>,
-    /// Behind each layer's last inode, also for those without inodes.
+    /// The index after the last inode of each layer, including layers without inodes.
     pub layer_ends: Vec<u32>,
 }
 
-// There may be millions.
+// An image may have millions of inodes.
 const _: () = assert!(size_of::<Inode>() == 64);
 
 impl Tree {
-    /// The root directory.
+    /// The id of the root directory.
     pub const ROOT: InodeId = InodeId(0);
 
-    /// The inode `id`.
+    /// Returns the inode `id`.
     #[must_use]
     pub fn inode(&self, id: InodeId) -> &Inode {
         &self.inodes[id.0 as usize]
     }
 
-    /// How many layers there are.
+    /// Returns the number of layers.
     #[must_use]
     pub fn layers(&self) -> usize {
         self.layer_ends.len()
     }
 
-    /// The layer that introduced `id`.
+    /// Returns the layer that introduced `id`.
     #[must_use]
     pub fn layer_of(&self, id: InodeId) -> LayerIndex {
         let before = self.layer_ends.partition_point(|end| *end <= id.0);
         LayerIndex(u16::try_from(before).expect("layers are counted in 16 bits"))
     }
 
-    /// The entries of `id`, or `None` where it is no directory.
+    /// Returns the directory `id`; `None` where it is another kind of inode.
     #[must_use]
     pub fn directory(&self, id: InodeId) -> Option<&Directory> {
         match &self.inode(id).kind {
@@ -200,12 +202,12 @@ impl Tree {
         }
     }
 
-    /// All ids with their inodes, by layer, then path.
+    /// Returns all ids with their inodes, by layer, then by path.
     pub fn iter(&self) -> impl Iterator<Item = (InodeId, &Inode)> {
         (0u32..).map(InodeId).zip(&self.inodes)
     }
 
-    /// Calls `visit` with every visible entry and its path, parents first, in path order; the root with an empty path.
+    /// Calls `visit` with the path and id of every visible entry in path order, parents first; the root has an empty path.
     pub fn walk(&self, visit: &mut dyn FnMut(&[u8], InodeId)) {
         let mut path = Vec::new();
         visit(&path, Self::ROOT);

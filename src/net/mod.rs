@@ -1,7 +1,7 @@
-//! What every client of a service on the network shares: AWS's configuration and credentials, the addresses that are allowed, retries, and
-//! the threads that requests run on.
+//! The shared part of all clients of network services: AWS configuration and credentials, allowed addresses, retries, and the
+//! threads that requests run on.
 //!
-//! Nothing here knows a store, a key service or a registry; each of them brings its own requests and meaning of answers.
+//! Nothing here depends on a store, a key service or a registry; each of them has its own requests, and interprets its own answers.
 
 pub(crate) mod aws;
 pub mod endpoint;

@@ -1,7 +1,7 @@
-//! When a request is made again, and when no more.
+//! Retries: which failures are retried, with which waits, and for how long.
 //!
-//! Every request here is safe to repeat: puts are of objects named by their content, if absent. So whatever says "later" or
-//! leaves open whether it was carried out is tried again, with random waits that double, until [`PATIENCE`] ends.
+//! Every request here can be repeated safely: objects are named by their content and uploaded only if absent. So every answer that asks to
+//! come back later, and every request whose outcome is unknown, is retried with random waits that double, until [`PATIENCE`] ends.
 
 use std::time::Duration;
 
@@ -9,33 +9,34 @@ use crate::random::random_bytes;
 use crate::sync::{elapsed, now, sleep};
 use crate::{Error, ErrorKind, Result};
 
-/// How long one object's requests are repeated: longer than a service's restart.
+/// How long the requests for one object are retried: longer than a restart of a service.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
-/// The same where nothing has ever answered: more likely its address is wrong.
+/// How long requests are retried where the service has never answered: more likely the address is wrong.
 pub(crate) const PATIENCE_AT_FIRST: Duration = Duration::from_secs(15);
-/// The longest wait after the first failure; it doubles with each further.
+/// The longest wait after the first failure; it doubles with each further failure.
 const FIRST: Duration = Duration::from_millis(200);
-/// No wait is longer than this.
+/// The upper bound of that wait.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Why a request came to nothing.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// It may come to something later.
+    /// A transient failure: a retry may succeed.
     Again {
-        /// What was answered.
+        /// The failure.
         error: Error,
-        /// The service asks to wait this long.
+        /// How long the service asks to wait.
         after: Option<Duration>,
     },
-    /// It will not.
+    /// A permanent failure.
     Final(Error),
 }
 
-/// Makes `request` until it succeeds, fails for good, or the patience ends, which is asked for after each.
+/// Repeats `request` until it succeeds, fails permanently, or has been retried for longer than `patience`, which is evaluated after
+/// each failure.
 ///
 /// # Errors
-/// The last one's.
+/// Those of the last request.
 pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
     let started = now();
     let mut longest = FIRST;

@@ -1,16 +1,16 @@
-//! Where requests to services run: threads of their own, so that the rest of the program has no futures in it.
+//! The async runtime: requests to services run on its threads, so that the rest of the program has no futures.
 
 use std::future::Future;
 use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Threads that requests run on; every client of a service holds it.
+/// A handle to the threads that requests run on; every client of a service has one.
 #[derive(Debug, Clone)]
 pub struct Services(Arc<tokio::runtime::Runtime>);
 
 impl Services {
-    /// Starts them.
+    /// Starts the threads.
     ///
     /// # Errors
     /// `Unavailable` where the operating system gives no threads.
@@ -24,12 +24,13 @@ impl Services {
         Ok(Self(Arc::new(runtime)))
     }
 
-    /// What `request` comes to; blocks the calling thread, which is none of these.
+    /// Runs `request` and returns its output; blocks the calling thread, which must not be one of these.
     pub fn wait<F: Future>(&self, request: F) -> F::Output {
         self.0.block_on(request)
     }
 
-    /// The same, with all of `request` on these threads: no step of it waits for the caller to wake.
+    /// Runs `request` as [`Self::wait`] does, with all of its steps on these threads, so that no step waits for the caller to wake
+    /// up.
     pub fn run<F>(&self, request: F) -> F::Output
     where
         F: Future + Send + 'static,
@@ -37,7 +38,7 @@ impl Services {
     {
         match self.0.block_on(self.0.spawn(request)) {
             Ok(output) => output,
-            // The runtime lives, so it was not cancelled.
+            // The runtime is still running, so the task was not cancelled.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }

@@ -1,14 +1,15 @@
-//! Which blocks of data an inode has: those that any of its bytes touch.
+//! The data blocks of an inode: those that any of its bytes touch.
 //!
-//! Layout, limits and the writer count with the same functions, so that none of them disagrees.
+//! Layout, limits and the writer count with the same functions, so that they always agree.
 
 use super::spec::{BLOCK_SIZE, FAST_SYMLINK};
 use crate::fs::tree::{Content, Kind};
 
-/// Most bytes of a file: 2^32 − 1 blocks.
+/// Maximum size of a file, in bytes: 2^32 − 1 blocks.
 pub const MAX_FILE: u64 = (u32::MAX as u64) * (BLOCK_SIZE as u64);
 
-/// The runs of blocks that `content` has, as (first logical block, count); a block that any byte run touches counts.
+/// Returns the runs of allocated blocks of `content`, as (first logical block, number of blocks). A block is allocated if any run
+/// of bytes touches it.
 ///
 /// # Panics
 /// Where the file is larger than [`MAX_FILE`].
@@ -27,7 +28,10 @@ pub fn block_runs(content: &Content) -> Vec<(u32, u32)> {
     runs
 }
 
-/// How many blocks of data an inode has. [`block_runs`] says when this panics.
+/// Returns the number of data blocks of an inode.
+///
+/// # Panics
+/// Where the file is larger than [`MAX_FILE`].
 #[must_use]
 pub fn data_blocks(kind: &Kind) -> u32 {
     match kind {

@@ -1,21 +1,22 @@
-//! The blocks of a directory: one linear block, or an htree (kernel documentation, "Directory Entries").
+//! Directory blocks: one linear block, or an htree (kernel documentation, "Directory Entries").
 //!
-//! Entries of one block stand in name order, those of an htree by hash, then name, in leaves as full as they get. Every
-//! block ends in a checksum. A lookup by the kernel and e2fsck's second pass are the judges.
+//! The entries of a linear block are ordered by name, those of an htree by hash, then by name, in leaves that are filled as far as
+//! possible. Every block ends with a checksum. Tests check them with lookups by the kernel and with e2fsck's second pass.
 
 use super::spec::{BLOCK, BLOCK_SIZE, HASH_HALF_MD4, InodeNumber, get16, get32, lo16, put16, put32, small};
 use super::{csum, dirhash};
 
-/// What one leaf can hold: the block without its checksum tail.
+/// Capacity of a leaf, in bytes: the block without its checksum tail.
 const LEAF: usize = BLOCK - TAIL;
 const TAIL: usize = 12;
-/// "." and ".." as the first block carries them.
+/// Size of the entries "." and ".." in the first block, in bytes.
 const DOTS: usize = 24;
-/// Index entries in the htree's root and in a node below it.
+/// Maximum number of index entries in the htree's root.
 const ROOT_LIMIT: usize = (BLOCK - 40) / 8;
+/// Maximum number of index entries in a node below the root.
 const NODE_LIMIT: usize = (BLOCK - 16) / 8;
 
-/// One entry.
+/// A directory entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dirent<'a> {
     pub(super) name: &'a [u8],
@@ -23,7 +24,7 @@ pub(super) struct Dirent<'a> {
     pub(super) file_type: u8,
 }
 
-/// The directory has more entries than an htree of two levels can index.
+/// A directory with more entries than an htree of two levels can index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more entries than an ext4 directory of two index levels holds")]
 pub(super) struct TooManyEntries;
@@ -32,7 +33,7 @@ pub(super) fn entry_size(name: &[u8]) -> usize {
     (8 + name.len()).next_multiple_of(4)
 }
 
-/// How many blocks entries of these names need.
+/// Returns the number of blocks that entries of these names need.
 pub(super) fn blocks_needed<'a>(names: impl Iterator<Item = &'a [u8]> + Clone) -> Result<u32, TooManyEntries> {
     if fits_one_block(names.clone()) {
         return Ok(1);
@@ -51,7 +52,7 @@ fn fits_one_block<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> bool {
     })
 }
 
-/// How many entries each leaf takes.
+/// Returns the number of entries in each leaf.
 fn pack(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
     let (mut leaves, mut count, mut used) = (Vec::new(), 0, 0);
     for size in sizes {
@@ -66,7 +67,7 @@ fn pack(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
     leaves
 }
 
-/// How many nodes stand between the root and this many leaves.
+/// Returns the number of index nodes between the root and this many leaves.
 fn nodes(leaves: usize) -> Result<usize, TooManyEntries> {
     match leaves.div_ceil(NODE_LIMIT) {
         _ if leaves <= ROOT_LIMIT => Ok(0),
@@ -75,7 +76,7 @@ fn nodes(leaves: usize) -> Result<usize, TooManyEntries> {
     }
 }
 
-/// The blocks of the directory `ino` below `parent` with `entries` in name order.
+/// Builds the blocks of the directory `ino` in `parent`; `entries` are in name order.
 pub(super) fn build(ino: InodeNumber, parent: InodeNumber, entries: &[Dirent<'_>]) -> Vec<u8> {
     let dots = [Dirent { name: b".", ino, file_type: 2 }, Dirent { name: b"..", ino: parent, file_type: 2 }];
     if fits_one_block(entries.iter().map(|entry| entry.name)) {
@@ -93,7 +94,7 @@ pub(super) fn build(ino: InodeNumber, parent: InodeNumber, entries: &[Dirent<'_>
     let (mut at, mut rest, mut before) = (1 + node_count, &sorted[..], None);
     for count in leaves {
         let (here, behind) = rest.split_at(count);
-        // A hash that began in the leaf before continues here: the lowest bit says so.
+        // The lowest bit marks a leaf that starts with the hash of the leaf before it.
         let continued = u32::from(before == Some(here[0].0));
         index.push((here[0].0 | continued, small(at)));
         leaf(ino, &mut blocks[at * BLOCK..][..BLOCK], here.iter().map(|&(_, entry)| entry));
@@ -118,7 +119,7 @@ fn leaf<'a>(ino: InodeNumber, block: &mut [u8], entries: impl Iterator<Item = &'
         last = at;
         at += dirent(&mut block[at..], entry, entry_size(entry.name));
     }
-    // The last entry's length reaches to the tail.
+    // The length of the last entry extends to the tail.
     put16(block, last + 4, length(LEAF - last));
     put16(block, LEAF + 4, length(TAIL));
     block[LEAF + 7] = 0xDE;
@@ -158,7 +159,7 @@ fn index_entries(ino: InodeNumber, block: &mut [u8], at: usize, limit: usize, in
         put32(block, at + 8 * i, hash);
         put32(block, at + 8 * i + 4, leaf);
     }
-    // The first entry's hash is implied; limit and count stand in its place.
+    // The hash of the first entry is implied; limit and count are stored in its place.
     put16(block, at, length(limit));
     put16(block, at + 2, length(index.len()));
     let used = at + 8 * index.len();
@@ -166,9 +167,9 @@ fn index_entries(ino: InodeNumber, block: &mut [u8], at: usize, limit: usize, in
     put32(block, at + 8 * limit + 4, sum);
 }
 
-/// The entries of a directory's blocks, `.` and `..` included; `None` where a block is not of the form.
+/// Decodes the entries of a directory block, `.` and `..` included; `None` where it is malformed.
 ///
-/// Reads leaves only: what stands in an htree's index blocks looks to a linear reader like unused entries.
+/// Only leaves have entries: the index blocks of an htree look like unused entries to a linear reader.
 pub(super) fn parse(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
     let (mut entries, mut at) = (Vec::new(), 0);
     while at < BLOCK {
@@ -190,7 +191,7 @@ pub(super) fn parse(block: &[u8]) -> Option<Vec<Dirent<'_>>> {
     Some(entries)
 }
 
-/// Whether the leaf or node `block` of the directory `ino` carries the checksum of its bytes.
+/// Returns whether the checksum in the leaf or node `block` of the directory `ino` is that of its bytes.
 pub(super) fn checksum_matches(ino: InodeNumber, block: &[u8], first: bool, hashed: bool) -> bool {
     let leaf_tail = get32(block, LEAF) == 0 && block[LEAF + 7] == 0xDE && block[LEAF + 4] == 12;
     if leaf_tail && !(first && hashed) {

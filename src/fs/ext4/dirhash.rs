@@ -1,15 +1,15 @@
-//! The half-MD4 hash by which an htree directory sorts its names.
+//! The half-MD4 hash that orders the names in an htree directory.
 //!
-//! It is part of the on-disk format (kernel documentation, "Hash Tree Directories") and protects nothing. Names count as
-//! signed bytes (`EXT2_FLAGS_SIGNED_HASH`), as mke2fs has it on x86: some readers know no other. The tests hold it against
+//! It is part of the on-disk format (kernel documentation, "Hash Tree Directories") and has no security function. Names are taken
+//! as signed bytes (`EXT2_FLAGS_SIGNED_HASH`), as by mke2fs on x86: some readers support nothing else. The tests compare it with
 //! debugfs `dx_hash`.
 
 use super::spec::HASH_SEED;
 
-/// The kernel keeps this one for "end of the directory".
+/// The hash that the kernel reserves for the end of the directory.
 const END: u32 = 0x7FFF_FFFF << 1;
 
-/// The hash of an entry's name; its lowest bit is always 0.
+/// Returns the hash of an entry's name; its lowest bit is always 0.
 pub(super) fn hash(name: &[u8]) -> u32 {
     let mut state = HASH_SEED;
     let mut rest = name;
@@ -23,7 +23,7 @@ pub(super) fn hash(name: &[u8]) -> u32 {
     }
 }
 
-/// The first 32 bytes of `rest` as eight words, padded with the length of all that is left.
+/// Returns the first 32 bytes of `rest` as eight words, padded with the length of `rest`.
 fn words(rest: &[u8]) -> [u32; 8] {
     let length = super::spec::small(rest.len()) & 0xFF;
     let pad = length * 0x0101_0101;

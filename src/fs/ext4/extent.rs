@@ -1,4 +1,4 @@
-//! The extent tree of an inode (kernel documentation, "Extent Tree"): four entries in the inode, or blocks of 340.
+//! The extent tree of an inode (kernel documentation, "Extent Tree"): four entries in the inode, or 340 in a block.
 
 use super::csum;
 use super::spec::{BLOCK, BlockAddr, InodeNumber, get16, get32, lo16, put16, put32, small};
@@ -6,10 +6,10 @@ use super::spec::{BLOCK, BlockAddr, InodeNumber, get16, get32, lo16, put16, put3
 const MAGIC: u16 = 0xF30A;
 const IN_INODE: usize = 4;
 const IN_BLOCK: usize = (BLOCK - 12 - 4) / 12;
-/// Most blocks that one extent maps.
+/// Maximum length of one extent, in blocks.
 const MAX_LENGTH: u32 = 32_768;
 
-/// `length` blocks of a file from `logical` on stand on the device from `start` on.
+/// An extent: `length` blocks of a file from block `logical` on are on the device from `start` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) logical: u32,
@@ -17,15 +17,15 @@ pub(super) struct Extent {
     pub(super) length: u32,
 }
 
-/// A node of the tree as it is written.
+/// An entry of a node, before it is encoded.
 struct ExtentEntry {
     logical: u32,
     block: u32,
-    /// 0 in an index entry.
+    /// Number of blocks; 0 in an index entry.
     length: u32,
 }
 
-/// How many blocks the tree over runs of these lengths takes outside the inode.
+/// Returns the number of blocks outside the inode that the tree of runs of these lengths needs.
 pub(super) fn blocks_needed(lengths: impl Iterator<Item = u32>) -> u32 {
     let mut entries: usize = lengths.map(|length| length.div_ceil(MAX_LENGTH) as usize).sum();
     let mut blocks = 0;
@@ -36,7 +36,7 @@ pub(super) fn blocks_needed(lengths: impl Iterator<Item = u32>) -> u32 {
     small(blocks)
 }
 
-/// The inode's 60 bytes, and the tree's further blocks, which stand from `at` on.
+/// Encodes the tree: the inode's 60 bytes, and the further blocks, which start at `at`.
 pub(super) fn encode(ino: InodeNumber, extents: &[Extent], at: BlockAddr) -> ([u8; 60], Vec<u8>) {
     let mut level: Vec<ExtentEntry> = Vec::with_capacity(extents.len());
     for extent in extents {
@@ -83,13 +83,13 @@ fn node(buf: &mut [u8], entries: &[ExtentEntry], max: usize, depth: u16) {
     }
 }
 
-/// What one node says: further blocks below it, or extents.
+/// The content of a decoded node: addresses of the blocks below it, or extents.
 pub(super) enum ExtentNode {
     Index(Vec<BlockAddr>),
     Leaf(Vec<Extent>),
 }
 
-/// Reads one node, which must be `depth` levels above the leaves where that is known; `None` where it is not of the form.
+/// Decodes a node and its depth above the leaves, which must be `depth` if one is given; `None` where it is malformed.
 pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, ExtentNode)> {
     let (magic, count, max, found) =
         (get16(buf, 0), usize::from(get16(buf, 2)), usize::from(get16(buf, 4)), get16(buf, 6));
@@ -102,14 +102,14 @@ pub(super) fn parse(buf: &[u8], depth: Option<u16>) -> Option<(u16, ExtentNode)>
     }
     let extents = (0..count).map(|i| {
         let (entry, length) = (at(i), u32::from(get16(at(i), 4)));
-        // Unwritten extents (over 32,768) read as zeros; this writer makes none.
+        // Unwritten extents (a length over 32,768) read as zeros; the writer never writes one.
         let valid = (1..=MAX_LENGTH).contains(&length) && get16(entry, 6) == 0;
         valid.then(|| Extent { logical: get32(entry, 0), start: BlockAddr(get32(entry, 8)), length })
     });
     Some((0, ExtentNode::Leaf(extents.collect::<Option<_>>()?)))
 }
 
-/// Whether an extent block of `ino` carries the checksum of its bytes.
+/// Returns whether the checksum in an extent block of `ino` is that of its bytes.
 pub(super) fn checksum_matches(ino: InodeNumber, block: &[u8]) -> bool {
     let used = 12 + 12 * usize::from(get16(block, 4));
     used + 4 <= BLOCK && csum::matches(get32(block, used), csum::extent_block(ino, block, used))

@@ -1,13 +1,13 @@
-//! One inode of 256 bytes (kernel documentation, "Index Nodes"), both ways.
+//! Encoding and decoding of one inode of 256 bytes (kernel documentation, "Index Nodes").
 
 use super::csum;
 use super::spec::{EXTRA_ISIZE, INODE, InodeNumber, get16, get32, hi16, hi32, lo16, lo32, put16, put32};
 use crate::fs::tree::{DeviceNumber, Timestamp};
 
-/// Where the inode's own xattrs stand.
+/// The offset of the xattrs in the inode, in bytes.
 pub(super) const XATTRS_AT: usize = 128 + EXTRA_ISIZE as usize;
 
-/// What an inode says.
+/// The fields of an inode on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RawInode {
     /// File type and permissions.
@@ -17,18 +17,18 @@ pub(super) struct RawInode {
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
     pub(super) links: u16,
-    /// Blocks of 512 bytes.
+    /// Allocated space, in sectors of 512 bytes.
     pub(super) sectors: u64,
     pub(super) flags: u32,
-    /// Extent tree, device number or short symlink target.
+    /// The root of the extent tree, the device number, or a short symlink target.
     pub(super) map: [u8; 60],
-    /// The xattr block, or 0.
+    /// The address of the xattr block, or 0.
     pub(super) xattr_block: u32,
-    /// The inode's own xattrs, with their magic; empty where it has none.
+    /// The xattrs in the inode, with their magic; empty where it has none.
     pub(super) xattrs: Vec<u8>,
 }
 
-/// What nothing uses.
+/// The fields of an unused inode.
 impl Default for RawInode {
     fn default() -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Default for RawInode {
 }
 
 impl RawInode {
-    /// The bytes of inode `ino`. All four times are its modification time: an image carries no other.
+    /// Encodes the inode `ino`. All four times are the modification time: an image has no other.
     pub(super) fn encode(&self, ino: InodeNumber) -> [u8; INODE] {
         let mut out = [0; INODE];
         let (seconds, extra) = encode_time(self.mtime);
@@ -81,7 +81,7 @@ impl RawInode {
         out
     }
 
-    /// What the bytes of inode `ino` say; `None` where their checksum is wrong.
+    /// Decodes the inode `ino`; `None` where the checksum is wrong.
     pub(super) fn decode(ino: InodeNumber, bytes: &[u8; INODE]) -> Option<Self> {
         let wide = |lo: usize, hi: usize| u32::from(get16(bytes, lo)) | u32::from(get16(bytes, hi)) << 16;
         let long = |lo: usize, hi: u32| u64::from(get32(bytes, lo)) | u64::from(hi) << 32;
@@ -109,7 +109,7 @@ impl RawInode {
     }
 }
 
-/// Low seconds, and nanoseconds with the two bits that extend the seconds past 2038.
+/// Encodes the low 32 bits of the seconds, and the nanoseconds with the two bits that extend the seconds past 2038.
 fn encode_time(time: Timestamp) -> (u32, u32) {
     let [a, b, c, d, ..] = time.secs.to_le_bytes();
     let low = i32::from_le_bytes([a, b, c, d]);
@@ -123,7 +123,7 @@ fn decode_time(seconds: u32, extra: u32) -> Timestamp {
     Timestamp { secs: low + (i64::from(extra & 3) << 32), nanos: extra >> 2 }
 }
 
-/// A device number in the inode's map: the old form where it fits, as the kernel writes it.
+/// Encodes a device number as the inode's map, in the old form where both numbers are below 256, as the kernel does.
 pub(super) fn encode_device(device: DeviceNumber) -> [u8; 60] {
     let mut map = [0; 60];
     let DeviceNumber { major, minor } = device;
@@ -135,7 +135,7 @@ pub(super) fn encode_device(device: DeviceNumber) -> [u8; 60] {
     map
 }
 
-/// The device number in an inode's map.
+/// Decodes the device number in an inode's map.
 pub(super) fn decode_device(map: &[u8; 60]) -> DeviceNumber {
     match (get32(map, 0), get32(map, 4)) {
         (0, new) => DeviceNumber { major: (new >> 8) & 0xFFF, minor: (new & 0xFF) | ((new >> 12) & 0xF_FF00) },

@@ -18,9 +18,9 @@ use super::spec::{
 use crate::fs::BlockDevice;
 use crate::{Error, ErrorKind, Result};
 
-/// Fewest bytes of a journal: the kernel refuses one of fewer than 1,024 blocks (`JBD2_MIN_JOURNAL_BLOCKS`).
+/// Minimum size of a journal, in bytes: the kernel refuses fewer than 1,024 blocks (`JBD2_MIN_JOURNAL_BLOCKS`).
 pub const MIN_JOURNAL: u64 = 1024 * (BLOCK_SIZE as u64);
-/// Most bytes of a journal: what the four extents in its inode map.
+/// Maximum size of a journal, in bytes: the four extents in its inode map no more.
 pub const MAX_JOURNAL: u64 = 4 * 32_768 * (BLOCK_SIZE as u64);
 
 /// The journal's inode (`EXT4_JOURNAL_INO`).
@@ -53,7 +53,7 @@ pub fn add_journal(device: &dyn BlockDevice, bytes: u64) -> Result<BTreeMap<Bloc
     Ok(edit.blocks)
 }
 
-/// A device, and its blocks that were changed.
+/// A device and its changed blocks.
 struct Edit<'d> {
     device: &'d dyn BlockDevice,
     blocks: BTreeMap<BlockAddr, Block>,

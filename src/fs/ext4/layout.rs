@@ -1,7 +1,8 @@
-//! Where everything stands on the device: layout epoch 1 (docs/reference/formats/ext4-layout.md).
+//! The addresses of everything on the device: layout epoch 1 (docs/reference/formats/ext4-layout.md).
 //!
-//! Addresses depend on as little as possible: a layer's segment on that layer alone, its inodes and directories on it and
-//! those below it, the zones' starts on the tier alone. What a later layer hides keeps its place and reads as zeros.
+//! Addresses depend on as little as possible, so that equal layers give equal chunks: a layer's segment depends on that layer
+//! alone, its inodes and directories on it and the layers below it, and the starts of the regions on the size class alone. What a
+//! later layer hides keeps its address and reads as zeros.
 
 mod directories;
 mod error;
@@ -37,27 +38,27 @@ pub use storable::{clamp_seconds, unstorable};
 /// The layout epoch that this module writes. A change of any address or byte is a new epoch.
 pub const EPOCH: u16 = 1;
 
-/// The whole plan of a device.
+/// The plan of a device: the address of every inode, directory, extent block and data block.
 #[derive(Debug)]
 pub struct Layout<'t> {
     pub(super) tree: &'t Tree,
     pub(super) geometry: Geometry,
-    /// Names of each inode; of a directory 1; 0 where it is hidden.
+    /// Number of names of each inode; 1 for a directory; 0 where it is hidden.
     pub(super) names: Vec<u32>,
     pub(super) numbers: Vec<InodeNumber>,
-    /// First data block of each inode that has data.
+    /// The first data block of each inode that has data.
     pub(super) starts: Vec<BlockAddr>,
-    /// By id.
+    /// The plans of all directories, by id.
     pub(super) directories: Vec<DirectoryPlan>,
-    /// Blocks in the attribute zone: an xattr block, then extent blocks; of the few inodes that need one.
+    /// The first block in the attribute region of the few inodes that need one: an xattr block, then extent blocks.
     pub(super) attributes: BTreeMap<InodeId, BlockAddr>,
     segments: Vec<Segment>,
-    /// The inodes with data, in the order of their data.
+    /// The inodes with data, ordered by their address.
     with_data: Vec<InodeId>,
 }
 
 impl<'t> Layout<'t> {
-    /// Plans a device for `tree` with at least `free` bytes of free space behind the data.
+    /// Plans a device for `tree` with at least `free` bytes of free space after the data.
     ///
     /// # Errors
     /// [`LayoutError`], naming the inode that ext4 cannot store.
@@ -92,19 +93,19 @@ impl<'t> Layout<'t> {
         Ok(Self { tree, geometry, names: visible.names, numbers, starts, directories, attributes, segments, with_data })
     }
 
-    /// The device's size in bytes, a multiple of the chunk size.
+    /// Returns the device's size in bytes, a multiple of the chunk size.
     #[must_use]
     pub fn device_bytes(&self) -> u64 {
         u64::from(self.geometry.blocks) * u64::from(BLOCK_SIZE)
     }
 
-    /// Each layer's segment.
+    /// Returns the segment of each layer.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// The data in the segment of `layer`, in its order.
+    /// Returns the data in the segment of `layer`, ordered by address.
     pub fn placed_data(&self, layer: LayerIndex) -> impl Iterator<Item = PlacedData<'t>> {
         let of = |id: &InodeId| self.tree.layer_of(*id);
         let from = self.with_data.partition_point(|id| of(id) < layer);
@@ -117,12 +118,12 @@ impl<'t> Layout<'t> {
         })
     }
 
-    /// Whether the inode is reached from the root.
+    /// Returns whether the root reaches the inode.
     pub(super) fn is_visible(&self, id: InodeId) -> bool {
         self.names[id.0 as usize] > 0
     }
 
-    /// The inodes whose data touches the blocks from `first` to before `end`.
+    /// Returns the inodes whose data touches the blocks from `first` to before `end`.
     pub(super) fn with_data_in(&self, first: BlockAddr, end: BlockAddr) -> &[InodeId] {
         let start = |id: &InodeId| self.starts[id.0 as usize].0;
         let behind = |id: &InodeId| start(id) + data_blocks(&self.tree.inode(*id).kind);
@@ -131,7 +132,7 @@ impl<'t> Layout<'t> {
         &self.with_data[from..to.max(from)]
     }
 
-    /// Whether a chunk holds files' bytes and not metadata.
+    /// Returns whether a chunk contains data of files, and not metadata.
     #[must_use]
     pub fn is_data(&self, chunk: ChunkIndex) -> bool {
         self.region_of(chunk) == Region::Data
@@ -142,7 +143,7 @@ impl<'t> Layout<'t> {
         Region::between(chunk, [inode_table, directories, attributes, bitmaps, data])
     }
 
-    /// What a chunk holds, for a person: the paths of the files in it, or the name of the metadata.
+    /// Returns the content of a chunk for reports: the paths of the files in it, or the name of its metadata region.
     #[must_use]
     pub fn contents_of(&self, chunk: ChunkIndex) -> Vec<String> {
         let region = self.region_of(chunk);
@@ -161,7 +162,8 @@ impl<'t> Layout<'t> {
     }
 }
 
-/// Of the inodes that need blocks for xattrs or extents, how many; hidden ones too, so that their place stays.
+/// Returns the inodes that need blocks for xattrs or extents, and how many. Hidden inodes count as well, so that their addresses
+/// are kept.
 fn attribute_blocks(tree: &Tree) -> Result<Vec<(InodeId, u32)>, LayoutError> {
     let mut out = Vec::new();
     for (id, inode) in tree.iter() {

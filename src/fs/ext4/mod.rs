@@ -1,8 +1,8 @@
-//! ext4, written and read without a kernel.
+//! ext4 in user space: layout, writer and reader.
 //!
-//! [`layout`] decides where everything stands (docs/reference/formats/ext4-layout.md, layout epoch 1), [`mod@write`] makes the bytes, [`read`]
-//! reads them back. The other files hold one on-disk structure each, both halves of it. The source of every on-disk
-//! fact is the kernel's "ext4 Data Structures and Algorithms"; the judges are e2fsck, debugfs and the kernel's mount.
+//! [`layout`] assigns all addresses (docs/reference/formats/ext4-layout.md, layout epoch 1), [`mod@write`] generates the bytes, and
+//! [`read`] reads them. Each of the other files has one on-disk structure, encoder and decoder. The source of every on-disk fact is
+//! the kernel's "ext4 Data Structures and Algorithms"; tests check the result with e2fsck, debugfs and the kernel's mount.
 
 mod csum;
 pub mod data_blocks;

@@ -1,7 +1,7 @@
-//! Reads an ext4 device of this layout: lookup, listing, files, links, xattrs.
+//! A reader for ext4 devices of this layout: lookup, listing, files, links and xattrs.
 //!
-//! It serves `coldread`, which reads a file without mounting anything, and fetches only what it needs. Every structure's
-//! checksum is verified, every address and length bounded; bytes come from outside as far as this file is concerned.
+//! `coldread` reads single files with it, without a mount, and only the blocks that it needs are fetched. The device is untrusted:
+//! the checksum of every structure is verified, and every address and length is checked.
 
 use super::inode::{RawInode, decode_device};
 use super::spec::{
@@ -15,7 +15,7 @@ use crate::fs::path::{Display, raw_components};
 use crate::fs::tree::{DeviceNumber, Timestamp, Xattrs};
 use crate::{Error, ErrorKind, Result};
 
-/// Links that one path may lead through, as in Linux.
+/// Maximum number of symlinks that are followed on one path, as in Linux.
 const MAX_LINKS_FOLLOWED: usize = 40;
 
 /// An ext4 file system on a device.
@@ -24,11 +24,11 @@ pub struct Ext4<'d> {
     blocks: u32,
     inodes: u32,
     inodes_per_group: u32,
-    /// First block of each group's inode table.
+    /// The first block of each group's inode table.
     tables: Vec<BlockAddr>,
 }
 
-/// What an inode is.
+/// The type of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileType {
     /// A regular file.
@@ -46,7 +46,7 @@ pub enum FileType {
 }
 
 impl FileType {
-    /// The word for it.
+    /// Returns the name of the type in output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -60,33 +60,33 @@ impl FileType {
     }
 }
 
-/// What `stat` tells.
+/// The metadata of an inode, as stat(2) returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
-    /// Its number.
+    /// The inode number.
     pub ino: InodeNumber,
-    /// What it is.
+    /// The type.
     pub file_type: FileType,
     /// The twelve permission bits.
     pub mode: u16,
-    /// Owner.
+    /// The owner's user id.
     pub uid: u32,
-    /// Group.
+    /// The group id.
     pub gid: u32,
-    /// Size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Allocated blocks of 512 bytes.
+    /// Allocated space, in sectors of 512 bytes.
     pub sectors: u64,
-    /// Names it has; 1 for a directory of over 64,998 directories.
+    /// Number of hard links; 1 for a directory with over 64,998 subdirectories.
     pub links: u16,
-    /// Time of last modification.
+    /// The time of the last modification.
     pub mtime: Timestamp,
 }
 
-/// An inode that was read.
+/// A decoded inode.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What `stat` tells.
+    /// The metadata of an inode, as stat(2) returns it.
     pub stat: Stat,
     raw: RawInode,
 }
@@ -96,7 +96,7 @@ fn corrupt(what: impl std::fmt::Display) -> Error {
 }
 
 impl<'d> Ext4<'d> {
-    /// Reads superblock and descriptors.
+    /// Reads and checks superblock and group descriptors.
     ///
     /// # Errors
     /// `Unsupported` for a file system with other features than this layout has, `Corrupt` for a damaged one.
@@ -141,10 +141,10 @@ impl<'d> Ext4<'d> {
         super::spec::small(self.tables.len())
     }
 
-    /// The inode at `path`; its last component's symlink is followed where `follow` says so.
+    /// Returns the inode at `path`. If the last component is a symlink, it is followed only with `follow`.
     ///
     /// # Errors
-    /// `NotFound`, or `Input` where the path leads through a file or too many links.
+    /// `NotFound`; `Input` where a component is not a directory, or where the path has too many symlinks.
     pub fn lookup(&self, path: &[u8], follow: bool) -> Result<Node> {
         let mut stack = vec![self.node(ROOT_INODE)?];
         let mut todo: Vec<Vec<u8>> = raw_components(path).rev().map(<[u8]>::to_vec).collect();
@@ -184,10 +184,10 @@ impl<'d> Ext4<'d> {
         Ok(stack.swap_remove(stack.len() - 1))
     }
 
-    /// The inode `ino`.
+    /// Reads the inode `ino`.
     ///
     /// # Errors
-    /// `Corrupt` where it is none.
+    /// `Corrupt` where there is no such inode, or it is damaged.
     pub fn node(&self, ino: InodeNumber) -> Result<Node> {
         let mut bytes = [0; INODE];
         self.device.read_at(self.inode_offset(ino)?, &mut bytes)?;
@@ -207,10 +207,10 @@ impl<'d> Ext4<'d> {
         Ok(Node { stat, raw })
     }
 
-    /// Where the inode `ino` stands on the device.
+    /// Returns the offset of the inode `ino` on the device, in bytes.
     ///
     /// # Errors
-    /// `Corrupt` where there is none.
+    /// `Corrupt` where there is no such inode.
     pub fn inode_offset(&self, ino: InodeNumber) -> Result<u64> {
         if ino.0 == 0 || ino.0 > self.inodes {
             return Err(corrupt(format!("no inode {}", ino.0)));
@@ -219,10 +219,10 @@ impl<'d> Ext4<'d> {
         Ok(self.tables[group as usize].byte_offset() + u64::from(index) * u64::from(INODE_SIZE))
     }
 
-    /// The entries of a directory but `.` and `..`, by name.
+    /// Returns the entries of a directory without `.` and `..`, by name.
     ///
     /// # Errors
-    /// `Input` where it is none, `Corrupt` where it is damaged.
+    /// `Input` where it is not a directory, `Corrupt` where it is damaged.
     pub fn read_dir(&self, node: &Node) -> Result<Vec<(Vec<u8>, InodeNumber)>> {
         let mut entries = Vec::new();
         self.each_entry(node, &mut |name, ino| {
@@ -246,7 +246,7 @@ impl<'d> Ext4<'d> {
         Ok(found)
     }
 
-    /// Calls `visit` with each entry until it says false.
+    /// Calls `visit` with each entry until it returns `false`.
     fn each_entry(&self, node: &Node, visit: &mut dyn FnMut(&[u8], InodeNumber) -> bool) -> Result<()> {
         if node.stat.file_type != FileType::Directory {
             return Err(Error::new(ErrorKind::Input, "not a directory"));
@@ -270,10 +270,10 @@ impl<'d> Ext4<'d> {
         Ok(())
     }
 
-    /// A symlink's target.
+    /// Returns the target of a symlink.
     ///
     /// # Errors
-    /// `Input` where it is none, `Corrupt` where it is damaged.
+    /// `Input` where it is not a symlink, `Corrupt` where it is damaged.
     pub fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
         if node.stat.file_type != FileType::Symlink {
             return Err(Error::new(ErrorKind::Input, "not a symlink"));
@@ -288,7 +288,8 @@ impl<'d> Ext4<'d> {
         Ok(target)
     }
 
-    /// Fills `buf` from `offset` of a file on, and tells how much of it the file has.
+    /// Reads from `offset` of a file on into `buf`, with zeros for holes. Returns the number of bytes, which is less than
+    /// `buf.len()` only at the end of the file.
     ///
     /// # Errors
     /// `Corrupt` where the file is damaged; those of the device.
@@ -308,7 +309,8 @@ impl<'d> Ext4<'d> {
         Ok(buf.len())
     }
 
-    /// The stretches of a file that are on the device, ascending: from, to before, where. What lies between are holes.
+    /// Returns the ranges of a file that are on the device, ascending, as (start, end, offset on the device), in bytes. The gaps
+    /// are holes.
     ///
     /// # Errors
     /// `Corrupt` where the file is damaged.
@@ -321,7 +323,7 @@ impl<'d> Ext4<'d> {
         Ok(stretches.collect())
     }
 
-    /// An inode's extended attributes.
+    /// Returns the extended attributes of an inode.
     ///
     /// # Errors
     /// `Corrupt` where they are damaged.
@@ -345,7 +347,7 @@ impl<'d> Ext4<'d> {
         Ok(block)
     }
 
-    /// The extents of an inode, ascending and on the device.
+    /// Returns the extents of an inode, which are checked to be ascending and on the device.
     fn extents(&self, node: &Node) -> Result<Vec<extent::Extent>> {
         let damaged = || corrupt(format!("the extents of inode {} are damaged", node.stat.ino.0));
         if node.raw.flags & INODE_FLAG_EXTENTS == 0 {
@@ -354,7 +356,7 @@ impl<'d> Ext4<'d> {
         let (depth, root) = extent::parse(&node.raw.map, None).ok_or_else(damaged)?;
         let mut extents: Vec<extent::Extent> = Vec::new();
         let mut stack = vec![(depth, root)];
-        // A tree of distinct blocks has fewer nodes than the device has blocks.
+        // A tree of distinct blocks has no more nodes than the device has blocks.
         let mut left = self.blocks;
         while let Some((depth, next)) = stack.pop() {
             match next {
@@ -376,7 +378,7 @@ impl<'d> Ext4<'d> {
             .all(|pair| u64::from(pair[0].logical) + u64::from(pair[0].length) <= pair[1].logical.into());
         let inside =
             |extent: &extent::Extent| extent.start.0.checked_add(extent.length).is_some_and(|end| end <= self.blocks);
-        // Blocks of their own are no more than the device has: else one block could be a file, or a directory, many times over.
+        // Distinct blocks are no more than the device has; otherwise one block could be repeated in a file or directory many times.
         let distinct = extents.iter().map(|extent| u64::from(extent.length)).sum::<u64>() <= u64::from(self.blocks);
         if apart && distinct && extents.iter().all(inside) { Ok(extents) } else { Err(damaged()) }
     }

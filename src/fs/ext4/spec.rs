@@ -1,32 +1,32 @@
-//! The numbers of the on-disk format, as the kernel's documentation gives them, and the ones epoch 1 fixes.
+//! The constants of the on-disk format from the kernel's documentation, and those that layout epoch 1 defines.
 //!
-//! Every constant here changes bytes.
+//! A change of any constant here changes stored bytes.
 
-/// Bytes of a block.
+/// Size of a block, in bytes.
 pub const BLOCK_SIZE: u32 = 4096;
 
-/// The same as a `usize`, for buffers.
+/// Size of a block, in bytes, for buffers.
 pub(super) const BLOCK: usize = BLOCK_SIZE as usize;
 
-/// Blocks of a chunk.
+/// Number of blocks in a chunk.
 pub(super) const CHUNK_BLOCKS: u32 = crate::CHUNK_SIZE / BLOCK_SIZE;
 
-/// Bytes of a chunk, for buffers.
+/// Size of a chunk, in bytes, for buffers.
 pub(super) const CHUNK: usize = crate::CHUNK_SIZE as usize;
 
-/// A block's number on the device.
+/// The address of a block on the device, in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BlockAddr(pub u32);
 
 impl BlockAddr {
-    /// Its first byte's offset on the device.
+    /// Returns the offset of the block's first byte on the device.
     #[must_use]
     pub fn byte_offset(self) -> u64 {
         u64::from(self.0) * u64::from(BLOCK_SIZE)
     }
 }
 
-/// An inode's number on the device; the first is 1.
+/// The number of an inode on the device; the first is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InodeNumber(pub u32);
 
@@ -36,8 +36,8 @@ pub(super) const INODE_SIZE: u32 = 256;
 pub(super) const INODE: usize = INODE_SIZE as usize;
 pub(super) const INODES_PER_BLOCK: u32 = BLOCK_SIZE / INODE_SIZE;
 pub(super) const INODES_PER_CHUNK: u32 = INODES_PER_BLOCK * CHUNK_BLOCKS;
-/// Where the inode table starts: in the first chunk, so that a mount reads one chunk. With the root's inode the kernel reads
-/// up to 32 blocks behind it ahead (`__ext4_get_inode_loc`); they are in that chunk, too, and left empty.
+/// First block of the inode table: in the first chunk, so that a mount reads one chunk. With the root's inode the kernel reads up
+/// to 32 following blocks ahead (`__ext4_get_inode_loc`); they are in that chunk as well, and empty.
 pub(super) const TABLE_START: u32 = 31;
 pub(super) const EXTRA_ISIZE: u16 = 32;
 pub(super) const BLOCKS_PER_GROUP: u32 = 8 * BLOCK_SIZE;
@@ -50,7 +50,7 @@ pub(super) const SUPERBLOCK_SIZE: usize = 1024;
 pub(super) const MAGIC: u16 = 0xEF53;
 
 pub(super) mod compat {
-    /// Only on exported devices to which a journal was added.
+    /// Set only on exported devices with a journal.
     pub(crate) const HAS_JOURNAL: u32 = 0x4;
     pub(crate) const EXT_ATTR: u32 = 0x8;
     pub(crate) const DIR_INDEX: u32 = 0x20;
@@ -75,9 +75,9 @@ pub(super) mod ro_compat {
     pub(crate) const ALL: u32 = LARGE_FILE | HUGE_FILE | DIR_NLINK | EXTRA_ISIZE | METADATA_CSUM;
 }
 
-/// Seeds every metadata checksum (`s_checksum_seed`); constant, so that the UUID changes the superblock alone.
+/// The seed of every metadata checksum (`s_checksum_seed`); constant, so that the UUID changes only the superblock.
 pub(super) const CHECKSUM_SEED: u32 = 0x636f_6c64;
-/// Seeds the directory hash (`s_hash_seed`); constant, so that an entry's hash depends on its name alone.
+/// The seed of the directory hash (`s_hash_seed`); constant, so that an entry's hash depends only on its name.
 pub(super) const HASH_SEED: [u32; 4] = [0x636f_6c64, 0x7072_6573, 0x732d_6570, 0x6f63_6831];
 pub(super) const HASH_HALF_MD4: u8 = 1;
 pub(super) const FLAG_SIGNED_HASH: u32 = 1;
@@ -96,15 +96,15 @@ pub(super) const S_IFLNK: u16 = 0xA000;
 pub(super) const INODE_FLAG_INDEX: u32 = 0x1000;
 pub(super) const INODE_FLAG_EXTENTS: u32 = 0x8_0000;
 
-/// Longest symlink target that fits an inode's block map.
+/// Maximum length of a symlink target in the inode's block map, in bytes.
 pub(super) const FAST_SYMLINK: usize = 59;
-/// Longest symlink target (one block with its final NUL).
+/// Maximum length of a symlink target, in bytes: one block with its final NUL.
 pub(super) const MAX_SYMLINK: usize = BLOCK - 1;
-/// Most bytes of a name in a directory.
+/// Maximum length of a name in a directory, in bytes.
 pub const MAX_NAME: usize = 255;
-/// Most hard links to one file; a directory with more subdirectories says 1 (`dir_nlink`).
+/// Maximum number of hard links to a file; a directory with more subdirectories has a count of 1 (`dir_nlink`).
 pub(super) const MAX_LINKS: u32 = 65_000;
-/// Times that fit the inode's 34-bit seconds.
+/// The range of times in the inode's 34-bit seconds.
 pub(super) const TIME_RANGE: std::ops::RangeInclusive<i64> = -0x8000_0000..=0x3_7FFF_FFFF;
 
 pub(super) fn lo16(value: u32) -> u16 {
@@ -125,7 +125,7 @@ pub(super) fn hi32(value: u64) -> u32 {
     lo32(value >> 32)
 }
 
-/// A length or count that earlier checks bound to 32 bits.
+/// Converts a length or count that earlier checks bounded to 32 bits.
 pub(super) fn small(value: usize) -> u32 {
     u32::try_from(value).expect("lengths and counts here are bounded by the device's 2^32 blocks")
 }

@@ -1,4 +1,4 @@
-//! What keeps a recursive walk of a file system from outside finite: no directory is entered twice, and no path grows without bound.
+//! Bounds for a recursive walk of an untrusted file system: no directory is entered twice, and the length of paths is limited.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::read::Node;
 use crate::fs::path::Display;
 use crate::{Error, ErrorKind, Result};
 
-/// Longest path of a walk, in bytes: sixteen times what Linux takes in one call.
+/// Maximum length of a path in a walk, in bytes: sixteen times the limit of a Linux system call.
 const MAX_PATH: usize = 64 << 10;
 
 /// The directories that a walk has entered.
@@ -17,10 +17,10 @@ pub struct DirectoryWalk {
 }
 
 impl DirectoryWalk {
-    /// Notes that the walk enters the directory `node` at `path`.
+    /// Records that the walk enters the directory `node` at `path`.
     ///
     /// # Errors
-    /// `Corrupt` where the directory was entered before (it is in itself, or has two names), or lies too deep.
+    /// `Corrupt` where the directory was entered before (it contains itself, or has two names), or where the path is too long.
     pub fn enter(&mut self, path: &[u8], node: &Node) -> Result<()> {
         let ino = node.stat.ino;
         if !self.entered.insert(ino) {

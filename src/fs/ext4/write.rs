@@ -1,7 +1,7 @@
-//! The bytes of a planned device, chunk by chunk.
+//! The writer: generates the bytes of a planned device, chunk by chunk.
 //!
-//! Metadata comes in one ascending pass, data chunks in any order from any thread. Nothing is kept: a chunk is made when
-//! it is asked for. The first chunk is completed last, since the UUID in it is made from all chunks.
+//! Metadata is generated in one ascending pass, data chunks in any order and from any thread. Nothing is stored: a chunk is
+//! generated on request. The first chunk is completed last, since its UUID is derived from all chunks.
 
 use std::io;
 
@@ -19,12 +19,12 @@ use super::{csum, xattr};
 use crate::fs::tree::{Content, Inode, InodeId, Kind, LayerIndex, Tree};
 use crate::{ChunkIndex, Error};
 
-/// Where the files' bytes come from.
+/// The source of the files' bytes.
 pub trait LayerBytes: Sync {
     /// Fills `buf` from `offset` of the uncompressed tar stream of `layer`.
     ///
     /// # Errors
-    /// What the medium answers.
+    /// Those of the medium.
     fn read_at(&self, layer: LayerIndex, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }
 
@@ -32,8 +32,8 @@ pub trait LayerBytes: Sync {
 pub type Emit<'a> = dyn FnMut(ChunkIndex, &[u8]) -> Result<(), Error> + 'a;
 
 impl Layout<'_> {
-    /// Emits every metadata chunk but the first, ascending, and yields the first, its UUID still zero. Chunks that would be all
-    /// zero are left out.
+    /// Emits every metadata chunk except the first, ascending, and returns the first with a UUID of zeros. Chunks that are all zero
+    /// are not emitted.
     ///
     /// # Errors
     /// Those of `emit`.
@@ -57,7 +57,7 @@ impl Layout<'_> {
         Ok(first)
     }
 
-    /// Fills `chunk` with the data that stands in the chunk `index` of the data region.
+    /// Fills `chunk` with the data of the chunk `index`, which is in the data region.
     ///
     /// # Errors
     /// Those of `layers`.
@@ -69,7 +69,7 @@ impl Layout<'_> {
                 continue;
             }
             let (inode, start) = (self.tree.inode(id), self.starts[id.0 as usize].0);
-            // The blocks of the file's data that stand in this chunk.
+            // The blocks of the file's data in this chunk.
             let from = first.saturating_sub(start);
             let to = data_blocks(&inode.kind).min(first + CHUNK_BLOCKS - start);
             let at = (start + from - first) as usize * BLOCK;
@@ -84,7 +84,7 @@ impl Layout<'_> {
     }
 
     fn inode_table(&self, out: &mut Ascending<'_, '_>) -> Result<(), Error> {
-        // Reserved inodes that nothing uses carry a checksum, as mke2fs writes them: verifying readers ask for it.
+        // Unused reserved inodes have a checksum, as mke2fs writes them: readers verify it.
         for number in (1..FIRST_FREE_INODE).map(InodeNumber).filter(|number| *number != spec::ROOT_INODE) {
             out.write(self.inode_offset(number), &RawInode::default().encode(number))?;
         }
@@ -148,7 +148,7 @@ impl Layout<'_> {
         raw
     }
 
-    /// The extents of what has an extent tree, even an empty one.
+    /// Returns the extents of an inode; `None` where it has no extent tree, not even an empty one.
     fn extents(&self, id: InodeId) -> Option<Vec<Extent>> {
         let start = self.starts[id.0 as usize];
         match &self.tree.inode(id).kind {
@@ -171,7 +171,7 @@ impl Layout<'_> {
         &self.directories[at]
     }
 
-    /// First what stands in the layers' parts, then what overflowed: both ascending.
+    /// Writes the blocks in the layers' parts, then the overflow blocks, both ascending.
     fn directory_blocks(&self, out: &mut Ascending<'_, '_>) -> Result<(), Error> {
         for plan in self.directories.iter().filter(|plan| plan.blocks > 0) {
             let blocks = self.build_directory(plan);
@@ -241,7 +241,7 @@ impl Layout<'_> {
                 block_checksum: 0,
                 inode_checksum: 0,
             };
-            // A group without anything used has no bitmap, so that free space costs no chunk.
+            // A group without used blocks has no bitmap, so that free space needs no chunk.
             if group_free == BLOCKS_PER_GROUP && group + 1 < geometry.groups {
                 descriptor.flags |= spec::GROUP_BLOCKS_UNUSED;
             } else {
@@ -312,7 +312,7 @@ impl Layout<'_> {
         out
     }
 
-    /// One bit a block, 1 where it is used, also past the device's end.
+    /// Returns one bit for each block, 1 where it is used; blocks past the end of the device count as used.
     fn block_bitmap(&self) -> Vec<u8> {
         let geometry = &self.geometry;
         let mut bits = Bits(vec![0; geometry.groups as usize * BLOCK]);
@@ -360,7 +360,7 @@ impl Layout<'_> {
     }
 }
 
-/// Puts the file system's UUID into the device's first chunk.
+/// Writes the file system's UUID into the device's first chunk.
 pub fn set_uuid(first_chunk: &mut [u8], uuid: [u8; 16]) {
     let superblock = &mut first_chunk[SUPERBLOCK_OFFSET..SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE];
     superblock[0x68..0x78].copy_from_slice(&uuid);
@@ -368,7 +368,7 @@ pub fn set_uuid(first_chunk: &mut [u8], uuid: [u8; 16]) {
     put32(superblock, 0x3FC, sum);
 }
 
-/// Collects writes at ascending addresses into chunks.
+/// A buffer that collects writes at ascending addresses into chunks.
 struct Ascending<'a, 'e> {
     emit: &'a mut Emit<'e>,
     index: u32,
@@ -405,7 +405,7 @@ impl Ascending<'_, '_> {
     }
 }
 
-/// Fills `part` with the blocks of `content` from its `from`-th allocated block on.
+/// Fills `part` with the blocks of `content`, from its `from`-th allocated block on.
 fn fill(content: &Content, from: u32, part: &mut [u8], layer: LayerIndex, layers: &dyn LayerBytes) -> io::Result<()> {
     let end = from + small(part.len() / BLOCK);
     let mut done = 0;
@@ -420,7 +420,7 @@ fn fill(content: &Content, from: u32, part: &mut [u8], layer: LayerIndex, layers
     Ok(())
 }
 
-/// Copies the bytes of `content` from `offset` on; what no run holds stays zero.
+/// Copies the bytes of `content` from `offset` on; holes are left unchanged.
 fn copy(
     content: &Content,
     offset: u64,
@@ -439,7 +439,7 @@ fn copy(
     Ok(())
 }
 
-/// The mode's type bits, and the type that a directory entry says.
+/// Returns the type bits of the mode, and the type in a directory entry.
 fn file_type(kind: &Kind) -> (u16, u8) {
     match kind {
         Kind::File(_) => (spec::S_IFREG, 1),
@@ -459,7 +459,7 @@ fn directory_links<'a>(tree: &Tree, entries: impl Iterator<Item = &'a InodeId>) 
     }
 }
 
-/// Superblock and descriptors with the bitmaps that stand behind them, and the other bitmaps.
+/// Superblock and descriptors with the bitmaps that follow them, and the other bitmaps.
 struct HeaderBlocks {
     front: Vec<u8>,
     bitmaps: Vec<u8>,
@@ -513,10 +513,10 @@ struct InodeBits {
 }
 
 struct GroupInodes {
-    /// Padded with ones to a block.
+    /// The bitmap, padded with ones to a block.
     bits: Vec<u8>,
     free: u32,
-    /// Behind the last used one.
+    /// Number of inodes after the last used one.
     unused: u32,
 }
 

@@ -1,7 +1,6 @@
-//! Extended attributes in the inode or one block (kernel documentation, "Extended Attributes"), both ways.
+//! Encoding and decoding of extended attributes in the inode and in one block (kernel documentation, "Extended Attributes").
 //!
-//! POSIX ACLs are the one kind whose value differs on disk: tar and the kernel's interface carry the long form, ext4 a
-//! short one (fs/ext4/acl.h).
+//! Only POSIX ACLs have another value on disk: tar and the kernel's interface have the long form, ext4 a short one (fs/ext4/acl.h).
 
 use super::csum;
 use super::inode::XATTRS_AT;
@@ -15,25 +14,25 @@ const BLOCK_SPACE: usize = BLOCK - BLOCK_HEADER;
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
-/// Full name's start and its number on disk; the whole name where it ends without a dot.
+/// The prefix of a full name and its number on disk; without a final dot, the prefix is the whole name.
 const NAMESPACES: [(&[u8], u8); 6] =
     [(ACL_ACCESS, 2), (ACL_DEFAULT, 3), (b"user.", 1), (b"trusted.", 4), (b"security.", 6), (b"system.", 7)];
 
-/// Why attributes cannot be stored.
+/// The reason why attributes cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum XattrError {
-    /// More than an inode and one block hold.
+    /// The attributes are larger than an inode and one block.
     #[error("its extended attributes take more than an ext4 inode and one block hold (about 4,040 bytes)")]
     TooLarge,
-    /// Of a namespace that Linux does not have.
+    /// The namespace does not exist in Linux.
     #[error("the extended attribute `{0}` has a name that ext4 cannot store")]
     Namespace(String),
-    /// An ACL that the kernel would not take.
+    /// The kernel would refuse the ACL.
     #[error("the extended attribute `{0}` is not a POSIX ACL")]
     Acl(String),
 }
 
-/// Whether an attribute is of a namespace that Linux has; others are dropped, as runtimes do.
+/// Returns whether the namespace of an attribute exists in Linux; attributes of others are dropped, as container runtimes do.
 #[must_use]
 pub fn is_of_linux(name: &[u8]) -> bool {
     NAMESPACES.iter().any(|(start, _)| name.starts_with(start))
@@ -57,7 +56,7 @@ impl XattrEntry {
         (16 + self.name.len()).next_multiple_of(4) + self.value.len().next_multiple_of(4)
     }
 
-    /// `e_hash`: over the name's bytes and the value's words.
+    /// Returns `e_hash`, computed over the bytes of the name and the words of the value.
     fn hash(&self) -> u32 {
         let by_name = self.name.iter().fold(0u32, |hash, &byte| hash.rotate_left(5) ^ u32::from(byte));
         self.value.chunks(4).fold(by_name, |hash, part| {
@@ -68,17 +67,17 @@ impl XattrEntry {
     }
 }
 
-/// Attributes, divided between the inode and a block.
+/// The division of attributes between the inode and a block.
 pub(super) struct XattrPlacement {
     inode: Vec<XattrEntry>,
     block: Vec<XattrEntry>,
 }
 
-/// Divides `xattrs`: all in the inode, else all in a block, else the largest in the block and the rest in the inode.
+/// Divides `xattrs`: all in the inode if they fit, else all in a block, else the largest in the block and the others in the inode.
 pub(super) fn place(xattrs: &Xattrs) -> Result<XattrPlacement, XattrError> {
     let mut entries = xattrs.iter().map(|(name, value)| entry(name, value)).collect::<Result<Vec<_>, _>>()?;
     entries.sort_by(|a, b| (a.index, a.name.len(), &a.name).cmp(&(b.index, b.name.len(), &b.name)));
-    // Behind the entries four zero bytes end the list.
+    // Four zero bytes after the entries end the list.
     let size = |entries: &[XattrEntry]| entries.iter().map(XattrEntry::size).sum::<usize>() + 4;
     if size(&entries) <= INODE_SPACE {
         return Ok(XattrPlacement { inode: entries, block: Vec::new() });
@@ -109,7 +108,7 @@ impl XattrPlacement {
         !self.block.is_empty()
     }
 
-    /// The inode's own attributes with their magic; empty where there are none.
+    /// Encodes the attributes in the inode, with their magic; empty where there are none.
     pub(super) fn encode_inode(&self) -> Vec<u8> {
         if self.inode.is_empty() {
             return Vec::new();
@@ -120,7 +119,7 @@ impl XattrPlacement {
         out
     }
 
-    /// The block at `addr`.
+    /// Encodes the block at `addr`.
     pub(super) fn encode_block(&self, addr: BlockAddr) -> Vec<u8> {
         let mut out = vec![0; BLOCK];
         put32(&mut out, 0, MAGIC);
@@ -135,7 +134,7 @@ impl XattrPlacement {
     }
 }
 
-/// Entries from the front, values from the back; value offsets count from `base` bytes before `area`.
+/// Writes entries from the front and values from the back; value offsets count from `base` bytes before `area`.
 fn list(area: &mut [u8], entries: &[XattrEntry], base: usize, hashed: bool) {
     let (mut at, mut end) = (0, area.len());
     for entry in entries {
@@ -154,7 +153,7 @@ fn list(area: &mut [u8], entries: &[XattrEntry], base: usize, hashed: bool) {
     debug_assert!(at + 4 <= end, "place() left room for the end of the list");
 }
 
-/// Reads the inode's own attributes into `out`; `None` where they are not of the form.
+/// Decodes the attributes in an inode into `out`; `None` where they are malformed.
 pub(super) fn parse_inode(bytes: &[u8], out: &mut Xattrs) -> Option<()> {
     if get32(bytes, 0) != MAGIC {
         return Some(());
@@ -162,7 +161,7 @@ pub(super) fn parse_inode(bytes: &[u8], out: &mut Xattrs) -> Option<()> {
     parse_list(&bytes[4..], 0, out)
 }
 
-/// Reads the block at `addr` into `out`; `None` where it is not of the form or its checksum is wrong.
+/// Decodes the block at `addr` into `out`; `None` where it is malformed or its checksum is wrong.
 pub(super) fn parse_block(addr: BlockAddr, block: &[u8; BLOCK], out: &mut Xattrs) -> Option<()> {
     if get32(block, 0) != MAGIC || !csum::matches(get32(block, 16), csum::xattr_block(addr, block)) {
         return None;
@@ -191,7 +190,7 @@ fn parse_list(area: &[u8], base: usize, out: &mut Xattrs) -> Option<()> {
     Some(())
 }
 
-/// Tags of ACL entries that name a user or group; the others' id is not stored.
+/// Returns whether an ACL entry of this tag names a user or group, so that its id is stored; `None` for an unknown tag.
 fn acl_has_id(tag: u16) -> Option<bool> {
     match tag {
         0x01 | 0x04 | 0x10 | 0x20 => Some(false),

@@ -1,4 +1,5 @@
-//! The blocks of directories: those that a directory had with its layer alone, and those that later layers added elsewhere.
+//! The addresses of directory blocks: those that a directory had after its own layer, and overflow blocks that later layers added
+//! elsewhere.
 
 use super::super::spec::{BlockAddr, CHUNK_BLOCKS};
 use super::super::{dirblock, extent};
@@ -7,14 +8,14 @@ use super::visible::Visible;
 use crate::fs::tree::{Directory, InodeId, Kind, LayerIndex, Tree};
 use crate::{Error, ErrorKind};
 
-/// A directory's blocks: those it had with its layer alone, and those that later layers added elsewhere.
+/// The addresses of one directory's blocks.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::fs::ext4) struct DirectoryPlan {
     pub(in crate::fs::ext4) id: InodeId,
     pub(in crate::fs::ext4) parent: InodeId,
     pub(in crate::fs::ext4) blocks: u32,
     pub(in crate::fs::ext4) start: BlockAddr,
-    /// How many of `blocks` stand at `start`.
+    /// How many of `blocks` are at `start`; the others are at `overflow`.
     pub(in crate::fs::ext4) first: u32,
     pub(in crate::fs::ext4) overflow: BlockAddr,
 }
@@ -28,7 +29,7 @@ impl DirectoryPlan {
         (self.start.0 + self.first.max(1)).max(self.overflow.0 + self.blocks - self.first)
     }
 
-    /// Its blocks as extents.
+    /// Returns the blocks as extents.
     pub(in crate::fs::ext4) fn extents(&self) -> Vec<extent::Extent> {
         let first = extent::Extent { logical: 0, start: self.start, length: self.first };
         let more = extent::Extent { logical: self.first, start: self.overflow, length: self.blocks - self.first };
@@ -36,7 +37,7 @@ impl DirectoryPlan {
     }
 }
 
-/// How many directory blocks `directory` needs now.
+/// Returns the number of blocks that `directory` needs with its present entries.
 ///
 /// # Errors
 /// `Unsupported` where an htree of two levels cannot index it.
@@ -45,7 +46,7 @@ pub fn directory_blocks(directory: &Directory) -> Result<u32, Error> {
         .map_err(|error| Error::new(ErrorKind::Unsupported, error.to_string()))
 }
 
-/// Directory blocks relative to their zone: a chunk-aligned part a layer, then what later layers added.
+/// Plans the directory blocks relative to the start of their region: a chunk-aligned part for each layer, then the overflow blocks.
 pub(super) fn plan_directories(tree: &Tree, visible: &Visible) -> Result<Vec<DirectoryPlan>, LayoutError> {
     let (mut plans, mut at, mut layer) = (Vec::new(), 0u32, LayerIndex(0));
     for (id, inode) in tree.iter() {

@@ -1,20 +1,20 @@
-//! Why a tree cannot become an ext4 device, and the path that an error names.
+//! The reason why a tree cannot become an ext4 device, and the path that the error names.
 
 use crate::fs::path::Display;
 use crate::fs::tree::{InodeId, LayerIndex, Tree};
 use crate::{Error, ErrorKind};
 
-/// Why a tree cannot become an ext4 device.
+/// The reason why a tree cannot become an ext4 device.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// One inode cannot be stored.
     #[error("`{path}`: {reason}")]
     Inode {
-        /// The layer that brought it.
+        /// The layer that introduced it.
         layer: LayerIndex,
-        /// Its path in the image.
+        /// The path in the image.
         path: String,
-        /// What does not fit.
+        /// The limit that it exceeds.
         reason: String,
     },
     /// The device would need more than 2^32 blocks or inodes.

@@ -1,6 +1,6 @@
-//! The measures of a device, and the sizes that its metadata region can have.
+//! The geometry of a device: sizes, and the starts of its metadata regions.
 //!
-//! Every start address follows from the size class, so that they change only where an image outgrows one.
+//! Every start address is determined by the size class, so that it changes only where an image outgrows its class.
 
 use std::fmt;
 
@@ -15,42 +15,43 @@ use super::segments::Placement;
 use crate::ChunkIndex;
 use crate::fs::tree::{InodeId, Tree};
 
-/// Smallest tier's share of the device before the data: 64 MiB. Each further tier is four times the one before.
+/// Number of blocks before the data in the smallest size class: 64 MiB. Each further class is four times as large.
 const SMALLEST_CLASS_BLOCKS: u64 = 16_384;
-/// Inode slots of the smallest tier's directory zone.
+/// Number of inode slots for directories in the smallest size class.
 const SMALLEST_CLASS_DIRECTORIES: u64 = 8_192;
-/// Of 64 parts of a tier, where the inode table, the directory blocks, and the xattr and extent blocks end. In the last part
-/// stand the bitmaps that have no place in the first chunk.
+/// The ends of the inode table, the directory blocks, and the xattr and extent blocks, in 64ths of a size class. The last part has
+/// the bitmaps that do not fit into the first chunk.
 const TABLE_PARTS: u64 = 26;
 const DIRECTORY_PARTS: u64 = 62;
 const ATTRIBUTE_PARTS: u64 = 63;
-/// The kernel keeps back 2 % of the blocks, at most these (`s_resv_clusters`).
+/// Maximum number of blocks that the kernel reserves; it reserves 2 % of all blocks (`s_resv_clusters`).
 const KERNEL_RESERVE: u64 = 4_096;
-/// Bytes of `--free` for each further free inode.
+/// Number of bytes of `--free` for each free inode.
 const BYTES_PER_FREE_INODE: u64 = 16 * 1024;
 
 const _: () = assert!((SMALLEST_CLASS_BLOCKS * TABLE_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
 const _: () = assert!((SMALLEST_CLASS_BLOCKS * DIRECTORY_PARTS / 64).is_multiple_of(CHUNK_BLOCKS as u64));
 
-/// What a chunk of the device is for.
+/// A region of the device: the kind of content of its chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Region {
-    /// Superblock, group descriptors, bitmaps and the root's inode.
+    /// Superblock, group descriptors, bitmaps, and the inode of the root.
     Header,
     /// All other inodes.
     InodeTable,
-    /// Directories' entries.
+    /// The entries of directories.
     DirectoryBlocks,
-    /// Xattrs and extents that have no place in their inodes.
+    /// Xattrs and extents that do not fit into their inodes.
     AttributeBlocks,
-    /// Bitmaps that have no place in the first chunk.
+    /// Bitmaps that do not fit into the first chunk.
     Bitmaps,
-    /// Files' bytes.
+    /// The bytes of files.
     Data,
 }
 
 impl Region {
-    /// What `chunk` of a device of `device_chunks` is for whose data starts at chunk `data`; `None` where this epoch has no data there.
+    /// Returns the region of `chunk` on a device of `device_chunks` chunks whose data starts at chunk `data`; `None` where no size
+    /// class of this epoch has its data there.
     #[must_use]
     pub fn of(chunk: ChunkIndex, device_chunks: u32, data: u32) -> Option<Self> {
         let class = SizeClass::all().find(|class| class.blocks == u64::from(data) * u64::from(CHUNK_BLOCKS))?;
@@ -59,7 +60,7 @@ impl Region {
         Some(Self::between(chunk, [table, directories?, attributes?, bitmaps?, data * CHUNK_BLOCKS]))
     }
 
-    /// Of zones that start at these blocks.
+    /// Returns the region of `chunk` among regions that start at these blocks.
     pub(super) fn between(chunk: ChunkIndex, [table, directories, attributes, bitmaps, data]: [u32; 5]) -> Self {
         match chunk.0.saturating_mul(CHUNK_BLOCKS) {
             block if block < table.next_multiple_of(CHUNK_BLOCKS) => Self::Header,
@@ -85,7 +86,7 @@ impl fmt::Display for Region {
     }
 }
 
-/// The device's measures.
+/// The sizes of a device and the starts of its regions, in blocks, groups and inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs::ext4) struct Geometry {
     pub(in crate::fs::ext4) blocks: u32,
@@ -111,13 +112,13 @@ impl Geometry {
         self.groups.div_ceil(DESCRIPTORS_PER_BLOCK)
     }
 
-    /// Groups whose bitmaps stand between the descriptors and the inode table.
+    /// Returns the number of groups whose bitmaps are between the descriptors and the inode table.
     pub(in crate::fs::ext4) fn groups_in_header(&self) -> u32 {
         ((self.inode_table - 1 - self.descriptor_blocks()) / 2).min(self.groups)
     }
 
-    /// Where a group's block bitmap stands; its inode bitmap is the block behind it. The last group comes first: it always has a
-    /// bitmap of blocks, when all others behind the data have none.
+    /// Returns the address of a group's block bitmap; the inode bitmap is the next block. The last group has the first place: it
+    /// always has a block bitmap, also when all other groups after the data have none.
     pub(in crate::fs::ext4) fn block_bitmap(&self, group: u32) -> u32 {
         let place = (group + 1) % self.groups;
         match place.checked_sub(self.groups_in_header()) {
@@ -127,7 +128,7 @@ impl Geometry {
     }
 }
 
-/// One of the sizes that the metadata region can have; all zone starts follow from it.
+/// A size class of the metadata, which determines the starts of all regions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SizeClass {
     pub(super) blocks: u64,
@@ -146,12 +147,12 @@ impl SizeClass {
         Self::all().find(|class| class.blocks == u64::from(geometry.data)).expect("every geometry is made from a tier")
     }
 
-    /// The blocks at which directory blocks, attribute blocks and further bitmaps start.
+    /// Returns the blocks at which directory blocks, attribute blocks and further bitmaps start.
     fn region_starts(self) -> [u64; 3] {
         [TABLE_PARTS, DIRECTORY_PARTS, ATTRIBUTE_PARTS].map(|parts| self.blocks * parts / 64)
     }
 
-    /// The geometry in this tier, `None` where something does not fit its zone.
+    /// Returns the geometry in this size class; `None` where something does not fit into its region.
     pub(super) fn fit(
         self,
         tree: &Tree,
@@ -169,12 +170,12 @@ impl SizeClass {
         {
             return Ok(None);
         }
-        // One chunk's worth of slots is kept for those that share the first chunk with the header.
+        // One chunk of slots is added for those that share the first chunk with the header.
         let inodes =
             u64::from(INODES_PER_CHUNK) + inode_slots(tree, self.directories) + free.div_ceil(BYTES_PER_FREE_INODE);
         let needed = self.blocks + placement.chunks * u64::from(CHUNK_BLOCKS) + free.div_ceil(BLOCK_SIZE.into());
         let reserve = if free == 0 { 0 } else { (needed / 49 + 1).min(KERNEL_RESERVE) };
-        // Enough groups for the inodes, too: a group takes at most 32,768 of them.
+        // The groups must suffice for the inodes as well: a group has at most 32,768.
         let for_inodes =
             inodes.div_ceil(MAX_INODES_PER_GROUP.into()).saturating_sub(1) * u64::from(BLOCKS_PER_GROUP) + 1;
         let blocks = (needed + reserve).max(for_inodes).next_multiple_of(CHUNK_BLOCKS.into());
@@ -201,7 +202,7 @@ impl SizeClass {
     }
 }
 
-/// Constant, but on devices of over 480 GiB, whose descriptors need more room.
+/// Returns the first block of the inode table: constant, except on devices of over 480 GiB, whose descriptors need more space.
 pub(super) fn table_start(groups: u32) -> u32 {
     (2 + groups.div_ceil(DESCRIPTORS_PER_BLOCK)).next_multiple_of(TABLE_START + 1) - 1
 }

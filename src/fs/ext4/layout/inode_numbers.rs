@@ -1,10 +1,10 @@
-//! Inode numbers: directories in one part of the table, the other inodes in a part for each layer.
+//! The assignment of inode numbers: directories in one part of the table, the other inodes in one part for each layer.
 
 use super::super::spec::{CHUNK_BLOCKS, INODES_PER_BLOCK, INODES_PER_CHUNK, InodeNumber, ROOT_INODE};
 use super::error::LayoutError;
 use crate::fs::tree::{Kind, Tree};
 
-/// How many inodes each layer has that are no directories.
+/// Returns the number of inodes of each layer that are not directories.
 fn files_per_layer(tree: &Tree) -> Vec<u64> {
     let mut counts = vec![0; tree.layers()];
     for (id, _) in tree.iter().filter(|(_, inode)| !matches!(inode.kind, Kind::Directory(_))) {
@@ -13,17 +13,17 @@ fn files_per_layer(tree: &Tree) -> Vec<u64> {
     counts
 }
 
-/// Inode slots that the directory zone and the layers' zones take.
+/// Returns the number of inode slots for `directories` directories and for the parts of all layers.
 pub(super) fn inode_slots(tree: &Tree, directories: u64) -> u64 {
     files_per_layer(tree)
         .into_iter()
         .fold(directories, |slots, count| slots + count.next_multiple_of(INODES_PER_CHUNK.into()))
 }
 
-/// Every inode's number: the root's, then directories in their zone and the others in one zone a layer, by layer, then path.
-/// Zones start on chunks of the device.
+/// Returns the number of every inode. Directories are numbered in their part and the others in the part of their layer, by layer,
+/// then by path. Each part starts at a chunk of the device.
 pub(super) fn number(tree: &Tree, table: u32, directories: u64) -> Result<Vec<InodeNumber>, LayoutError> {
-    // The slots between the root's and the first that starts a chunk stay free.
+    // The slots between the root's and the first one at the start of a chunk stay free.
     let first_slots = (table.next_multiple_of(CHUNK_BLOCKS) - table) * INODES_PER_BLOCK;
     let mut next_directory = first_slots + 1;
     let mut next_file = Vec::new();

@@ -1,29 +1,30 @@
-//! The data region: a segment for each layer, chunk-aligned, that depends on that layer alone.
+//! The data region: a chunk-aligned segment for each layer, which depends on that layer alone.
 
 use super::super::data_blocks::data_blocks;
 use super::super::spec::{BlockAddr, CHUNK_BLOCKS};
 use super::error::LayoutError;
 use crate::fs::tree::{InodeId, Kind, Tree};
 
-/// A layer's part of the data region.
+/// The segment of a layer in the data region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Its first chunk on the device.
+    /// The index of its first chunk.
     pub first_chunk: u32,
-    /// How many chunks it takes.
+    /// The number of chunks.
     pub chunks: u32,
 }
 
-/// Where the next data stands in a layer's segment.
+/// The address of the next data in a layer's segment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SegmentCursor {
     used: u64,
 }
 
 impl SegmentCursor {
-    /// The block of the segment where `blocks` of data start that follow those placed before; `None` past 2^32 blocks.
+    /// Allocates `blocks` blocks of data after those before, and returns the first one, relative to the segment; `None` past 2^32
+    /// blocks.
     pub fn place(&mut self, blocks: u32) -> Option<u32> {
-        // A file of at least one chunk starts on a chunk, so that its chunks do not depend on what stands before it.
+        // A file of at least one chunk starts at a chunk, so that its chunks do not depend on the files before it.
         if blocks >= CHUNK_BLOCKS {
             self.used = self.used.next_multiple_of(CHUNK_BLOCKS.into());
         }
@@ -33,23 +34,23 @@ impl SegmentCursor {
     }
 }
 
-/// Data in a layer's segment.
+/// The data of one inode in a layer's segment.
 #[derive(Debug, Clone, Copy)]
 pub struct PlacedData<'t> {
-    /// Its first block in the segment.
+    /// The first block, relative to the segment.
     pub start: u32,
-    /// Whether anything of it is seen; if not, its blocks are zeros.
+    /// Whether the inode is visible; if not, its blocks are zeros.
     pub visible: bool,
-    /// A file or a symlink.
+    /// The kind of inode: a file or a symlink.
     pub kind: &'t Kind,
 }
 
-/// The data region: one segment a layer.
+/// The addresses in the data region.
 pub(super) struct Placement {
-    /// Relative to the layer's segment.
+    /// The first block of each inode, relative to its layer's segment.
     pub(super) starts: Vec<BlockAddr>,
     pub(super) with_data: Vec<InodeId>,
-    /// Relative to the data region.
+    /// The segments, relative to the start of the data region.
     pub(super) segments: Vec<Segment>,
     pub(super) chunks: u64,
 }

@@ -1,4 +1,4 @@
-//! What ext4 can store of an inode: every limit is checked here, and refused by name.
+//! The limits of ext4 on one inode; an inode past one is refused by name.
 
 use super::super::data_blocks::MAX_FILE;
 use super::super::spec::{MAX_LINKS, MAX_SYMLINK, TIME_RANGE};
@@ -6,7 +6,8 @@ use super::super::xattr;
 use super::error::{LayoutError, path_of};
 use crate::fs::tree::{Kind, Metadata, Tree};
 
-/// Refuses by name what ext4 cannot store; what an inode says of itself was refused when its layer was read.
+/// Checks that ext4 can store all inodes. Only the number of hard links can fail here: the other limits are checked when a layer is
+/// read.
 pub(super) fn check(tree: &Tree, names: &[u32]) -> Result<(), LayoutError> {
     for (id, inode) in tree.iter() {
         let names = names[id.0 as usize];
@@ -23,7 +24,7 @@ pub(super) fn check(tree: &Tree, names: &[u32]) -> Result<(), LayoutError> {
     Ok(())
 }
 
-/// Why ext4 cannot store such an inode, if it cannot.
+/// Returns the reason why ext4 cannot store such an inode; `None` where it can.
 #[must_use]
 pub fn unstorable(metadata: &Metadata, kind: &Kind) -> Option<String> {
     if let Err(error) = xattr::place(&metadata.xattrs) {
@@ -48,7 +49,7 @@ pub fn unstorable(metadata: &Metadata, kind: &Kind) -> Option<String> {
     }
 }
 
-/// `secs` as ext4 can store it; times outside its range take the nearest.
+/// Clamps seconds to the range of times that ext4 can store.
 #[must_use]
 pub fn clamp_seconds(secs: i64) -> i64 {
     secs.clamp(*TIME_RANGE.start(), *TIME_RANGE.end())

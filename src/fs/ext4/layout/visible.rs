@@ -1,10 +1,10 @@
-//! Which inodes the root reaches, under how many names, and which directory each directory is in.
+//! The visible part of a tree: how many names each inode has below the root, and the parent of each directory.
 
 use std::collections::BTreeMap;
 
 use crate::fs::tree::{InodeId, Tree};
 
-/// What the root reaches.
+/// The inodes that the root reaches.
 pub(super) struct Visible {
     pub(super) names: Vec<u32>,
     pub(super) parents: BTreeMap<InodeId, InodeId>,
