@@ -31,7 +31,7 @@ use crate::{Error, ErrorKind, Result};
 const MAX_RUNS: usize = 1 << 22;
 
 /// An image's layers, applied onto one another.
-pub struct Flattened {
+pub struct FlattenedImage {
     /// What they make together.
     pub tree: Tree,
     /// What each is.
@@ -111,7 +111,7 @@ impl<'a> Ingest<'a> {
     ///
     /// # Errors
     /// `Corrupt` where a layer is not what its digests say, `Input` or `Unsupported` for an entry, naming layer and entry.
-    pub fn all(&self, at_once: usize) -> Result<Flattened> {
+    pub fn all(&self, at_once: usize) -> Result<FlattenedImage> {
         // From the top down, as they are read.
         let mut known: Vec<_> = (0..self.image.layers.len()).rev().map(|index| self.recall(index)).collect();
         known.reverse();
@@ -131,7 +131,7 @@ impl<'a> Ingest<'a> {
             flatten::merge(&mut tree, from).map_err(|error| error.within(self.layer_name(index)))?;
             layers.push(layer.what);
         }
-        Ok(Flattened { tree, layers })
+        Ok(FlattenedImage { tree, layers })
     }
 
     /// What errors call a layer.
