@@ -28,6 +28,8 @@ test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	@[ "$$(id -u)" = 0 ] || { echo "make test mounts block images: run it as root"; exit 1; }
 	# Programs and servers by the dozen share two processors: what fails once is run once more, and then named as flaky.
 	$(CARGO) nextest run --locked --no-fail-fast --retries 1 --features age
+	# The examples in the documentation, which nextest does not run.
+	$(CARGO) test --locked --features age --doc
 	$(VENV)/bin/python tools/check_manifest.py --vectors testdata/vectors
 	$(VENV)/bin/python tools/check_shards.py testdata/vectors/shards.json
 

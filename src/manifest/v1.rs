@@ -79,6 +79,20 @@ pub struct Sealed {
 }
 
 /// A block manifest whose sealed part is not decrypted.
+///
+/// ```
+/// use coldpress::keys::KeyFile;
+/// use coldpress::manifest::BlockManifest;
+///
+/// let bytes = std::fs::read("testdata/vectors/zstd.cpm")?;
+/// let key = KeyFile::decode(&std::fs::read_to_string("testdata/vectors/published-test.key")?)?;
+/// let manifest = BlockManifest::decode(&bytes)?;
+/// // The clear part needs no key.
+/// assert_eq!(manifest.clear.names.len(), 5);
+/// let manifest = manifest.open(&key)?;
+/// assert_eq!(manifest.device_bytes(), 86_507_520);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct BlockManifest {
     /// The clear part.

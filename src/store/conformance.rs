@@ -27,11 +27,22 @@ struct Suite<'a> {
     keeps: bool,
 }
 
-/// Puts, gets, lists and deletes objects under two roots of their own, made of `salt`; all of `put`, `get` and `collect` are the same
-/// store.
+/// Uploads, downloads, lists and deletes objects under two roots of the suite's own, named by `salt`; `put`, `get` and `collect` are of the
+/// same store.
+///
+/// ```
+/// use coldpress::store::conformance::check;
+/// use coldpress::store::{Settings, StoreUrl, open_collect, open_get, open_put};
+///
+/// let directory = tempfile::tempdir()?;
+/// let (url, settings) = (StoreUrl::Directory(directory.path().to_owned()), Settings::default());
+/// let upload = open_put(&url, &settings, &"main".parse()?)?;
+/// check(&*upload, &*open_get(&url, &settings)?, &*open_collect(&url, &settings)?, 1)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// The store's, and `Internal` where a rule does not hold.
+/// Those of the store, and `Internal` where a rule does not hold.
 pub fn check(put: &dyn PutIfAbsent, get: &dyn Get, collect: &dyn Collect, salt: u64) -> Result<()> {
     let root = |name: &str| format!("{name}-{salt}").parse::<RootId>().expect("is a root's name");
     let suite = Suite { put, get, collect, root: root("suite"), keeps: put.warning().is_none() };

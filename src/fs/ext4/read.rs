@@ -19,6 +19,26 @@ use crate::{Error, ErrorKind, Result};
 const MAX_LINKS_FOLLOWED: usize = 40;
 
 /// An ext4 file system on a device.
+///
+/// ```
+/// use coldpress::fs::ext4::read::Ext4;
+/// use coldpress::keys::KeyFile;
+/// use coldpress::manifest::BlockManifest;
+/// use coldpress::read::ChunkDevice;
+/// use coldpress::store::{Settings, StoreUrl, open_get};
+///
+/// let key = KeyFile::decode(&std::fs::read_to_string("testdata/vectors/published-test.key")?)?;
+/// let manifest = BlockManifest::decode(&std::fs::read("testdata/vectors/zstd.cpm")?)?.open(&key)?;
+/// let store = open_get(&StoreUrl::Directory("testdata/vectors/store-zstd".into()), &Settings::default())?;
+/// // Chunks are fetched, verified and decrypted when they are read.
+/// let device = ChunkDevice::plain(manifest, store);
+/// let file_system = Ext4::open(&device)?;
+/// let file = file_system.lookup(b"/etc/issue", true)?;
+/// let mut text = vec![0; usize::try_from(file.stat.size)?];
+/// file_system.read(&file, 0, &mut text)?;
+/// assert_eq!(text, b"coldpress test vector\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Ext4<'d> {
     device: &'d dyn BlockDevice,
     blocks: u32,
