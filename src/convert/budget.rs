@@ -1,19 +1,20 @@
-//! The limits of a conversion on what all layers of an image take together: entries, memory for their metadata, and the device.
+//! The limits of a conversion on all layers of an image together: number of entries, memory for their metadata, and space on the
+//! device.
 //!
-//! Layers are read side by side, and each charges what it takes while its entries are applied, so that an image past a limit
-//! ends before it takes much. Charges of a reading that is given up are released.
+//! Layers are read concurrently, and each charges its usage while its entries are applied, so that an image past a limit fails
+//! early. The charges of a read that is abandoned are released.
 
 use std::sync::Mutex;
 
 use super::flatten::Usage;
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes of metadata in memory that an image may have, however few entries `--max-entries` allows.
+/// Memory for metadata that every image may use, in bytes, however few entries `--max-entries` allows.
 const BASE_MEMORY: u64 = 64 << 20;
-/// Further bytes of metadata in memory for each entry that `--max-entries` allows.
+/// Additional memory for each entry that `--max-entries` allows, in bytes.
 const MEMORY_PER_ENTRY: u64 = 16;
 
-/// What an image may take, and what was charged of it.
+/// The limits of an image, and its usage so far.
 #[derive(Debug)]
 pub(super) struct Budget {
     max_entries: u64,
@@ -21,20 +22,20 @@ pub(super) struct Budget {
     charged: Mutex<Usage>,
 }
 
-/// What one reading of a layer was charged; released when it is dropped, unless it is kept.
+/// The usage that one read of a layer has charged. It is released on drop, unless it is kept.
 pub(super) struct Charge<'a> {
     budget: &'a Budget,
     usage: Usage,
 }
 
 impl Budget {
-    /// Returns a budget of which nothing is charged.
+    /// Creates a budget without charges.
     #[must_use]
     pub(super) fn new(max_entries: u64, max_size: u64) -> Self {
         Self { max_entries, max_size, charged: Mutex::default() }
     }
 
-    /// Starts a reading.
+    /// Starts the charge of one read of a layer.
     pub(super) fn begin(&self) -> Charge<'_> {
         Charge { budget: self, usage: Usage::default() }
     }
@@ -42,7 +43,7 @@ impl Budget {
     /// Charges `more`.
     ///
     /// # Errors
-    /// `Input` where that is past a limit, naming it; nothing is charged then.
+    /// `Input` where a limit is exceeded, naming it; nothing is charged then.
     pub(super) fn charge(&self, more: Usage) -> Result<()> {
         let mut charged = self.charged.lock().expect("no thread panics with it");
         let reached = charged.plus(more);
@@ -51,7 +52,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Releases what was charged before.
+    /// Releases an earlier charge.
     pub(super) fn release(&self, usage: Usage) {
         let mut charged = self.charged.lock().expect("no thread panics with it");
         *charged = charged.since(usage);
@@ -87,7 +88,7 @@ impl Budget {
 }
 
 impl Charge<'_> {
-    /// Charges what the layer takes by now beyond what it took before.
+    /// Charges the growth of the layer's usage to `usage`.
     ///
     /// # Errors
     /// As [`Budget::charge`].
@@ -98,7 +99,7 @@ impl Charge<'_> {
         Ok(())
     }
 
-    /// Keeps what was charged, and returns it.
+    /// Keeps the charge, and returns it.
     #[must_use]
     pub(super) fn keep(mut self) -> Usage {
         std::mem::take(&mut self.usage)

@@ -1,8 +1,8 @@
-//! Flattening: layers onto one another, by the table in docs/design.md ("Flattening").
+//! Flattening: layers are applied onto one another, by the table in docs/design.md ("Flattening").
 //!
-//! A layer's entries are first applied in their order to a tree of their own ([`LayerTree`]), as onto an empty upper
-//! directory; then the whole layer is merged onto those below it ([`merge()`]), as overlayfs shows it. Only names and
-//! metadata are held; no path of the image ever touches the host.
+//! The entries of a layer are first applied in their order to a tree of the layer's own ([`LayerTree`]), as onto an empty upper
+//! directory; then the whole layer is merged onto those below it ([`merge()`]), as overlayfs shows it. Only names and metadata are
+//! in memory; no path of the image is ever used on the host.
 
 mod attributes;
 mod encoded;
@@ -23,14 +23,14 @@ pub use usage::Usage;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// What AUFS kept for itself at a layer's root.
+/// The prefix of internal names of AUFS in the root of a layer.
 const AUFS: &[u8] = b".wh..wh.";
-/// Entries that a layer may have: nodes and links are counted in 31 bits.
+/// Maximum number of entries of a layer: nodes and links are counted in 31 bits.
 const MAX_ENTRIES: usize = 1 << 31;
-/// Links that one name may lead through, as in Linux.
+/// Maximum number of symlinks that are followed on one path, as in Linux.
 const MAX_LINKS_FOLLOWED: usize = 40;
 
-/// Why an entry cannot be applied.
+/// The reason why an entry cannot be applied.
 #[derive(Debug, thiserror::Error)]
 #[error("`{path}`: {reason}")]
 pub struct FlattenError {
@@ -49,7 +49,7 @@ fn refuse(path: &[u8], reason: impl Into<String>) -> FlattenError {
     FlattenError { path: Display(path).to_string(), reason: reason.into(), kind: ErrorKind::Input }
 }
 
-/// Returns an entry's metadata as Linux keeps it, or refuses what is legal in a tar, but nothing that ext4 can store.
+/// Returns an entry's metadata as Linux stores it, or refuses metadata that is legal in a tar but cannot be stored by ext4.
 fn storable(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Metadata, FlattenError> {
     check_storable(path, attributes::of_new(path, metadata, kind)?, kind)
 }
@@ -61,21 +61,21 @@ fn check_storable(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Metada
     }
 }
 
-/// A node of a layer's own tree.
+/// The index of a node in a layer's own tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct NodeId(u32);
 
 #[derive(Debug)]
 enum LayerNode {
-    /// Behind a pointer: there are many more of the others.
+    /// A directory. It is behind a pointer, since most nodes are of other kinds.
     Directory(Box<LayerDirectory>),
     Other(Metadata, Kind),
-    /// What became of it when the layer was merged.
+    /// The inode that the node became when the layer was merged.
     Placed(InodeId),
 }
 
 impl LayerNode {
-    /// Applies a hard link's metadata to what it shares.
+    /// Applies the metadata of a hard link's entry to the inode that it shares.
     fn relabel(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), FlattenError> {
         let Self::Other(present, kind) = self else { unreachable!("hard links never lead to directories") };
         *present = check_storable(path, attributes::of_present(path, present, metadata, kind)?, kind)?;
@@ -83,26 +83,26 @@ impl LayerNode {
     }
 }
 
-/// A directory as one layer sees it.
+/// A directory in one layer.
 #[derive(Debug, Default)]
 struct LayerDirectory {
     /// `None` where no entry of the layer describes it.
     metadata: Option<Metadata>,
     children: BTreeMap<Box<[u8]>, ChildEntry>,
-    /// Names whose entries of lower layers are hidden, and since when.
+    /// Names that are hidden in lower layers, and the step from which they are.
     whiteouts: BTreeMap<Box<[u8]>, Step>,
-    /// Since when all entries of lower layers are hidden.
+    /// The step from which all entries of lower layers are hidden.
     opaque: Option<Step>,
 }
 
-/// An entry's place in its layer: what came before can be told from what came behind.
+/// The position of an entry in its layer, which orders the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct Step(u32);
 
-/// A child, and since when it is there.
+/// A child of a directory, and the step from which it exists.
 #[derive(Debug, Clone, Copy)]
 struct ChildEntry {
-    /// In 31 bits, and the top one for a link: there may be millions.
+    /// The index in 31 bits, and the top bit for a link: there may be millions.
     child: u32,
     since: Step,
 }
@@ -110,7 +110,7 @@ struct ChildEntry {
 #[derive(Debug, Clone, Copy)]
 enum Child {
     Node(NodeId),
-    /// A hard link whose target is not in the layer alone; the index into `links`.
+    /// A hard link whose target may be in a lower layer; the index into `links`.
     Link(u32),
 }
 
@@ -133,7 +133,7 @@ impl ChildEntry {
     }
 }
 
-/// A hard link that is resolved when the layers below are known.
+/// A hard link that is resolved when the layer is merged.
 #[derive(Debug)]
 struct Link {
     path: Vec<u8>,
@@ -141,23 +141,23 @@ struct Link {
     at: Step,
 }
 
-/// Metadata that a hard link's entry gives to the inode that it shares.
+/// The metadata of a hard link's entry, for the inode that it shares.
 #[derive(Debug)]
 struct Relabel {
-    /// A node or a link, as in [`ChildEntry`].
+    /// The node or link.
     child: ChildEntry,
     path: Vec<u8>,
     metadata: Metadata,
 }
 
-/// What one layer says, its entries applied in their order.
+/// The tree of one layer, its entries applied in their order.
 #[derive(Debug)]
 pub struct LayerTree {
     nodes: Vec<LayerNode>,
     links: Vec<Link>,
-    /// From the first hard link on whose target is not in the layer alone; what came before is applied already.
+    /// Relabels from the first hard link on whose target may be in a lower layer; earlier ones were applied at once.
     relabels: Vec<Relabel>,
-    /// Children that later entries of the layer replaced, oldest first: hard links between the two saw them.
+    /// Children that later entries of the layer replaced, oldest first: a hard link in between refers to them.
     replaced: BTreeMap<(NodeId, Box<[u8]>), Vec<ChildEntry>>,
     step: Step,
     usage: Usage,
@@ -201,7 +201,7 @@ impl LayerTree {
         if let Some(part) = parts.iter().find(|part| part.len() > MAX_NAME) {
             let reason =
                 format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", part.len());
-            // Where it is, without the long name itself.
+            // The error names the directory, without the long name itself.
             let above: Vec<_> = parts.iter().take_while(|part| part.len() <= MAX_NAME).copied().collect();
             let directory = if above.is_empty() { b"/".to_vec() } else { above.join(&b'/') };
             return Err(FlattenError { kind: ErrorKind::Unsupported, ..refuse(&directory, reason) });
@@ -236,13 +236,14 @@ impl LayerTree {
         Ok(())
     }
 
-    /// Returns what the layer takes so far, in memory and on a device.
+    /// Returns the usage of the layer so far, in memory and on the device.
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// What the layer has at `path`, with no symlink on the way; `None` for a directory, and for a link that leads below.
+    /// Returns the kind of what the layer has at `path`, without following symlinks; `None` for a directory, and for a hard link to
+    /// a lower layer.
     #[must_use]
     pub fn kind_at(&self, path: &[u8]) -> Option<&Kind> {
         match self.own(&components(path))? {
@@ -254,7 +255,7 @@ impl LayerTree {
         }
     }
 
-    /// Whether this layer hides what a lower one has at `path`, no directory.
+    /// Returns whether this layer hides what a lower one has at `path`, if that is not a directory.
     #[must_use]
     pub fn hides(&self, path: &[u8]) -> bool {
         let mut at = Self::ROOT;
@@ -279,7 +280,8 @@ impl LayerTree {
         self.describe_directory(path, Self::ROOT, metadata)
     }
 
-    /// A directory keeps the entries that the layer gave it before; anything else of its name goes.
+    /// Applies the entry of a directory, which keeps its entries if the layer already has it; anything else of its name is
+    /// replaced.
     fn apply_directory(
         &mut self,
         path: &[u8],
@@ -299,7 +301,7 @@ impl LayerTree {
         self.describe_directory(path, id, metadata)
     }
 
-    /// An entry for a directory that the layer described before changes what it said.
+    /// Sets the metadata of a directory; if the layer described it before, the entry changes that metadata.
     fn describe_directory(&mut self, path: &[u8], id: NodeId, metadata: Metadata) -> Result<(), FlattenError> {
         let kind = Kind::Directory(Box::default());
         let metadata = match &self.directory(id).metadata {
@@ -313,7 +315,7 @@ impl LayerTree {
 
     fn hard_link(&mut self, path: &[u8], target: Vec<u8>, metadata: Metadata) -> Result<Child, FlattenError> {
         let parts = components(&target);
-        // What stands at the link's own place goes before the link is made.
+        // The link would replace its own target.
         if parts.starts_with(&components(path)) {
             return Err(refuse(path, format!("a hard link to `{}`, which it replaces", Display(&target))));
         }
@@ -335,7 +337,8 @@ impl LayerTree {
         Ok(child)
     }
 
-    /// What is no directory at `parts` where the layer has all of them itself, without a symlink on the way.
+    /// Returns the child at `parts` if it is not a directory and the layer has all directories above it, without following
+    /// symlinks.
     fn own(&self, parts: &[&[u8]]) -> Option<Child> {
         let (name, above) = parts.split_last()?;
         let mut at = Self::ROOT;
@@ -356,7 +359,7 @@ impl LayerTree {
         &self.nodes[id.0 as usize]
     }
 
-    /// The directory at `parts`, made where the layer has none; its own symlinks are followed, never out of the root.
+    /// Returns the directory at `parts`, and creates missing ones. Symlinks of this layer are followed, never out of the root.
     fn directory_at(&mut self, path: &[u8], parts: &[&[u8]]) -> Result<NodeId, FlattenError> {
         let mut stack = vec![Self::ROOT];
         let mut todo: Vec<Vec<u8>> = Vec::new();
@@ -428,7 +431,7 @@ impl LayerTree {
         }
     }
 
-    /// What the layer had at a name before `step`.
+    /// Returns what the layer had at a name before `step`.
     fn child_before(&self, parent: NodeId, name: &[u8], step: Step) -> Option<Child> {
         let now = self.directory(parent).children.get(name)?;
         let earlier = || {
@@ -451,12 +454,12 @@ impl LayerTree {
     }
 }
 
-/// A place in a layer's or a tree's lists.
+/// Converts an index in a list of a layer or a tree.
 fn index(place: usize) -> u32 {
     u32::try_from(place).expect("apply() counts entries, next_id() inodes")
 }
 
-/// What a whiteout hides.
+/// The names that a whiteout hides.
 enum Hidden<'a> {
     All,
     Name(&'a [u8]),
@@ -472,7 +475,7 @@ fn whiteout<'a>(path: &[u8], name: &'a [u8], kind: &EntryKind) -> Result<Option<
             _ => Ok(Some(Hidden::Name(hidden))),
         };
     }
-    // As overlayfs keeps them.
+    // The form of whiteouts in overlayfs.
     let overlay = *kind == EntryKind::CharDevice(DeviceNumber { major: 0, minor: 0 });
     Ok(overlay.then_some(Hidden::Name(name)))
 }

@@ -1,9 +1,8 @@
-//! Layers in: inflated and checked, their entries applied, and their chunks sealed as they come.
+//! Reading of layers: they are decompressed and checked, their entries are applied, and their chunks are sealed meanwhile.
 //!
-//! The top layer is read first, so that what is hidden is known when the layers below are read. A layer whose chunks
-//! cannot be made at once (its order is unusual, or layers above it are still being read) is kept: a plain tar is read again from
-//! where it is, any other goes to a file without a name in the temporary directory, so nothing is left behind however the
-//! process ends.
+//! The top layer is read first, so that it is known what it hides when the layers below are read. A layer whose chunks cannot be
+//! sealed at once (its order is unusual, or layers above it are still being read) is read later from its file if it is a plain tar.
+//! Any other is spooled to an unlinked temporary file, so that nothing is left behind however the process ends.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -27,42 +26,42 @@ use crate::source::{Blob, Image, LayerReader, LayerSource, Limits};
 use crate::threads::side_by_side;
 use crate::{Error, ErrorKind, Result};
 
-/// Most runs of all sparse files of a layer.
+/// Maximum number of runs in all sparse files of a layer.
 const MAX_RUNS: usize = 1 << 22;
 
-/// An image's layers, applied onto one another.
+/// An image after all of its layers have been read and merged.
 pub struct FlattenedImage {
-    /// What they make together.
+    /// The tree of all layers.
     pub tree: Tree,
-    /// What each is.
+    /// The layers, base first.
     pub layers: Vec<IngestedLayer>,
 }
 
-/// A layer that was read and found true.
+/// A layer that was read and is authentic, or was taken from the cache.
 #[derive(Debug)]
 pub struct IngestedLayer {
-    /// The digest of its tar.
+    /// The digest of the uncompressed tar.
     pub diff_id: Sha256,
-    /// Bytes of its tar.
+    /// The length of the uncompressed tar, in bytes.
     pub tar_bytes: u64,
-    /// What became of its files' bytes.
+    /// The state of its files' bytes.
     pub bytes: TarBytes,
-    /// What of the limits it was charged.
+    /// The usage that was charged to the limits.
     pub usage: Usage,
 }
 
-/// What became of a layer's files' bytes.
+/// The state of a layer's files' bytes.
 #[derive(Debug)]
 pub enum TarBytes {
-    /// Its segment's chunks were handed over; how everything was placed in them ([`super::segment::digest_of`]).
+    /// The chunks of the segment were handed over, with this placement ([`super::segment::digest_of`]).
     Sealed(Blake3),
-    /// It is a plain tar.
+    /// They are in this plain tar.
     InPlace(Blob),
-    /// Its tar was kept.
+    /// The tar was spooled to this file.
     Spooled(File),
-    /// It was not read: what is in it was known.
+    /// The layer was taken from the cache, and not read.
     Known,
-    /// Its chunks were handed over by their place on the device.
+    /// The chunks were handed over by their index on the device.
     Emitted,
 }
 
@@ -76,14 +75,14 @@ impl LayerBytes for Vec<IngestedLayer> {
     }
 }
 
-/// How layers are read.
+/// The reader of an image's layers.
 pub struct Ingest<'a> {
     image: &'a Image,
     limits: Limits<'a>,
     sealing: Option<&'a Sealing<'a>>,
     known: Option<KnownLayers<'a>>,
     progress: &'a dyn Progress,
-    /// Uncompressed bytes of the layers that were read.
+    /// Uncompressed size of the layers that were read, in bytes.
     size: AtomicU64,
     budget: Budget,
 }
@@ -94,8 +93,8 @@ struct ReadLayer {
 }
 
 impl<'a> Ingest<'a> {
-    /// For the layers of `image`, of which those that are `known` are not read. `sealing` takes the chunks that can be made at once;
-    /// without it, no layer's bytes are wanted.
+    /// Creates a reader of the layers of `image`; those in the cache `known` are not read. `sealing` receives the chunks that can
+    /// be sealed at once; without it, no layer is spooled.
     pub fn new(
         image: &'a Image,
         limits: Limits<'a>,
@@ -107,10 +106,10 @@ impl<'a> Ingest<'a> {
         Self { image, limits, sealing, known, progress, size: AtomicU64::new(0), budget }
     }
 
-    /// Reads and flattens all layers, `at_once` of them side by side.
+    /// Reads and flattens all layers, `at_once` of them concurrently.
     ///
     /// # Errors
-    /// `Corrupt` where a layer is not what its digests say, `Input` or `Unsupported` for an entry, naming layer and entry.
+    /// `Corrupt` where a layer does not match its digests, `Input` or `Unsupported` for an entry, naming layer and entry.
     pub fn all(&self, at_once: usize) -> Result<FlattenedImage> {
         // From the top down, as they are read.
         let mut known: Vec<_> = (0..self.image.layers.len()).rev().map(|index| self.recall(index)).collect();
@@ -134,7 +133,7 @@ impl<'a> Ingest<'a> {
         Ok(FlattenedImage { tree, layers })
     }
 
-    /// What errors call a layer.
+    /// Returns the name of a layer in errors.
     #[must_use]
     pub fn layer_name(&self, index: usize) -> String {
         let layer = &self.image.layers[index];
@@ -143,7 +142,7 @@ impl<'a> Ingest<'a> {
         format!("layer {} of {} ({name})", index + 1, self.image.layers.len())
     }
 
-    /// What is known of a layer, where that is within the limits.
+    /// Returns a layer from the cache, if it is there and within the limits.
     fn recall(&self, index: usize) -> Option<ReadLayer> {
         let diff_id = self.image.layers[index].diff_id?;
         let KnownLayer { tree, measures } = self.known?.layer(diff_id)?;
@@ -158,7 +157,7 @@ impl<'a> Ingest<'a> {
         Some(ReadLayer { tree: Arc::new(tree), what })
     }
 
-    /// From the top down those that are not `known`.
+    /// Reads the layers that are not `known`, from the top down.
     fn read_all(&self, at_once: usize, known: Vec<Option<ReadLayer>>) -> Result<Vec<ReadLayer>> {
         let count = known.len();
         let (begun, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -176,7 +175,7 @@ impl<'a> Ingest<'a> {
                 };
                 let layer = self.read(index, above.as_deref());
                 if layer.is_err() {
-                    // The others need not start, nor wait for what is on its way.
+                    // The other threads need not start a layer, nor wait for a download.
                     stop.store(true, Ordering::Relaxed);
                     self.image.layers.iter().for_each(|layer| layer.blob.give_up());
                 }
@@ -208,7 +207,7 @@ impl<'a> Ingest<'a> {
         read.map_err(|error| error.within(self.layer_name(index)))
     }
 
-    /// Reads a layer again whose chunks turned out to be others than `before`, and keeps it.
+    /// Reads a layer again whose placement in `before` is not that of the layout, and spools it.
     ///
     /// # Errors
     /// As [`Ingest::all`].
@@ -219,27 +218,27 @@ impl<'a> Ingest<'a> {
     }
 }
 
-/// The trees of `layers`, where all of them are there.
+/// Returns the trees of `layers`; `None` unless all of them have been read.
 fn above(layers: &[Option<Result<ReadLayer>>]) -> Option<Vec<Arc<LayerTree>>> {
     layers.iter().map(|slot| Some(Arc::clone(&slot.as_ref()?.as_ref().ok()?.tree))).collect()
 }
 
-/// One layer on its way in.
+/// The read of one layer.
 struct LayerIngest<'a> {
     ingest: &'a Ingest<'a>,
     layer: LayerIndex,
     source: &'a LayerSource,
-    /// Bytes of the blob that progress heard of.
+    /// Number of bytes of the blob that were reported as progress.
     reported: u64,
 }
 
 impl LayerIngest<'_> {
-    /// How many bytes it may have.
+    /// Returns the uncompressed size that the layer may have, in bytes.
     fn left(&self) -> u64 {
         self.ingest.limits.max_size.saturating_sub(self.ingest.size.load(Ordering::Relaxed))
     }
 
-    /// In one pass; `None` where that cannot be.
+    /// Reads the layer and seals its chunks in one pass; `None` where its order does not allow that.
     fn seal(&mut self, mut segment: SegmentWriter<'_>) -> Result<Option<ReadLayer>> {
         let (limits, budget) = (self.ingest.limits, &self.ingest.budget);
         let mut reader = self.source.read(self.left())?;
@@ -266,7 +265,7 @@ impl LayerIngest<'_> {
         let to = to.map(|file| BufWriter::with_capacity(1 << 20, file));
         let mut copy = CopyingReader { from: &mut reader, to, failed: None, reading: self };
         let walked = walk(&mut copy, limits, budget, None);
-        // A full disk is not the stream's fault.
+        // A full disk is reported instead of the error of the stream.
         copy.finish().map_err(|error| Error::file(temp, error))?;
         let (tree, measures) = match walked {
             Ok(walked) => walked,
@@ -285,7 +284,7 @@ impl LayerIngest<'_> {
         bytes: TarBytes,
     ) -> Result<ReadLayer> {
         let (diff_id, tar_bytes) = reader.finish()?;
-        // Layers that were read at the same time did not know of each other.
+        // The check before the read did not count layers that were read concurrently.
         let (read, most) = (self.ingest.size.fetch_add(tar_bytes, Ordering::Relaxed), self.ingest.limits.max_size);
         if tar_bytes > most.saturating_sub(read) {
             let message = format!("the layers have more than the {most} bytes uncompressed that --max-size allows");
@@ -309,7 +308,7 @@ impl LayerIngest<'_> {
     }
 }
 
-/// Why a walk ended before the layer did.
+/// The reason why a walk ended before the end of the layer.
 enum WalkError {
     Unordered,
     Failed(Error),
@@ -358,12 +357,12 @@ fn walk(
     Ok((tree, Measures { largest_file: largest, sparse_bytes: bytes, usage, ..Measures::default() }))
 }
 
-/// What the files of a layer take; in a sparse one a run of one byte costs a record here, and a block of the device.
+/// The sizes of a layer's files. In a sparse file, a run of one byte takes a record in memory and a block on the device.
 #[derive(Default)]
 struct Sizes {
     runs: usize,
     bytes: u64,
-    /// The largest file of any kind.
+    /// The size of the largest file, sparse or not, in bytes.
     largest: u64,
 }
 
@@ -403,7 +402,7 @@ fn tar_error(error: TarError) -> Error {
     }
 }
 
-/// Copies what is read through it, and tells of progress.
+/// A reader that spools what is read through it, and reports progress.
 struct CopyingReader<'a, 'b, 'c, W: Write> {
     from: &'a mut LayerReader<'b>,
     to: Option<BufWriter<W>>,

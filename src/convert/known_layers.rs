@@ -1,7 +1,7 @@
-//! What earlier conversions learned of layers: what is in them, and which chunks they became.
+//! The layers in the conversion cache: their trees, and the chunks that they became.
 //!
-//! A layer's tree is known by its DiffID. Its chunks are known by its DiffID and by how its files were placed, which says
-//! also what the layers above hide ([`super::segment::digest_of`]); that a store has them is for the store to say.
+//! The key of a tree is the layer's DiffID. The key of its chunks is the DiffID and the digest of the placement, which includes
+//! what the layers above hide ([`super::segment::digest_of`]). Whether a store has the chunks is not cached here.
 
 use std::io::{self, Write};
 
@@ -12,43 +12,44 @@ use crate::crypto::{ChunkKey, Codec};
 use crate::digest::{Blake3, Sha256};
 use crate::fs::ext4::layout::EPOCH;
 
-/// What was learned by another version of the program is not believed: it may read tars otherwise, or refuse more.
+/// The version in the names of entries: entries of other versions are not used, since those may read tars differently or refuse
+/// more.
 const MADE_BY: &[u8] = concat!(env!("CARGO_PKG_VERSION"), " 3").as_bytes();
 
-/// Bytes of a chunk's record.
+/// Length of a chunk's record, in bytes.
 const RECORD: usize = 4 + 32 + 32 + 4 + 32;
 
-/// The part of a cache that knows layers.
+/// The part of a conversion cache with layers.
 #[derive(Clone, Copy)]
 pub struct KnownLayers<'a> {
     cache: &'a Cache,
     codec: Codec,
 }
 
-/// A layer that need not be read to know what is in it.
+/// A layer from the cache, which need not be read.
 #[derive(Debug)]
 pub struct KnownLayer {
-    /// What it says.
+    /// The layer's tree.
     pub tree: LayerTree,
-    /// What limits ask about it.
+    /// Its sizes, for the limits.
     pub measures: Measures,
 }
 
-/// What a layer takes.
+/// The sizes of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measures {
-    /// Bytes of its tar.
+    /// The length of the uncompressed tar, in bytes.
     pub tar_bytes: u64,
-    /// The size of its largest file, holes included.
+    /// The size of the largest file, in bytes, holes included.
     pub largest_file: u64,
-    /// Bytes that its sparse files take on the device.
+    /// The space of sparse files on the device, in bytes.
     pub sparse_bytes: u64,
-    /// What its entries take.
+    /// The usage of the entries.
     pub usage: Usage,
 }
 
 impl<'a> KnownLayers<'a> {
-    /// Of `cache`, its chunks packed by `codec`.
+    /// Uses `cache` for chunks packed by `codec`.
     #[must_use]
     pub fn new(cache: &'a Cache, codec: Codec) -> Self {
         Self { cache, codec }
@@ -64,7 +65,7 @@ impl<'a> KnownLayers<'a> {
         self.cache.name("chunks-", &[MADE_BY, &EPOCH.to_le_bytes(), &packed, diff_id.as_bytes(), placed.as_bytes()])
     }
 
-    /// The layer `diff_id`, where it was read before.
+    /// Returns the layer `diff_id`; `None` where it is not cached.
     #[must_use]
     pub fn layer(&self, diff_id: Sha256) -> Option<KnownLayer> {
         self.cache.read(&self.layer_name(diff_id), |mut from| {
@@ -76,13 +77,13 @@ impl<'a> KnownLayers<'a> {
             let (tar_bytes, largest_file, sparse_bytes) = (number()?, number()?, number()?);
             let usage = Usage { entries: number()?, memory_bytes: number()?, device_bytes: number()? };
             let measures = Measures { tar_bytes, largest_file, sparse_bytes, usage };
-            // The numbers are many and small.
+            // The numbers are many and small, so the reads are buffered.
             let mut from = io::BufReader::with_capacity(1 << 16, &mut from);
             Ok(KnownLayer { tree: LayerTree::decode(&mut from)?, measures })
         })
     }
 
-    /// The layer `diff_id` was read.
+    /// Writes the layer `diff_id` to the cache, unless it is there.
     pub fn remember_layer(&self, diff_id: Sha256, tree: &LayerTree, measures: Measures) {
         let name = self.layer_name(diff_id);
         if self.cache.has(&name) {
@@ -100,7 +101,7 @@ impl<'a> KnownLayers<'a> {
         });
     }
 
-    /// The chunks of the segment of the layer `diff_id` placed like this, by their number in it.
+    /// Returns the chunks of the segment of the layer `diff_id` with the placement `placed`, by their number in the segment.
     #[must_use]
     pub fn chunks(&self, diff_id: Sha256, placed: Blake3) -> Option<Vec<(u32, SealedChunk)>> {
         self.cache.read(&self.chunks_name(diff_id, placed), |from| {
@@ -116,7 +117,7 @@ impl<'a> KnownLayers<'a> {
         })
     }
 
-    /// The segment of the layer `diff_id` placed like this became these chunks.
+    /// Writes the chunks of the segment of the layer `diff_id` with the placement `placed` to the cache.
     pub fn remember_chunks(&self, diff_id: Sha256, placed: Blake3, chunks: impl Iterator<Item = (u32, SealedChunk)>) {
         self.cache.write(&self.chunks_name(diff_id, placed), |to| {
             for (number, chunk) in chunks {

@@ -52,12 +52,12 @@ use seal::{Sealer, Sealing};
 pub use options::Options;
 pub use report::{Converted, Counts, Share};
 
-/// Where a conversion's chunks go, and what it may know before.
+/// The store and the conversion cache of a conversion.
 #[derive(Clone, Copy, Default)]
 pub struct Target<'a> {
-    /// The putting half of a store; `None` for a conversion that only counts.
+    /// The uploading half of a store; `None` for a conversion that only counts.
     pub store: Option<&'a dyn PutIfAbsent>,
-    /// What earlier conversions learned.
+    /// The conversion cache; `None` for a conversion without one.
     pub cache: Option<&'a Cache>,
 }
 
@@ -139,7 +139,7 @@ pub fn convert(
     Ok(device.into_manifest(image, image.whole_config()?, salt, options))
 }
 
-/// Reads and flattens `image`, and makes no chunks: to tell what stands where.
+/// Reads and flattens `image` without chunks, to look up what is where on the device.
 ///
 /// # Errors
 /// As [`convert`].

@@ -7,45 +7,46 @@ use crate::progress::Progress;
 use crate::source::Limits;
 use crate::store::RootId;
 
-/// Most uncompressed bytes of an image where nothing else is said.
+/// The default limit on the uncompressed size of an image, in bytes.
 const DEFAULT_MAX_SIZE: u64 = 64 << 30;
-/// Most entries of an image where nothing else is said: fifty times a large application of Node.js, in less than a gigabyte of memory.
+/// The default limit on the number of entries of an image: fifty times a large Node.js application, in less than a gigabyte of
+/// memory.
 const DEFAULT_MAX_ENTRIES: u64 = 4 << 20;
 
-/// What a conversion can be told.
+/// The parameters of a conversion.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How chunks are packed.
+    /// The codec of the chunks.
     pub codec: Codec,
-    /// Bytes left free for a writable mount.
+    /// Free space to reserve for writable mounts, in bytes.
     pub free: u64,
-    /// How many threads work.
+    /// The number of threads that decompress and seal.
     pub threads: usize,
-    /// Where inflated layers are kept, in files without a name.
+    /// The directory for spooled layers, which are unlinked temporary files.
     pub temp: PathBuf,
-    /// Most uncompressed bytes of the layers together, and most bytes that they take on the device; `None` for 64 GiB. Where it is given, no file may be larger either, holes
-    /// included.
+    /// Maximum uncompressed size of all layers together, and maximum space that they take on the device, in bytes; `None` for 64
+    /// GiB. If it is given, it limits each file as well, holes included.
     pub max_size: Option<u64>,
-    /// Most entries of the layers together, with the directories that no entry describes; `None` for 4,194,304.
+    /// Maximum number of entries of all layers together, including directories that no entry describes; `None` for 4,194,304.
     pub max_entries: Option<u64>,
-    /// Where chunks are collected together.
+    /// The root under which the chunks are stored and collected.
     pub root: RootId,
     /// A stable name for key policies; may be empty.
     pub application: String,
-    /// Where the chunks go, as a hint for readers.
+    /// The store of the chunks, as a hint for readers.
     pub store_hint: String,
-    /// Most bytes that may be put; with more, the conversion fails, though what was put stays.
+    /// Maximum number of bytes to upload; with more, the conversion fails, and what was uploaded stays in the store.
     pub max_new_bytes: Option<u64>,
 }
 
 impl Options {
-    /// Returns what unpacking may take; `progress` receives how far the input is read.
+    /// Returns the limits on unpacking; `progress` receives how far the input has been read.
     #[must_use]
     pub fn limits<'a>(&'a self, progress: &'a dyn Progress) -> Limits<'a> {
         Limits {
             temp: &self.temp,
             max_size: self.max_size.unwrap_or(DEFAULT_MAX_SIZE),
-            // Holes cost nothing here, and images have them: a lastlog of over 1 TiB is nothing unusual.
+            // Holes take no space, and images have them: a lastlog of over 1 TiB is common.
             max_file: self.max_size.unwrap_or(u64::MAX),
             max_entries: self.max_entries.unwrap_or(DEFAULT_MAX_ENTRIES),
             progress,

@@ -1,4 +1,4 @@
-//! Where a pipeline finds a block manifest again: in the registry, beside the image that it is of.
+//! Publication of a block manifest in a registry, as a referrer of its image or under a tag.
 
 use oci_spec::image::Descriptor;
 
@@ -8,7 +8,7 @@ use crate::registry::{Client, RegistryRef, Settings};
 use crate::source::{Image, Platform, Top, top_of};
 use crate::{Error, ErrorKind, Result};
 
-/// A place in a registry that will take a block manifest.
+/// A repository that accepts a block manifest.
 pub struct Publication {
     client: Client,
     subject: Option<Descriptor>,
@@ -16,13 +16,13 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// For the block manifest of `image`, to be put into the repository of `target`, once that said that it would take it.
+    /// Prepares to push the block manifest of `image` to the repository of `target`, and checks that the registry accepts pushes.
     ///
-    /// A tag of `target` that names the image there is how the image is found, and stays what it is; any other becomes the block
+    /// A tag of `target` that names the image itself only identifies the image, and is not changed; any other tag becomes the block
     /// manifest's own.
     ///
     /// # Errors
-    /// `Input` where the tag names another image, or nothing says which image it is; those of the registry.
+    /// `Input` where the tag names another image, or the image in the repository is unknown; those of the registry.
     pub fn prepare(
         target: &RegistryRef,
         image: &Image,
@@ -58,13 +58,13 @@ impl Publication {
         Ok(Self { client, subject, tag })
     }
 
-    /// Returns whether the block manifest gets a tag of its own, and not only a place beside its image.
+    /// Returns whether the block manifest gets a tag of its own, in addition to being a referrer of its image.
     #[must_use]
     pub fn has_own_tag(&self) -> bool {
         self.tag.is_some()
     }
 
-    /// Puts the block manifest `bytes`; the digest under which the registry has it.
+    /// Pushes the block manifest `bytes`, and returns its digest in the registry.
     ///
     /// # Errors
     /// Those of the registry.

@@ -2,45 +2,45 @@
 
 use crate::manifest::OpenManifest;
 
-/// Chunks and bytes of a conversion.
+/// Numbers of chunks and bytes of a conversion.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Chunks of the device that are all zero, and stored nowhere.
+    /// Chunks of the device that are all zero, which are not stored.
     pub zero_chunks: u64,
-    /// Chunks that were not in the store before.
+    /// Chunks that were not in the store before, and were uploaded.
     pub put_chunks: u64,
-    /// Their bytes as stored.
+    /// The stored size of these chunks, in bytes.
     pub put_bytes: u64,
-    /// Chunks that the store says it had.
+    /// Chunks that the store already had, by its own answer.
     pub claimed_chunks: u64,
-    /// Chunks that an earlier conversion saw stored there, and that were not sent.
+    /// Chunks that an earlier conversion stored, and that were not sent again.
     pub known_chunks: u64,
-    /// Bytes of all distinct chunks as stored.
+    /// The stored size of all distinct chunks, in bytes.
     pub stored_bytes: u64,
 }
 
-/// What a part of the device has in the store.
+/// The share of one part of the device in the stored chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Share {
-    /// Its distinct chunks.
+    /// The number of distinct chunks.
     pub chunks: u64,
-    /// Their bytes as stored.
+    /// The stored size of these chunks, in bytes.
     pub stored_bytes: u64,
-    /// Those that were not in the store before.
+    /// The number of chunks that were not in the store before.
     pub new_chunks: u64,
-    /// Their bytes as stored.
+    /// The stored size of these chunks, in bytes.
     pub new_bytes: u64,
-    /// Whether it was read, and not known from a cache.
+    /// Whether the part was read, and not taken from the conversion cache.
     pub read: bool,
 }
 
-/// A finished conversion.
+/// The result of a finished conversion.
 #[derive(Debug)]
 pub struct Converted {
-    /// The block manifest, not yet sealed.
+    /// The block manifest, not encrypted yet.
     pub manifest: OpenManifest,
-    /// The metadata's share, then each layer's; a chunk in two of them counts in the first.
+    /// The share of the metadata, then that of each layer; a chunk in two parts counts in the first.
     pub shares: Vec<Share>,
-    /// What it took.
+    /// The counts of the whole conversion.
     pub counts: Counts,
 }

@@ -1,9 +1,8 @@
-//! Chunks, sealed and put by several threads; the result does not depend on their number or order.
+//! Packing, encryption and upload of chunks by several threads; the result does not depend on their number or order.
 //!
-//! Whoever makes chunks (the layers' readers, the layout) hands them to a [`Sealing`]; its threads pack, seal and put them.
-//! A store that makes each put wait has threads of its own, one for each put in flight. A bounded number of chunks wait, so
-//! makers run no faster than chunks can be put. The first chunk of a device comes last: the
-//! UUID in it is made of all chunks.
+//! The readers of layers and the layout hand chunks to a [`Sealing`], whose threads pack, encrypt and upload them. A store with
+//! slow uploads has threads of its own, one for each upload in flight. The queue is bounded, so chunks are produced no faster than
+//! they are uploaded. The first chunk of a device comes last, since its UUID is derived from all chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,65 +20,65 @@ use crate::store::{ObjectName, PutIfAbsent, PutOutcome, RootId};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const CHUNK: usize = CHUNK_SIZE as usize;
-/// Chunks made ahead of the threads that seal.
+/// Number of chunks in the queue of the threads that seal.
 const AHEAD: usize = 16;
 
-/// How chunks are sealed, and where they go.
+/// The parameters of sealing and upload.
 #[derive(Clone, Copy)]
 pub struct Sealer<'a> {
-    /// The dedup scope's.
+    /// The salt of the dedup scope.
     pub salt: &'a Salt,
-    /// How they are packed.
+    /// The codec of the chunks.
     pub codec: Codec,
-    /// `None` for a conversion that only counts.
+    /// The store and the root; `None` for a conversion that only counts.
     pub store: Option<(&'a dyn PutIfAbsent, &'a RootId)>,
-    /// Most bytes that may be new there.
+    /// Maximum number of bytes to upload.
     pub max_new_bytes: Option<u64>,
 }
 
-/// Where a chunk belongs.
+/// The position of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChunkPlace {
-    /// In a layer's segment, by its number there: where segments start is known only when all layers are.
+    /// In a layer's segment, by its number there: the start of a segment is known only when all layers are.
     Segment(LayerIndex, u32),
-    /// On the device.
+    /// On the device, by its index.
     Device(ChunkIndex),
 }
 
-/// A chunk that was sealed, and put where there is a store.
+/// A chunk that was sealed, and uploaded if there is a store.
 #[derive(Debug, Clone)]
 pub struct SealedChunk {
-    /// Where it is stored.
+    /// The SHA-256 of the stored bytes.
     pub name: Sha256,
-    /// What opens it.
+    /// The key that decrypts it.
     pub key: ChunkKey,
-    /// Bytes as stored.
+    /// The stored length, in bytes.
     pub stored: u32,
-    /// Of its plaintext without trailing zeros.
+    /// The digest of the plaintext without trailing zeros.
     pub leaf: Blake3,
 }
 
-/// What sealing came to so far.
+/// The chunks that were sealed, and the counts of uploads.
 #[derive(Debug, Default)]
 pub struct SealedChunks {
     /// Every chunk that is not all zero.
     pub chunks: BTreeMap<ChunkPlace, SealedChunk>,
-    /// Chunks that were not in the store before.
+    /// Number of chunks that were not in the store before.
     pub put_chunks: u64,
-    /// Their bytes as stored.
+    /// The stored size of these chunks, in bytes.
     pub put_bytes: u64,
-    /// Chunks that the store says it had.
+    /// Number of chunks that the store already had, by its own answer.
     pub claimed_chunks: u64,
-    /// Chunks that an earlier conversion saw stored.
+    /// Number of chunks that an earlier conversion stored.
     pub known_chunks: u64,
     /// Names of the chunks that were not in the store before.
     pub new: BTreeSet<Sha256>,
-    /// Names that were put or claimed, or are about to be.
+    /// Names of all chunks that were uploaded, or are queued for it.
     names: BTreeSet<Sha256>,
     failed: Option<Error>,
 }
 
-/// What the threads share.
+/// The shared state of the threads.
 #[derive(Default)]
 struct Shared {
     sealed: Mutex<SealedChunks>,
@@ -88,8 +87,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// Does `each` of what comes until nothing more can; what is left when one failed is taken and dropped, so that makers
-    /// do not wait for room.
+    /// Handles jobs with `each` until the queue is closed. After a failure the remaining jobs are received and dropped, so that no
+    /// producer blocks on a full queue.
     fn work<T>(&self, jobs: &Mutex<Receiver<T>>, mut each: impl FnMut(T) -> Result<()>) {
         loop {
             let job = jobs.lock().expect("no thread panics with it").recv();
@@ -125,9 +124,9 @@ impl Shared {
         Ok(())
     }
 
-    /// A buffer from those that were sealed, and with what was in them.
+    /// Returns a spare buffer with undefined content, or a new one.
     fn spare(&self) -> Vec<u8> {
-        // A chunk may be packed in place, which takes a tag more.
+        // A chunk may be packed and encrypted in place, which needs space for the tag.
         self.spare.lock().expect("no thread panics with it").pop().unwrap_or_else(|| Vec::with_capacity(MAX_SEALED))
     }
 
@@ -136,7 +135,7 @@ impl Shared {
     }
 }
 
-/// Threads that seal, and put.
+/// The threads that seal and upload chunks.
 pub struct Sealing<'scope> {
     sealer: Sealer<'scope>,
     jobs: SyncSender<(ChunkPlace, Vec<u8>)>,
@@ -144,7 +143,7 @@ pub struct Sealing<'scope> {
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
 }
 
-/// Keeps a thread that started; how many of its kind did, or why the first did not.
+/// Adds a thread that started to `running`. Returns how many of its kind have started, or the error if not even the first one has.
 fn keep<'scope>(
     running: &mut Vec<ScopedJoinHandle<'scope, ()>>,
     started: io::Result<ScopedJoinHandle<'scope, ()>>,
@@ -160,16 +159,16 @@ fn keep<'scope>(
     }
 }
 
-/// What a thread takes its work from.
+/// The receiving end of a queue that several threads share.
 type Jobs<T> = Arc<Mutex<Receiver<T>>>;
-/// A sealed chunk on its way.
+/// A sealed chunk in the upload queue.
 type Parcel = (Sha256, Vec<u8>);
 
 impl<'scope> Sealing<'scope> {
-    /// Starts `threads` of them, or as many as the system gives.
+    /// Starts `threads` threads that seal, or as many as the system allows.
     ///
     /// # Errors
-    /// `Unavailable` where it gives none.
+    /// `Unavailable` where no thread can be started.
     pub fn start<'env>(scope: &'scope Scope<'scope, 'env>, sealer: Sealer<'env>, threads: usize) -> Result<Self> {
         let (jobs, receive) = sync_channel(AHEAD);
         let (receive, shared) = (Arc::new(Mutex::new(receive)), Arc::<Shared>::default());
@@ -213,7 +212,7 @@ impl<'scope> Sealing<'scope> {
         Ok(Self { sealer, jobs, threads: running, shared })
     }
 
-    /// A buffer of a chunk's length, from those that were sealed, and with what was in them.
+    /// Returns a buffer of a chunk's length with undefined content.
     #[must_use]
     pub fn buffer(&self) -> Vec<u8> {
         let mut buffer = self.shared.spare();
@@ -221,10 +220,10 @@ impl<'scope> Sealing<'scope> {
         buffer
     }
 
-    /// Hands over the chunk at `place`; what is missing at its end is zeros.
+    /// Queues the chunk at `place`; a shorter chunk is extended with zeros.
     ///
     /// # Errors
-    /// `Internal` where a chunk before it failed; [`Sealing::finish`] says why.
+    /// `Internal` where an earlier chunk failed; [`Sealing::finish`] returns that error.
     pub fn put(&self, place: ChunkPlace, chunk: Vec<u8>) -> Result<()> {
         debug_assert!(chunk.len() <= CHUNK);
         let stopped = || Error::new(ErrorKind::Internal, "sealing stopped");
@@ -261,7 +260,7 @@ impl<'scope> Sealing<'scope> {
         true
     }
 
-    /// Waits for all that was handed over.
+    /// Waits for all queued chunks, and returns what was sealed.
     ///
     /// # Errors
     /// Those of the store, naming the object.
@@ -273,7 +272,7 @@ impl<'scope> Sealing<'scope> {
     }
 }
 
-/// Seals one more chunk, and adds it to `sealed`.
+/// Seals and uploads one more chunk, and adds it to `sealed`.
 ///
 /// # Errors
 /// Those of the store, naming the object.
@@ -287,7 +286,7 @@ struct Worker<'a> {
     sealer: Sealer<'a>,
     shared: &'a Shared,
     packer: Packer,
-    /// To the threads that put, where there are such.
+    /// The queue of the threads that upload, where there are such threads.
     parcels: Option<SyncSender<Parcel>>,
 }
 
@@ -307,7 +306,7 @@ impl Worker<'_> {
             match &self.parcels {
                 _ if !fresh => {}
                 None => self.shared.put(self.sealer, name, packed)?,
-                // Those who put are there as long as those who seal.
+                // The threads that upload run as long as those that seal.
                 Some(parcels) => {
                     let gone = |_| Error::new(ErrorKind::Internal, "the threads that put are gone");
                     parcels.send((name, std::mem::replace(packed, self.shared.spare()))).map_err(gone)?;

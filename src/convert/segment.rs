@@ -1,9 +1,9 @@
-//! A layer's segment, made while the layer is read: nearly all layers have their files in path order already, which is the
-//! order in the block image (docs/reference/formats/ext4-layout.md), so their chunks can be sealed as they come and nothing waits on disk.
+//! The chunks of a layer's segment, filled while the layer is read. Nearly all layers have their files in path order, which is the
+//! order in the block image (docs/reference/formats/ext4-layout.md), so their chunks can be sealed at once and nothing is spooled.
 //!
-//! That a layer is in order is known only at its end, and what of it the layers above hide only as far as they are known.
-//! So the writer notes what it placed where; [`digest_of`] says what the finished layout wants, and where the two differ
-//! the layer is read once more.
+//! Whether a layer is in order is known only at its end, and what the layers above hide only as far as they have been read. So the
+//! writer computes a digest of its placement; [`digest_of`] computes that of the finished layout, and where the two differ the
+//! layer is read again.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::{CHUNK_SIZE, Error};
 const CHUNK: u64 = CHUNK_SIZE as u64;
 const BLOCK: u64 = 4096;
 
-/// Why a segment cannot be made in one pass.
+/// The reason why a segment cannot be filled in one pass.
 #[derive(Debug)]
 pub enum SegmentError {
     /// The layer is not in path order.
     Unordered,
-    /// Its bytes cannot be had.
+    /// The layer cannot be read.
     Tar(TarError),
-    /// A chunk cannot be sealed or put.
+    /// A chunk cannot be sealed or uploaded.
     Sealing(Error),
 }
 
@@ -38,13 +38,13 @@ impl From<TarError> for SegmentError {
     }
 }
 
-/// Fills a part of what is written, from an offset on.
+/// Fills a part of a file's bytes, from an offset in it on.
 type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), SegmentError> + 'a;
 
-/// Makes the chunks of one layer's segment, ascending.
+/// A writer of the chunks of one layer's segment, ascending.
 pub struct SegmentWriter<'a> {
     layer: LayerIndex,
-    /// The layers above, all of them.
+    /// The trees of all layers above.
     above: &'a [Arc<LayerTree>],
     sealing: &'a Sealing<'a>,
     cursor: SegmentCursor,
@@ -56,19 +56,19 @@ pub struct SegmentWriter<'a> {
 /// The chunk that is being filled.
 struct PartialChunk {
     index: u32,
-    /// Of a chunk's length; what stands behind `filled` means nothing.
+    /// A buffer of a chunk's length; the content after `filled` is undefined.
     bytes: Vec<u8>,
     filled: usize,
 }
 
 impl<'a> SegmentWriter<'a> {
-    /// Nothing is placed yet.
+    /// Creates a writer of an empty segment.
     pub fn new(layer: LayerIndex, above: &'a [Arc<LayerTree>], sealing: &'a Sealing<'a>) -> Self {
         let (last, placed) = (Vec::new(), Blake3Hasher::default());
         Self { layer, above, sealing, cursor: SegmentCursor::default(), last, placed, chunk: None }
     }
 
-    /// Places what the tar's last entry brought at `path`, and reads its bytes.
+    /// Allocates the data of the tar's last entry, which is at `path`, and reads its bytes into chunks.
     ///
     /// # Errors
     /// [`SegmentError`].
@@ -103,7 +103,7 @@ impl<'a> SegmentWriter<'a> {
     fn file(&mut self, at: u64, content: &Content, tar: &mut TarReader<impl Read>) -> Result<(), SegmentError> {
         let (mut at, mut blocks) = (at, block_runs(content).into_iter().peekable());
         for Run { offset, length, source } in content.runs() {
-            // Blocks that no run touches take no address.
+            // Blocks that no run touches are not allocated.
             while let Some((first, count)) = blocks.next_if(|(first, count)| u64::from(first + count) * BLOCK <= offset)
             {
                 debug_assert!(u64::from(first) * BLOCK < offset);
@@ -116,7 +116,7 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
-    /// Puts `length` bytes at `at` of the segment, behind all that was put before; `read` yields those from an offset on.
+    /// Writes `length` bytes at offset `at` of the segment, after all earlier writes; `read` reads the bytes from an offset on.
     fn write(&mut self, at: u64, length: u64, read: &mut Fill<'_>) -> Result<(), SegmentError> {
         let mut done = 0;
         while done < length {
@@ -152,7 +152,7 @@ impl<'a> SegmentWriter<'a> {
         }
     }
 
-    /// The last chunk goes; what was placed.
+    /// Seals the last chunk, and returns the digest of the placement.
     ///
     /// # Errors
     /// Those of sealing.
@@ -162,7 +162,7 @@ impl<'a> SegmentWriter<'a> {
     }
 }
 
-/// What [`SegmentWriter::finish`] says where it placed everything as `layout` does.
+/// Returns the digest of the placement of `layer` in `layout`, as [`SegmentWriter::finish`] does for its own.
 #[must_use]
 pub fn digest_of(layout: &Layout<'_>, layer: LayerIndex) -> Blake3 {
     let mut placed = Blake3Hasher::default();
@@ -172,7 +172,7 @@ pub fn digest_of(layout: &Layout<'_>, layer: LayerIndex) -> Blake3 {
     placed.finish()
 }
 
-/// Everything that a segment's bytes depend on, apart from the layer's.
+/// Adds the placement of one inode to the digest: everything that the segment's bytes depend on, apart from those of the layer.
 fn note(placed: &mut Blake3Hasher, start: u32, visible: bool, kind: &Kind) {
     placed.update(&start.to_le_bytes());
     placed.update(&[u8::from(visible)]);

@@ -1,9 +1,9 @@
-//! The walk over one layer's tar stream: headers in, entries out, file bytes only located.
+//! The walk over one layer's tar stream, which returns entries; the bytes of files are located, and read only on request.
 //!
-//! USTAR, PAX, GNU, star and the four forms of sparse files, each read as Go's `archive/tar` reads it, because container
-//! engines use that package: the same bytes must never give another path here than there (docs/design.md, "Flattening").
-//! The walk is ours because an entry's place in the stream, sparse maps of the PAX forms, empty and binary xattr values and
-//! negative times are needed exactly. Bytes come from outside: every length is bounded before it is used.
+//! USTAR, PAX, GNU, star and the four forms of sparse files are read as Go's `archive/tar` reads them, because container engines
+//! use that package: the same bytes must never give another path here than there (docs/design.md, "Flattening"). The walk is
+//! implemented here because an entry's offset in the stream, sparse maps of the PAX forms, empty and binary xattr values and
+//! negative times are needed exactly. The stream is untrusted: every length is checked before it is used.
 
 mod header;
 mod pax;
@@ -20,50 +20,50 @@ use crate::fs::path::Display;
 use crate::fs::tree::{Content, Data, DeviceNumber, Metadata, Timestamp};
 
 const BLOCK: usize = 512;
-/// Most bytes of extended headers before one entry: over twice what Linux can store of names and xattrs together.
+/// Maximum size of the extended headers before one entry, in bytes: over twice what Linux can store of names and xattrs together.
 const MAX_EXTENDED: u64 = 8 << 20;
-/// Most bytes of a path: as many as Linux takes at once, its NUL not counted.
+/// Maximum length of a path, in bytes: the limit of a Linux system call, without the NUL.
 pub const MAX_PATH: usize = 4_096;
-/// The owner or group that `chown` takes for "leave it as it is".
+/// The owner or group that means "unchanged" to `chown`.
 pub const UNCHANGED: u32 = u32::MAX;
 
-/// Why a stream is no tar that can be converted.
+/// The reason why a stream is not a tar that can be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
-    /// The layer's bytes could not be had.
+    /// The layer cannot be read.
     #[error("cannot be read")]
     Io(#[source] io::Error),
     /// The stream ends inside an entry.
     #[error("ends in the middle of the entry at byte {0}")]
     Truncated(u64),
-    /// What stands there is no header.
+    /// A block is not a valid header.
     #[error("no tar header at byte {offset}: {reason}")]
     Header {
-        /// Where the header starts.
+        /// The offset of the header in the stream, in bytes.
         offset: u64,
-        /// What is wrong with it.
+        /// The fault.
         reason: &'static str,
     },
-    /// A numeric field or PAX record of an entry holds something else.
+    /// A numeric field or PAX record of an entry is not a number.
     #[error("`{path}`: its {field} is not a number")]
     NotANumber {
-        /// The entry's name.
+        /// The name of the entry.
         path: String,
         /// The field or record.
         field: String,
     },
-    /// An entry's header has a field that cannot be.
+    /// A field in the header of an entry is invalid.
     #[error("`{path}`: {reason}")]
     Entry {
-        /// The entry's name.
+        /// The name of the entry.
         path: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// An entry of a type that containers do not have.
+    /// The type of an entry is not supported in container images.
     #[error("`{path}`: tar entries of type `{flag}` are not supported")]
     Type {
-        /// The entry's name.
+        /// The name of the entry.
         path: String,
         /// The header's type flag.
         flag: char,
@@ -73,11 +73,11 @@ pub enum TarError {
 /// One entry of a layer.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name as written.
+    /// The name as written.
     pub path: Vec<u8>,
-    /// Owner, mode, time, xattrs; an owner or group may be [`UNCHANGED`].
+    /// Owner, mode, time and xattrs; an owner or group may be [`UNCHANGED`].
     pub metadata: Metadata,
-    /// What it is.
+    /// The kind of entry.
     pub kind: EntryKind,
 }
 
@@ -100,19 +100,19 @@ pub enum EntryKind {
     Fifo,
 }
 
-/// Reads entries one by one.
+/// A reader of the entries of a tar stream, one by one.
 pub struct TarReader<R> {
     inner: R,
     offset: u64,
-    /// The entry that was read last: where its header starts, and where its bytes end.
+    /// The offset of the header of the last entry, in bytes.
     at: u64,
     end: u64,
 }
 
-/// What extended headers say of the entry that follows them.
+/// The content of the extended headers before an entry.
 #[derive(Default)]
 struct Extended {
-    /// GNU long names; empty where there is none.
+    /// The GNU long name; empty where there is none.
     path: Vec<u8>,
     link: Vec<u8>,
     pax: Records,
@@ -120,7 +120,7 @@ struct Extended {
 }
 
 impl Extended {
-    /// Takes the header of `flag` with this `body`. A second one of a kind replaces the first.
+    /// Adds the extended header of type `flag` with this `body`. A second one of a type replaces the first.
     fn take(&mut self, at: u64, flag: u8, body: &[u8]) -> Result<(), TarError> {
         let records = || {
             Records::parse(body).ok_or(TarError::Header { offset: at, reason: "its PAX records are not of the form" })
@@ -129,7 +129,7 @@ impl Extended {
             b'x' => self.pax = records()?,
             b'L' => self.path = until_nul(body).to_vec(),
             b'K' => self.link = until_nul(body).to_vec(),
-            // A global header touches no entry, but ends what was said of the next one.
+            // A global header applies to no entry, but resets the extended headers before it.
             _ => {
                 let global = records()?;
                 global.check().map_err(|error| not_a_number(b"global header", &error))?;
@@ -145,14 +145,14 @@ fn not_a_number(path: &[u8], error: &pax::RecordNotANumber) -> TarError {
 }
 
 impl<R: Read> TarReader<R> {
-    /// Reads from the start of a tar stream.
+    /// Creates a reader at the start of a tar stream.
     pub fn new(inner: R) -> Self {
         Self { inner, offset: 0, at: 0, end: 0 }
     }
 
-    /// The next entry. `None` at the end of the archive, behind which the stream is not read.
+    /// Returns the next entry; `None` at the end of the archive, after which the stream is not read.
     ///
-    /// The bytes of the entry before it are passed over, as far as [`TarReader::read_data`] did not read them.
+    /// Skips the bytes of the previous entry that [`TarReader::read_data`] has not read.
     ///
     /// # Errors
     /// [`TarError`], naming the place or the entry.
@@ -171,7 +171,7 @@ impl<R: Read> TarReader<R> {
             if !matches!(header.flag, b'x' | b'L' | b'K' | b'g') {
                 return self.entry(at, &block, &header, &extended).map(Some);
             }
-            // A PAX size is that of the entry's bytes, not of further extended headers.
+            // A PAX size is that of the entry, not of further extended headers.
             let size = header.size.unsigned_abs();
             extended.bytes = extended.bytes.saturating_add(size);
             if extended.bytes > MAX_EXTENDED {
@@ -186,13 +186,13 @@ impl<R: Read> TarReader<R> {
         Ok(None)
     }
 
-    /// Fills `buf` from `source` on, a place in the stream that a run of the last entry names; only forward.
+    /// Reads into `buf` from `source` on, an offset in the stream from a run of the last entry; only forward.
     ///
     /// # Errors
-    /// Those of the stream, and where it ends before.
+    /// Those of the stream; `Truncated` where it ends before.
     ///
     /// # Panics
-    /// Where `source` was passed already.
+    /// Where the stream was read past `source`.
     pub fn read_data(&mut self, source: u64, buf: &mut [u8]) -> Result<(), TarError> {
         self.skip_to(self.at, source)?;
         match self.inner.read_exact(buf) {
@@ -204,7 +204,7 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// The next header block and its place; `None` at two zero blocks, or where the stream ends between entries.
+    /// Returns the offset and the block of the next header; `None` at two zero blocks, or where the stream ends between entries.
     fn next_header(&mut self) -> Result<Option<(u64, [u8; BLOCK])>, TarError> {
         let at = self.offset;
         let Some(block) = self.block()? else { return Ok(None) };
@@ -220,7 +220,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// The next block; `None` at the stream's end.
+    /// Returns the next block; `None` at the end of the stream.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let mut block = [0; BLOCK];
         let mut got = 0;
@@ -237,7 +237,7 @@ impl<R: Read> TarReader<R> {
         Ok(Some(block))
     }
 
-    /// `size` bytes, which the caller has bounded; what fills their last block is passed over.
+    /// Reads `size` bytes, which the caller has bounded, and skips the padding after them.
     fn body(&mut self, at: u64, size: u64) -> Result<Vec<u8>, TarError> {
         let mut body = Vec::new();
         let read = self.inner.by_ref().take(size).read_to_end(&mut body).map_err(TarError::Io)?;
@@ -249,7 +249,7 @@ impl<R: Read> TarReader<R> {
         Ok(body)
     }
 
-    /// Passes over what fills the last block. Some writers leave it out behind the last entry: then the archive ends there.
+    /// Skips the padding of the last block. Some writers omit it after the last entry: then the archive ends there.
     fn skip_padding(&mut self) -> Result<(), TarError> {
         let left = self.offset.next_multiple_of(BLOCK as u64) - self.offset;
         if left > 0 {
@@ -258,7 +258,7 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// Passes over what stands before `end`.
+    /// Skips to the offset `end`.
     fn skip_to(&mut self, at: u64, end: u64) -> Result<(), TarError> {
         let left = end.checked_sub(self.offset).expect("streams are read forward");
         if left == 0 {
@@ -274,7 +274,7 @@ impl<R: Read> TarReader<R> {
         let names = Names::new(header, extended);
         let fail = |reason: &str| TarError::Entry { path: Display(&names.path).to_string(), reason: reason.to_owned() };
         records.check().map_err(|error| not_a_number(&names.path, &error))?;
-        // The oldest form of a directory: a file whose name ends in a slash.
+        // In the oldest form, a directory is a file whose name ends in a slash.
         let flag = if header.flag == 0 && names.is_directory { b'5' } else { header.flag };
         if names.sparse.is_some() && Header::has_no_data(flag) {
             return Err(fail("a sparse map of something that is not a file"));
@@ -299,7 +299,7 @@ impl<R: Read> TarReader<R> {
         Ok(Entry { path: names.path, metadata, kind })
     }
 
-    /// A regular file's bytes are located, and left to be read or passed over.
+    /// Locates the bytes of a regular file, without reading them.
     fn content(
         &mut self,
         at: u64,
@@ -323,7 +323,7 @@ impl<R: Read> TarReader<R> {
             end = self.offset.checked_add(size).ok_or_else(past)?;
             Some(map)
         } else if let Some(form) = PaxForm::of(records) {
-            // Go looks at them in this order.
+            // The order is that of Go.
             let real = number("GNU.sparse.size")?.or(number("GNU.sparse.realsize")?).unwrap_or(size);
             let map = match form {
                 PaxForm::InData => self.map_in_data(at, size, fail)?,
@@ -346,10 +346,10 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-/// An entry's name, as the first of these that is there says it: a sparse file's record, a GNU long name, the PAX path, the header.
+/// The name of an entry, from the first of these that exists: a sparse file's record, a GNU long name, the PAX path, the header.
 struct Names {
     path: Vec<u8>,
-    /// Whether it ends in a slash, a sparse file's record aside.
+    /// Whether the name ends in a slash; a sparse file's record does not count.
     is_directory: bool,
     sparse: Option<PaxForm>,
 }

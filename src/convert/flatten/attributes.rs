@@ -1,8 +1,8 @@
-//! What Linux keeps of an entry's metadata, as an engine that sets it finds out (containerd's `createTarFile`): owner, then
-//! extended attributes, then mode.
+//! The metadata that Linux stores of an entry when a container engine sets it (containerd's `createTarFile`): owner, then extended
+//! attributes, then mode.
 //!
-//! An attribute that the kernel does not support is left out, one that it refuses as invalid is an error. Which is which was
-//! checked with `setxattr` on ext4 of Linux 6.18; docs/design.md ("Flattening") has the list.
+//! An attribute that the kernel does not support is dropped, one that it refuses as invalid is an error. checked: `setxattr` on
+//! ext4 of Linux 6.18; docs/design.md ("Flattening") has the list.
 
 use super::{FlattenError, refuse};
 use crate::ErrorKind;
@@ -23,10 +23,10 @@ pub(super) fn of_new(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Met
     Ok(Metadata { mode, uid: owned(metadata.uid), gid: owned(metadata.gid), mtime: metadata.mtime, xattrs })
 }
 
-/// Returns what becomes of `present`, an inode's metadata, when an entry with `metadata` is applied to it: a hard link, or a
-/// directory that is described again.
+/// Returns the metadata of an inode with `present` after an entry with `metadata` is applied to it: a hard link, or a directory
+/// that is described again.
 ///
-/// Attributes are added to those that are there. A change of owner, also to the same one, takes file capabilities away.
+/// Attributes are added to the existing ones. Setting the owner, even to the same one, removes file capabilities.
 pub(super) fn of_present(
     path: &[u8],
     present: &Metadata,
@@ -84,9 +84,10 @@ fn xattrs(path: &[u8], xattrs: &Xattrs, mode: u16, kind: &Kind) -> Result<Xattrs
     Ok(out)
 }
 
-/// Whether an inode of `kind` can have such an attribute. Those of an overlay belong to the one that an image was saved from.
+/// Returns whether an inode of `kind` can have such an attribute. Attributes of overlayfs belong to the host that an image was
+/// saved on, and are dropped.
 fn is_kept(name: &[u8], kind: &Kind) -> bool {
-    // A name that is no name at all is refused, not left out.
+    // An empty name is refused later, not dropped.
     if name.is_empty() {
         return true;
     }
@@ -97,7 +98,7 @@ fn is_kept(name: &[u8], kind: &Kind) -> bool {
     for_user && is_linux_xattr(name)
 }
 
-/// `cap_convert_nscap()`: revision 2 in 20 bytes, or revision 3 in 24.
+/// Returns whether `cap_convert_nscap()` accepts the value: revision 2 in 20 bytes, or revision 3 in 24.
 fn is_capability(value: &[u8]) -> bool {
     matches!((value.len(), value.get(3)), (20, Some(2)) | (24, Some(3)))
 }

@@ -1,7 +1,8 @@
-//! A layer's tree as bytes, for a cache: everything that [`merge`](super::merge()) asks of it, little-endian, lengths before bytes.
+//! The encoding of a layer's tree in the conversion cache: everything that [`merge`](super::merge()) needs, little-endian, lengths
+//! before bytes.
 //!
-//! Decoding refuses what no layer gives: a directory that is in two places or in itself, a child that is not there, a name
-//! that is none, an inode that ext4 cannot store.
+//! Decoding refuses what no layer can produce: a directory with two parents or in itself, a missing child, an invalid name, an
+//! inode that ext4 cannot store.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,7 +14,7 @@ use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::unstorable;
 use crate::fs::tree::{Content, Data, DeviceNumber, Kind, Metadata, Run, Timestamp, Xattrs};
 
-/// Longest path, link target or xattr.
+/// Maximum length of a path, link target or xattr, in bytes.
 const MAX_BYTES: u32 = 1 << 20;
 
 mod tag {
@@ -28,7 +29,7 @@ mod tag {
 }
 
 impl LayerTree {
-    /// Writes it to `to`.
+    /// Encodes the tree to `to`.
     ///
     /// # Errors
     /// Those of `to`.
@@ -62,10 +63,10 @@ impl LayerTree {
         out.u32(self.step.0)
     }
 
-    /// Reads what [`LayerTree::encode`] wrote; its [`LayerTree::usage`] is not in it.
+    /// Decodes what [`LayerTree::encode`] wrote, without the [`LayerTree::usage`].
     ///
     /// # Errors
-    /// `InvalidData` where it is none; those of `from`.
+    /// `InvalidData` where it is not a valid tree; those of `from`.
     pub fn decode(from: &mut dyn Read) -> io::Result<Self> {
         let mut from = In(from);
         let count = from.count(MAX_ENTRIES)?;
@@ -94,7 +95,7 @@ impl LayerTree {
         if tree.is_sound() { Ok(tree) } else { Err(invalid()) }
     }
 
-    /// Whether every child is there, and every directory has one parent, before it.
+    /// Returns whether every child exists, and every directory has exactly one parent, which is before it.
     fn is_sound(&self) -> bool {
         let mut placed = vec![false; self.nodes.len()];
         let mut sound = |parent: NodeId, entered: &ChildEntry, now: bool| match entered.child() {

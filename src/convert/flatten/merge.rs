@@ -1,7 +1,7 @@
-//! Merging: a whole layer onto those below it, as overlayfs shows it.
+//! Merging of a whole layer onto those below it, as overlayfs shows it.
 //!
-//! Hard links are resolved first, each against the layers below and its own layer's entries so far; then what the layer has moves into
-//! the tree.
+//! Hard links are resolved first, each against the layers below and the earlier entries of its own layer; then the nodes of the
+//! layer are moved into the tree.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::fs::path::{Display, components, raw_components};
 use crate::fs::tree::{Directory, Inode, InodeId, Kind, Metadata, Tree};
 use crate::{Error, ErrorKind};
 
-/// A tree without layers.
+/// Returns a tree without layers.
 #[must_use]
 pub fn empty() -> Tree {
     let root = Inode {
@@ -24,10 +24,10 @@ pub fn empty() -> Tree {
     Tree { inodes: vec![root], layer_ends: Vec::new() }
 }
 
-/// Puts `layer` on top of `tree`.
+/// Merges `layer` onto `tree`.
 ///
 /// # Errors
-/// `Input` where a hard link has no target below, `Unsupported` where the image is past a limit.
+/// `Input` where the target of a hard link does not exist, `Unsupported` where the image exceeds a limit.
 pub fn merge(tree: &mut Tree, layer: LayerTree) -> Result<(), Error> {
     if tree.layers() == usize::from(u16::MAX) {
         return Err(too_many_layers());
@@ -53,36 +53,36 @@ pub fn merge(tree: &mut Tree, layer: LayerTree) -> Result<(), Error> {
     Ok(())
 }
 
-/// Layers are counted in 16 bits.
+/// Returns the error for too many layers: they are counted in 16 bits.
 #[must_use]
 pub fn too_many_layers() -> Error {
     Error::new(ErrorKind::Unsupported, "more than 65,535 layers")
 }
 
-/// What a hard link leads to.
+/// The target of a hard link.
 #[derive(Debug, Clone, Copy)]
 enum LinkTarget {
     Own(NodeId),
     Lower(InodeId),
 }
 
-/// A directory as it is seen: what the layer has of it, and what the layers below have.
+/// A directory as overlayfs would show it: the part in the layer, and the part in the layers below.
 #[derive(Debug, Clone, Copy)]
 struct MergedDirectory {
     own: Option<NodeId>,
     lower: Option<InodeId>,
 }
 
-/// What a hard link sees at its step: the layers below, and its own layer's entries so far on top of them.
+/// The view of a hard link at its step: the layers below, and the earlier entries of its own layer on top of them.
 struct LinkView<'a> {
     tree: &'a Tree,
     layer: &'a LayerTree,
     link: &'a Link,
-    /// The targets of the links before it.
+    /// The targets of the links before this one.
     resolved: &'a [LinkTarget],
 }
 
-/// What stands at a name.
+/// The result of looking up a name.
 enum LinkLookup {
     Directory(MergedDirectory),
     Symlink(LinkTarget, Vec<u8>),
@@ -160,16 +160,16 @@ impl LinkView<'_> {
     }
 }
 
-/// Moves what the layer has into the tree, so that nothing of many files is there twice.
+/// The merge of a layer, which moves its nodes into the tree, so that metadata is never in memory twice.
 struct Merge<'a> {
     tree: &'a mut Tree,
     layer: LayerTree,
-    /// Targets of the layer's links.
+    /// The targets of the layer's links.
     links: Vec<LinkTarget>,
 }
 
 impl Merge<'_> {
-    /// Applies the metadata of hard links, in the layer's order, to what they share, in whichever layer that is.
+    /// Applies the metadata of hard links, in the layer's order, to the inodes that they share, in whichever layer these are.
     fn relabel(&mut self) -> Result<(), FlattenError> {
         for Relabel { child, path, metadata } in std::mem::take(&mut self.layer.relabels) {
             let target = match child.child() {
@@ -217,7 +217,7 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// The inode of what is no directory, made where its first name in path order is.
+    /// Returns the inode of a node that is not a directory, and creates it at the first of its names in path order.
     fn place(&mut self, node: NodeId) -> Result<InodeId, Error> {
         let next = self.next_id()?;
         match std::mem::replace(&mut self.layer.nodes[node.0 as usize], LayerNode::Placed(next)) {
@@ -233,7 +233,8 @@ impl Merge<'_> {
         }
     }
 
-    /// Hides what the layer hides in this directory, and takes its metadata where the layer says some; what the layer has in it.
+    /// Removes from a directory what the layer hides, sets its metadata if the layer describes it, and returns the layer's
+    /// children.
     fn enter(&mut self, node: NodeId, id: InodeId) -> BTreeMap<Box<[u8]>, ChildEntry> {
         let from = std::mem::take(self.layer.directory_mut(node));
         let inode = &mut self.tree.inodes[id.0 as usize];
@@ -247,13 +248,13 @@ impl Merge<'_> {
             directory.entries.clear();
         }
         for name in from.whiteouts.keys() {
-            // What the layer itself has of that name is not in yet, unless it was merged into a lower directory.
+            // The layer's own child of that name is not linked yet, unless it was merged into a lower directory.
             directory.entries.remove(name);
         }
         from.children
     }
 
-    /// The directory below which the layer's own goes: the lower one, or a new one in place of whatever is there.
+    /// Returns the directory to merge the layer's own into: the lower one, or a new one that replaces any other kind.
     fn merge_directory(&mut self, parent: InodeId, name: Box<[u8]>) -> Result<InodeId, Error> {
         let below = self.tree.directory(parent).and_then(|directory| directory.entries.get(&name)).copied();
         if let Some(id) = below.filter(|id| self.tree.directory(*id).is_some()) {

@@ -1,33 +1,33 @@
-//! What a layer takes in memory and on a device, counted while its entries are applied.
+//! The usage of a layer in memory and on the device, counted while its entries are applied.
 //!
-//! The counts are upper bounds: what an entry takes stays counted where a later entry of the layer replaces it, because the
-//! tree keeps it. A conversion compares them with its limits ([`super::super::budget`]).
+//! The counts are upper bounds: an entry stays counted where a later entry of the layer replaces it, because the tree keeps it. A
+//! conversion compares them with its limits ([`super::super::budget`]).
 
 use super::LayerNode;
 use crate::fs::ext4::usage::{attribute_bytes, entry_bytes, inode_bytes};
 use crate::fs::tree::{Content, Data, Kind, Metadata, Run, Xattrs};
 
-/// Bytes of memory that a name takes apart from its text: its slot in a map.
+/// Memory of a name besides its text, in bytes: its slot in a map.
 const NAME_BYTES: u64 = 16;
-/// Bytes of memory that an inode's map of extended attributes takes apart from their text.
+/// Memory of an inode's map of extended attributes besides their text, in bytes.
 const XATTRS_BYTES: u64 = 256;
-/// What a directory that no entry describes counts as. It takes half of that; but a path of 4 KiB can imply 2,000 of them, and
-/// real layers have few.
+/// Memory that a directory without an entry is counted with, in bytes. It takes half of that; but a path of 4 KiB can imply 2,000
+/// of them, and real layers have few.
 const IMPLIED_BYTES: u64 = 1024;
 
-/// What layers take.
+/// The usage of layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Entries of the tar, and directories that no entry describes.
+    /// Number of entries in the tar, and of directories that no entry describes.
     pub entries: u64,
-    /// Bytes of memory for names, link targets, extended attributes, maps of sparse files and directories that no entry describes.
+    /// Memory for names, link targets, extended attributes, maps of sparse files and directories that no entry describes, in bytes.
     pub memory_bytes: u64,
-    /// Bytes of inodes and blocks on the device.
+    /// Space of inodes and blocks on the device, in bytes.
     pub device_bytes: u64,
 }
 
 impl Usage {
-    /// Returns both together.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -37,7 +37,8 @@ impl Usage {
         }
     }
 
-    /// Returns what `self` has more than `earlier`. Memory can also become less, when an implied directory is described; then it is 0.
+    /// Returns the growth from `earlier` to `self`. Memory can also shrink, when an implied directory is described; its growth is
+    /// then 0.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -69,13 +70,13 @@ impl Usage {
         }
     }
 
-    /// Counts a hard link's metadata until the layer is merged, and what it adds to the inode.
+    /// Counts the metadata of a hard link until the layer is merged, and what it adds to the inode.
     pub(super) fn add_relabel(&mut self, path: &[u8], metadata: &Metadata) {
         self.memory_bytes += (size_of::<super::Relabel>() + path.len()) as u64;
         self.add_metadata(metadata);
     }
 
-    /// Counts what an entry says of a directory, or by a hard link of another inode, that is there.
+    /// Counts the metadata of an entry for an existing directory, or of a hard link for an existing inode.
     pub(super) fn add_metadata(&mut self, metadata: &Metadata) {
         self.device_bytes += attribute_bytes(metadata);
         self.memory_bytes += xattrs_in_memory(&metadata.xattrs);
@@ -87,7 +88,7 @@ impl Usage {
         self.memory_bytes += IMPLIED_BYTES;
     }
 
-    /// Takes back what a directory counted as, whose own entry came behind those in it.
+    /// Removes the count of an implied directory whose own entry came after those in it.
     pub(super) fn describe_implied(&mut self) {
         self.entries -= 1;
         self.memory_bytes -= IMPLIED_BYTES;

@@ -1,28 +1,28 @@
-//! The fields of one header block, in the dialects that Go's `archive/tar` tells apart (`format.go`, `reader.go` of Go 1.19).
+//! The fields of one header block, in the dialects that Go's `archive/tar` distinguishes (`format.go`, `reader.go` of Go 1.19).
 //!
-//! Container engines read layers with that package, so it decides which fields a header has: the version bytes of a ustar
-//! header are not looked at, star has a shorter prefix, and GNU has none, except in headers of Go before 1.8.
+//! Container engines read layers with that package, so it determines which fields a header has: the version bytes of a ustar header
+//! are ignored, star has a shorter prefix, and GNU has none, except in headers of Go before 1.8.
 
 use std::ops::Range;
 
 use super::BLOCK;
 
-/// What the magic bytes say of the fields behind the first 257 bytes.
+/// The format of a header, from its magic bytes: the fields after the first 257 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// No magic: there are no further fields.
+    /// No magic, and no further fields.
     V7,
     Ustar,
     Star,
     Gnu,
 }
 
-/// A header's fields. Numbers are as written: whether they are possible depends on the entry.
+/// The fields of a header. Numbers are as written: whether they are valid depends on the entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) format: Format,
     pub(super) flag: u8,
-    /// With its prefix.
+    /// The name with its prefix.
     pub(super) name: Vec<u8>,
     pub(super) link: Vec<u8>,
     pub(super) mode: i64,
@@ -34,7 +34,7 @@ pub(super) struct Header {
     pub(super) device: (i64, i64),
 }
 
-/// A numeric field that holds no number; its name for messages.
+/// The name of a numeric field that is not a number, for messages.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FieldNotANumber(pub(super) &'static str);
 
@@ -50,7 +50,7 @@ const GNU_TIMES: [Range<usize>; 2] = [345..357, 357..369];
 impl Header {
     /// Parses a block whose checksum is right.
     ///
-    /// Every numeric field must hold a number, also one that means nothing for the entry's type: Go refuses the others.
+    /// Every numeric field must be a number, also one without meaning for the entry's type: Go refuses anything else.
     pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, FieldNotANumber> {
         let field = |range: Range<usize>, name| number(&block[range]).ok_or(FieldNotANumber(name));
         let format = format(block);
@@ -85,7 +85,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Whether no bytes follow the header, whatever its size field says.
+    /// Returns whether no bytes follow a header of this type, whatever its size field is.
     pub(super) fn has_no_data(flag: u8) -> bool {
         matches!(flag, b'1'..=b'6')
     }
@@ -100,8 +100,8 @@ fn format(block: &[u8; BLOCK]) -> Format {
     }
 }
 
-/// GNU headers have times where ustar has the prefix. Go before 1.8, and so Docker before 17.06, wrote a prefix there for
-/// long names with large owners; Go takes it for one where the times are not numbers and the prefix is ASCII.
+/// Returns the prefix in a GNU header, which normally has times there. Go before 1.8, and so Docker before 17.06, wrote a prefix
+/// there for long names with large owners; Go takes it for one where the times are not numbers and the prefix is ASCII.
 fn gnu_prefix(block: &[u8; BLOCK]) -> &[u8] {
     let is_time = |time: Range<usize>| block[time.start] == 0 || number(&block[time]).is_some();
     let prefix = until_nul(&block[USTAR_PREFIX]);
@@ -113,7 +113,7 @@ pub(super) fn number(field: &[u8]) -> Option<i64> {
     if field[0] & 0x80 == 0 {
         return octal(field);
     }
-    // Two's complement, the marker bit aside: its neighbour is the sign.
+    // The value is in two's complement without the marker bit; the next bit is the sign.
     let negative = field[0] & 0x40 != 0;
     let first = if negative { field[0] } else { field[0] & 0x7F };
     let start = if negative { -1i128 } else { 0 };

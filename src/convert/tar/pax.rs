@@ -1,7 +1,7 @@
-//! PAX records: their form, and what they say of times, owners and extended attributes.
+//! PAX records: parsing, and their times, owners and extended attributes.
 //!
-//! Read as Go's `archive/tar` reads them (`parsePAX`, `mergePAX`): the last value of a key counts, an empty one counts as
-//! absent, and one bad number makes the whole header invalid.
+//! They are read as by Go's `archive/tar` (`parsePAX`, `mergePAX`): the last value of a key counts, an empty one counts as absent,
+//! and one bad number makes the whole header invalid.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -9,10 +9,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::fs::tree::{Timestamp, Xattrs};
 
-/// The records that mean something here; those of extended attributes begin in one of two ways.
+/// The keys that have a meaning here, besides those of extended attributes.
 const KEYS: [&[u8]; 8] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"atime", b"ctime"];
 const PREFIXES: [&[u8]; 3] = [b"GNU.sparse.", SCHILY_XATTR, LIBARCHIVE_XATTR];
-/// Names, which hold no NUL.
+/// Keys whose values are names, which contain no NUL.
 const STRINGS: [&[u8]; 4] = [b"path", b"linkpath", b"uname", b"gname"];
 const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
 const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
@@ -63,17 +63,17 @@ impl Records {
         last.map(|(_, value)| &**value).filter(|value| !value.is_empty())
     }
 
-    /// Returns the number that a key has, or the key's name for messages where it is none.
+    /// Returns the number of a key; `None` where it is absent.
     pub(super) fn number(&self, key: &'static str) -> Result<Option<i64>, RecordNotANumber> {
         self.get(key).map(|text| integer(text).ok_or(RecordNotANumber(key))).transpose()
     }
 
-    /// Returns the time that a key has.
+    /// Returns the time of a key; `None` where it is absent.
     pub(super) fn time(&self, key: &'static str) -> Result<Option<Timestamp>, RecordNotANumber> {
         self.get(key).map(|text| time(text).ok_or(RecordNotANumber(key))).transpose()
     }
 
-    /// Checks the numbers of every key that has one, whatever the entry is.
+    /// Checks the numbers and times of all keys, whatever the type of the entry.
     pub(super) fn check(&self) -> Result<(), RecordNotANumber> {
         for key in ["uid", "gid", "size"] {
             self.number(key)?;
@@ -84,8 +84,8 @@ impl Records {
         Ok(())
     }
 
-    /// Returns the extended attributes of the SCHILY form, and of LIBARCHIVE's where the other does not name them; `None`
-    /// where one is not of its form.
+    /// Returns the extended attributes of the SCHILY form, and of LIBARCHIVE's form where the other does not have them; `None`
+    /// where one is malformed.
     pub(super) fn xattrs(&self) -> Option<Xattrs> {
         let mut out = Xattrs::default();
         for (key, value) in &self.0 {
@@ -102,7 +102,7 @@ impl Records {
     }
 }
 
-/// A record whose value should be a number; its key.
+/// The key of a record whose value is not a number.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RecordNotANumber(pub(super) &'static str);
 

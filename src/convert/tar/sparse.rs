@@ -6,18 +6,18 @@ use super::{BLOCK, TarError, TarReader};
 use crate::fs::tree::{Content, Data, Run};
 use std::io::Read;
 
-/// Most runs of one sparse file.
+/// Maximum number of runs in one sparse file.
 const MAX_RUNS: usize = 1 << 20;
-/// Most digits of a number in a sparse map, with its line feed.
+/// Maximum length of a number in a sparse map with its line feed, in bytes.
 const MAX_NUMBER: usize = 21;
 
 const NO_NUMBER: &str = "a sparse map that is no number";
 const TOO_MANY: &str = "a sparse map of more than 1,048,576 runs";
 
-/// The runs of a sparse file: offset in the file and length.
+/// The runs of a sparse file, as (offset in the file, length), in bytes.
 pub(super) type Map = Vec<(u64, u64)>;
 
-/// Where a PAX sparse file has its map.
+/// The location of the map of a PAX sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PaxForm {
     /// In the records: 0.0 and 0.1.
@@ -53,7 +53,8 @@ fn natural(text: &[u8]) -> Option<u64> {
     u64::try_from(integer(text)?).ok()
 }
 
-/// Returns the content of a file of `size` bytes whose runs stand one behind the other from `source` to exactly `end`.
+/// Returns the content of a file of `size` bytes whose runs are contiguous in the stream, from `source` to exactly `end`; `None`
+/// where the map is invalid.
 pub(super) fn content(map: &[(u64, u64)], size: u64, source: u64, end: u64) -> Option<Content> {
     let (mut runs, mut at, mut source) = (Vec::new(), 0u64, source);
     for &(offset, length) in map {
@@ -71,7 +72,7 @@ pub(super) fn content(map: &[(u64, u64)], size: u64, source: u64, end: u64) -> O
 }
 
 impl<R: Read> TarReader<R> {
-    /// Reads the map and the real size of the old GNU form: four entries in the header, 21 in each block behind it.
+    /// Reads the map and the real size of the old GNU form: four entries in the header, 21 in each block after it.
     pub(super) fn gnu_map(
         &mut self,
         at: u64,
@@ -117,7 +118,7 @@ impl<R: Read> TarReader<R> {
 
 /// The lines of a map in a file's bytes, read block by block.
 struct Lines {
-    /// What was read and not yet taken.
+    /// The text that was read and not yet parsed.
     text: Vec<u8>,
     used: u64,
     size: u64,
