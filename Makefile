@@ -13,7 +13,7 @@ help: ## This list
 
 .PHONY: build
 build: ## The two programs, optimised, in target/release
-	$(CARGO) build --release --locked
+	COLDPRESS_COMMIT="$$(git rev-parse HEAD 2>/dev/null)" $(CARGO) build --release --locked
 
 .PHONY: demo
 demo: build ## Convert a sample image that it makes, verify it, and read a file back (no root; everything under target/demo)

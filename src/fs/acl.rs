@@ -73,6 +73,26 @@ pub fn default(value: &[u8]) -> Acl {
     }
 }
 
+/// Returns a list in the form in which tar archives have it besides the binary one, `user::rw-,user:1000:r--,group::r--,…`; `None` for
+/// what Linux would not set.
+#[must_use]
+pub fn text(value: &[u8]) -> Option<String> {
+    let entries = parse(value).ok().filter(|entries| !entries.is_empty() && is_valid(entries))?;
+    let entry = |entry: &AclEntry| {
+        let (name, id) = match entry.tag {
+            USER_OBJ => ("user", String::new()),
+            USER => ("user", entry.id.to_string()),
+            GROUP_OBJ => ("group", String::new()),
+            GROUP => ("group", entry.id.to_string()),
+            MASK => ("mask", String::new()),
+            _ => ("other", String::new()),
+        };
+        let bit = |bit: u16, letter| if entry.permissions & bit != 0 { letter } else { '-' };
+        format!("{name}:{id}:{}{}{}", bit(4, 'r'), bit(2, 'w'), bit(1, 'x'))
+    };
+    Some(entries.iter().map(entry).collect::<Vec<_>>().join(","))
+}
+
 /// Decodes the entries of `value`; `Err(Acl::None)` for a version that Linux does not know.
 fn parse(value: &[u8]) -> Result<Vec<AclEntry>, Acl> {
     if value.is_empty() {

@@ -19,7 +19,8 @@ use crate::store::{RootId, is_store_hint};
 use crate::{CHUNK_SIZE, ChunkIndex, Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"\x89CPM\r\n\x1a\n";
-const VERSION: u16 = 1;
+/// The version of the format that is written, and the only one that is read.
+pub const VERSION: u16 = 1;
 /// Length of magic, version and reserved bits, in bytes.
 const PREFIX: usize = 12;
 /// Maximum length of a block manifest, in bytes; that of a 16 TiB device is below.

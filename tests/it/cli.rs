@@ -61,7 +61,10 @@ const COMMANDS: [(&str, &[&str]); 2] = [
             "ls",
             "cat",
             "stat",
+            "du",
+            "find",
             "cp",
+            "tar",
             "mount",
             "bundle",
             "serve",
@@ -85,6 +88,8 @@ const COMMANDS: [(&str, &[&str]); 2] = [
 pub fn help_pages(bench: &Bench, flag: &str) -> Vec<(String, String)> {
     let all = COMMANDS.iter().flat_map(|(program, commands)| commands.iter().map(move |command| (*program, *command)));
     let page = |(program, command): (&str, &str)| {
+        // As in coreutils, -h is --human-readable there.
+        let flag = if ["ls", "du"].contains(&command) { "--help" } else { flag };
         let args: Vec<&str> = command.split_whitespace().chain([flag]).collect();
         let output = if program == "coldpress" { bench.coldpress(&args) } else { bench.coldread(&args) };
         (format!("{program} {}", args.join(" ")), String::from_utf8(stdout(&output)).unwrap())

@@ -21,6 +21,7 @@ mod fill;
 mod flattening;
 mod hostile;
 mod incremental;
+mod inside;
 mod journal;
 mod kernel;
 mod keys;

@@ -20,7 +20,7 @@ use signal_hook::iterator::Signals;
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldpress");
     shared::memory::spare_address_space();
-    let cli = shared::help::parse::<args::Cli>(args::command());
+    let cli = shared::help::parse::<args::Cli>(args::command(), std::env::args_os());
     end_on_signals();
     shared::failure::finish("coldpress", cli.json, commands::run(&cli))
 }

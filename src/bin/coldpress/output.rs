@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::args::Cli;
 use crate::shared::failure::result_is_printed;
+use crate::shared::stdout;
 use crate::size::show;
 
 /// How often plain lines report progress where there is no terminal, whether or not there is any.
@@ -27,7 +28,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Prints `text`, or with `--json` the value.
 pub fn result(cli: &Cli, text: &str, json: &serde_json::Value) -> Result<(), Error> {
     let Some(out) = shown(cli, text, json) else { return Ok(()) };
-    print(&out)?;
+    stdout::print(out.as_bytes())?;
     if cli.json {
         result_is_printed();
     }
@@ -57,18 +58,13 @@ pub fn result_beside(cli: &Cli, destination: &Destination, text: &str, json: &se
 /// The same for what is long: only what is printed is made, and JSON goes out row by row.
 pub fn long_result(cli: &Cli, text: impl FnOnce() -> String, json: &impl Serialize) -> Result<(), Error> {
     if !cli.json {
-        return if cli.quiet { Ok(()) } else { print(&printable::lines(&text())) };
+        return if cli.quiet { Ok(()) } else { stdout::print(printable::lines(&text()).as_bytes()) };
     }
-    let fail = |error| Error::io("standard output", error);
     let mut out = BufWriter::new(std::io::stdout().lock());
-    serde_json::to_writer_pretty(&mut out, json).map_err(|error| fail(error.into()))?;
-    out.write_all(b"\n").and_then(|()| out.flush()).map_err(fail)?;
+    serde_json::to_writer_pretty(&mut out, json).map_err(|error| stdout::failed(error.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(stdout::failed)?;
     result_is_printed();
     Ok(())
-}
-
-fn print(text: &str) -> Result<(), Error> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::io("standard output", error))
 }
 
 /// Bars on a terminal, plain lines elsewhere, nothing with `--quiet`.

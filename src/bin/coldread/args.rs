@@ -1,6 +1,7 @@
 //! The command line of `coldread`, and the text of its `--help`.
 
-use std::ffi::OsString;
+mod inside;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use coldpress::read::CowDevice;
 use coldpress::read::zone::sizing::Made;
 use coldpress::read::zone::stripe::Code;
 
+pub use self::inside::{CatArgs, CpArgs, DuArgs, FindArgs, LsArgs, StatArgs, TarArgs, TypeLetter, find_words};
 use crate::container::ContainerArgs;
 use crate::reading::{ReadArgs, Wait};
 use crate::sandbox::{SandboxArgs, UserArgs};
@@ -83,7 +85,10 @@ pub enum Command {
     Ls(LsArgs),
     Cat(CatArgs),
     Stat(StatArgs),
+    Du(DuArgs),
+    Find(FindArgs),
     Cp(CpArgs),
+    Tar(TarArgs),
     Mount(MountArgs),
     Bundle(BundleArgs),
     Serve(ServeArgs),
@@ -104,6 +109,8 @@ impl Command {
         match self {
             Self::Ls(args) => args.json,
             Self::Stat(args) => args.json,
+            Self::Du(args) => args.json,
+            Self::Find(args) => args.json,
             Self::Ps(args) => args.json,
             Self::Status(args) => args.json,
             Self::Report(args) => args.json,
@@ -112,87 +119,6 @@ impl Command {
             _ => false,
         }
     }
-}
-
-/// List directories of an image
-///
-/// Prints one name per line, as stored; with --long, bytes that are not valid text are escaped.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread ls -l app.cpm /etc /usr/bin")]
-pub struct LsArgs {
-    #[command(flatten)]
-    pub source: Source,
-
-    /// Paths in the image
-    #[arg(value_name = "PATH", default_value = "/", help_heading = ARGUMENTS)]
-    pub paths: Vec<OsString>,
-
-    /// Show mode, links, owner, group, size and time, too
-    #[arg(short, long, help_heading = "Output")]
-    pub long: bool,
-
-    /// List subdirectories recursively
-    #[arg(short = 'R', long, help_heading = "Output")]
-    pub recursive: bool,
-
-    /// Print one JSON object per line; names that are not UTF-8 are escaped
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// Print files of an image
-///
-/// Fetches only the chunks of the files and of the directories on their paths.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread cat app.cpm /etc/os-release")]
-pub struct CatArgs {
-    #[command(flatten)]
-    pub source: Source,
-
-    /// Paths in the image; symlinks are followed within the image
-    #[arg(value_name = "PATH", required = true, help_heading = ARGUMENTS)]
-    pub paths: Vec<OsString>,
-}
-
-/// Show file metadata, like stat(1)
-///
-/// Shows type, mode, owner, size, times in nanoseconds, link target, device number and extended attributes.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread stat app.cpm /bin/sh")]
-pub struct StatArgs {
-    #[command(flatten)]
-    pub source: Source,
-
-    /// Paths in the image; symlinks are not followed
-    #[arg(value_name = "PATH", required = true, help_heading = ARGUMENTS)]
-    pub paths: Vec<OsString>,
-
-    /// Print one JSON object per line
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// Copy files out of an image
-///
-/// Never overwrites a file and never follows a symlink on the host. Keeps modes, times and holes; set-user-ID and set-group-ID bits and
-/// owners are not copied.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread cp -r app.cpm /etc ./etc")]
-pub struct CpArgs {
-    #[command(flatten)]
-    pub source: Source,
-
-    /// Path in the image; a symlink at its end is followed
-    #[arg(value_name = "PATH", help_heading = ARGUMENTS)]
-    pub path: OsString,
-
-    /// New name, or an existing directory to copy into
-    #[arg(value_name = "DEST", help_heading = ARGUMENTS)]
-    pub dest: PathBuf,
-
-    /// Copy directories recursively; devices and pipes are skipped with a warning
-    #[arg(short, long, help_heading = "Output")]
-    pub recursive: bool,
 }
 
 /// Mount an image until it is unmounted or Ctrl-C is pressed

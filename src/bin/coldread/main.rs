@@ -4,13 +4,17 @@
 mod args;
 mod commands;
 mod container;
+mod glob;
+mod human;
 mod reading;
 mod run_state;
 mod sandbox;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod sockets;
+mod tar_stream;
 mod telling;
+mod tree_walk;
 mod zone;
 
 use std::process::ExitCode;
@@ -18,6 +22,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
     shared::memory::spare_address_space();
-    let cli = shared::help::parse::<args::Cli>(args::command());
+    let cli = shared::help::parse::<args::Cli>(args::command(), args::find_words(std::env::args_os()));
     shared::failure::finish("coldread", cli.command.is_json(), commands::run(&cli))
 }

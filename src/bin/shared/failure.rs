@@ -3,13 +3,14 @@
 //! Exit codes, stable: 0 done, 1 failed, 2 usage, 3 a verification or a comparison found a difference, 4 a service is
 //! unavailable and the command is safe to repeat.
 
-use std::error::Error as _;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coldpress::printable::{self, Printable};
 use coldpress::{Error, ErrorKind};
+
+use super::stdout;
 
 /// The exit code of what is not the same.
 pub const DIFFERENCE: u8 = 3;
@@ -96,12 +97,7 @@ pub fn finish(name: &str, is_json: bool, result: Result<ExitCode, Failure>) -> E
             (message, Some("\nFor more information, try '--help'.".to_owned()), 2)
         }
         Err(Failure::Error(error)) => {
-            // A reader that went away, such as `head`, is no failure.
-            if error
-                .source()
-                .and_then(|source| source.downcast_ref::<std::io::Error>())
-                .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-            {
+            if stdout::is_closed() {
                 return ExitCode::SUCCESS;
             }
             if is_json {

@@ -1,11 +1,13 @@
 //! What the `--help` pages of both programs share: headings, choices, and options that a command does not show.
 
+use std::ffi::OsString;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, FromArgMatches};
 
 use super::failure::print_usage_json;
+use super::version;
 
 /// Heading of the options that every command has.
 pub const GLOBAL: &str = "Global options";
@@ -29,10 +31,12 @@ pub fn hide_switches(command: Command, names: &[(&'static str, Option<char>)]) -
     })
 }
 
-/// Parses the command line by `command`, a description of `T`; prints help and usage errors and exits.
-pub fn parse<T: FromArgMatches>(mut command: Command) -> T {
-    let parsed = command.clone().try_get_matches().and_then(|matches| T::from_arg_matches(&matches));
+/// Parses the command line `args` by `command`, a description of `T`; prints help and usage errors and exits.
+pub fn parse<T: FromArgMatches>(mut command: Command, args: impl IntoIterator<Item = OsString>) -> T {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let parsed = command.clone().try_get_matches_from(&args).and_then(|matches| T::from_arg_matches(&matches));
     parsed.unwrap_or_else(|error| {
+        version::print_long(&command, &error, &args);
         let error = error.format(&mut command);
         if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
             let message = error.to_string();

@@ -9,3 +9,5 @@ pub mod manifests;
 pub mod memory;
 pub mod pages;
 pub mod size;
+pub mod stdout;
+pub mod version;

@@ -10,6 +10,7 @@ use coldpress::Error;
 
 use super::failure::CommandResult;
 use super::files::write_whole;
+use super::stdout::print;
 
 /// Generate shell completions
 #[derive(Debug, Args)]
@@ -66,8 +67,4 @@ fn page(command: Command, source: &str) -> (String, Vec<u8>) {
     let mut page = Vec::new();
     man.render(&mut page).expect("memory takes all that is written to it");
     (man.get_filename(), page)
-}
-
-fn print(bytes: &[u8]) -> Result<(), Error> {
-    std::io::stdout().write_all(bytes).map_err(|error| Error::io("standard output", error))
 }

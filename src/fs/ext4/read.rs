@@ -255,6 +255,15 @@ impl<'d> Ext4<'d> {
         Ok(entries)
     }
 
+    /// Returns the directory that a directory is in; the root is in itself.
+    ///
+    /// # Errors
+    /// As [`Self::read_dir`].
+    pub fn parent(&self, node: &Node) -> Result<Node> {
+        let parent = self.find(node, b"..")?;
+        self.node(parent.ok_or_else(|| corrupt(format!("directory {} is damaged", node.stat.ino.0)))?)
+    }
+
     fn find(&self, node: &Node, wanted: &[u8]) -> Result<Option<InodeNumber>> {
         let mut found = None;
         self.each_entry(node, &mut |name, ino| {

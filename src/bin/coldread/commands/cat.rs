@@ -3,9 +3,10 @@
 use coldpress::fs::ext4::read::{Ext4, FileType, Node};
 use coldpress::{CHUNK_SIZE, Error, ErrorKind, Result};
 
-use super::{bytes, open, tell_fetched, write_out};
+use super::{bytes, open, tell_fetched};
 use crate::args::{CatArgs, Cli};
 use crate::shared::failure::CommandResult;
+use crate::shared::stdout::print;
 
 pub fn run(cli: &Cli, args: &CatArgs) -> CommandResult {
     let device = open(&args.source)?;
@@ -15,7 +16,7 @@ pub fn run(cli: &Cli, args: &CatArgs) -> CommandResult {
         if node.stat.file_type != FileType::File {
             return Err(Error::new(ErrorKind::Input, format!("{}: not a regular file", path.display())));
         }
-        each_part(&fs, &node, &mut |_, part| write_out(part)).map_err(|error| error.within(path.display()))
+        each_part(&fs, &node, &mut |_, part| print(part)).map_err(|error| error.within(path.display()))
     });
     tell_fetched(cli, &device);
     Ok(written?)

@@ -3,7 +3,9 @@
 mod bundle;
 mod cat;
 mod cp;
+mod du;
 mod events;
+mod find;
 mod fuse_file;
 mod ls;
 mod mount;
@@ -13,19 +15,22 @@ mod report;
 mod serve;
 mod stat;
 mod status;
+mod tar;
 mod top;
 mod umount;
 mod zone;
 
 pub use self::events::say;
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coldpress::fs::ext4::read::{FileType, Node};
+use coldpress::fs::path::Display;
 use coldpress::fs::tree::Timestamp;
 use coldpress::read::ChunkDevice;
 use coldpress::{Error, ErrorKind};
@@ -41,7 +46,10 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Ls(args) => ls::run(cli, args),
         Command::Cat(args) => cat::run(cli, args),
         Command::Stat(args) => stat::run(cli, args),
+        Command::Du(args) => du::run(cli, args),
+        Command::Find(args) => find::run(cli, args),
         Command::Cp(args) => cp::run(cli, args),
+        Command::Tar(args) => tar::run(cli, args),
         Command::Mount(args) => mount::run(cli, args),
         Command::Bundle(args) => bundle::run(cli, args),
         Command::Serve(args) => serve::run(cli, args),
@@ -82,8 +90,14 @@ fn tell_write_failed(error: &Error) {
     }
 }
 
-fn write_out(bytes: &[u8]) -> Result<(), Error> {
-    std::io::stdout().write_all(bytes).map_err(|error| Error::io("standard output", error))
+/// Returns whether standard output is a terminal.
+fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Returns a path as it is printed: byte for byte for programs, escaped for a terminal.
+fn shown_path(path: &[u8], terminal: bool) -> Cow<'_, [u8]> {
+    if terminal { Cow::Owned(Display(path).to_string().into_bytes()) } else { Cow::Borrowed(path) }
 }
 
 fn bytes(path: &OsStr) -> &[u8] {

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::status::table;
-use super::write_out;
 use crate::args::PsArgs;
 use crate::run_state::{Entry, RunDirectory};
 use crate::shared::failure::CommandResult;
+use crate::shared::stdout::print;
 
 pub fn run(args: &PsArgs) -> CommandResult {
     let directory = RunDirectory::open()?;
@@ -23,7 +23,7 @@ pub fn run(args: &PsArgs) -> CommandResult {
         text = table([head].into_iter().chain(rows).collect());
     }
     drop(lock);
-    Ok(write_out(text.as_bytes())?)
+    Ok(print(text.as_bytes())?)
 }
 
 fn row(entry: &Entry) -> Result<[String; 5], coldpress::Error> {

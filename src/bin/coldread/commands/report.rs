@@ -5,10 +5,10 @@ use std::io::Write;
 use coldpress::Error;
 use coldpress::read::picture::{Numbers, svg};
 
-use super::write_out;
 use crate::args::ReportArgs;
 use crate::shared::failure::CommandResult;
 use crate::shared::files::{read_profile, write_whole};
+use crate::shared::stdout::print;
 
 pub fn run(args: &ReportArgs) -> CommandResult {
     let profile = read_profile(&args.profile)?;
@@ -25,5 +25,5 @@ pub fn run(args: &ReportArgs) -> CommandResult {
         (false, Some(_)) => format!("{}\n", numbers.sentence()),
         (false, None) => svg(&profile),
     };
-    Ok(write_out(said.as_bytes())?)
+    Ok(print(said.as_bytes())?)
 }

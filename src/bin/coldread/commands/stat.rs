@@ -6,9 +6,10 @@ use coldpress::fs::tree::Timestamp;
 use coldpress::{Result, digest};
 use serde_json::{Value, json};
 
-use super::{bytes, mode_text, open, tell_fetched, time_text, write_out};
+use super::{bytes, mode_text, open, tell_fetched, time_text};
 use crate::args::{Cli, StatArgs};
 use crate::shared::failure::CommandResult;
+use crate::shared::stdout::print;
 
 pub fn run(cli: &Cli, args: &StatArgs) -> CommandResult {
     let device = open(&args.source)?;
@@ -17,7 +18,7 @@ pub fn run(cli: &Cli, args: &StatArgs) -> CommandResult {
         let node = fs.lookup(bytes(path), false)?;
         let json = node_json(&fs, bytes(path), &node).map_err(|error| error.within(path.display()))?;
         let text = if args.json { format!("{json}\n") } else { node_text(&node, &json) };
-        write_out(text.as_bytes())
+        print(text.as_bytes())
     });
     tell_fetched(cli, &device);
     Ok(shown?)

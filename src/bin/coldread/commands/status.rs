@@ -6,9 +6,9 @@ use coldpress::read::tier::Place;
 use coldpress::sandbox::Report;
 use coldpress::serve::status::{Held, Status, TierStatus, ZoneServerStatus, ZoneStatus};
 
-use super::write_out;
 use crate::args::StatusArgs;
 use crate::shared::failure::CommandResult;
+use crate::shared::stdout::print;
 use crate::telling::ask;
 
 pub fn run(args: &StatusArgs) -> CommandResult {
@@ -19,7 +19,7 @@ pub fn run(args: &StatusArgs) -> CommandResult {
     } else {
         format!("{}\n{}{}", images(&status), counted(&status, 1.0, ""), sandbox(&status))
     };
-    Ok(write_out(text.as_bytes())?)
+    Ok(print(text.as_bytes())?)
 }
 
 /// Images, a line each.

@@ -8,9 +8,9 @@ use coldpress::serve::status::Status;
 use coldpress::{Error, ErrorKind};
 
 use super::status::{counted, duration, images, rate, share, size};
-use super::write_out;
 use crate::args::TopArgs;
 use crate::shared::failure::CommandResult;
+use crate::shared::stdout::print;
 use crate::telling::ask;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub fn run(args: &TopArgs) -> CommandResult {
         } else {
             line(&since, seconds)
         };
-        write_out(text.as_bytes())?;
+        print(text.as_bytes())?;
         (before, at) = (now, looked);
     }
 }

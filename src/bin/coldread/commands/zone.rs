@@ -11,10 +11,10 @@ use coldpress::{Error, ErrorKind};
 use serde::Serialize;
 
 use super::status::{share, size, table};
-use super::write_out;
 use crate::args::{ZoneCommand, ZonePlanArgs, ZoneStatusArgs};
 use crate::shared::failure::{CommandResult, Failure, result_is_printed};
 use crate::shared::files::write_whole;
+use crate::shared::stdout::print;
 
 pub fn run(command: &ZoneCommand) -> CommandResult {
     match command {
@@ -35,7 +35,7 @@ fn status(args: &ZoneStatusArgs) -> CommandResult {
     let zone = zone.ok_or_else(|| Failure::Usage("no servers: name them with --zone".to_owned()))?;
     let servers = zone.states();
     let text = if args.json { json(&Said { servers: servers.clone() })? } else { shown(&servers) };
-    write_out(text.as_bytes())?;
+    print(text.as_bytes())?;
     if args.json {
         result_is_printed();
     }
@@ -90,7 +90,7 @@ fn plan(args: &ZonePlanArgs) -> CommandResult {
         write_whole(path, |mut file| file.write_all(picture.as_bytes()).map_err(|error| Error::file(path, error)))?;
     }
     let text = if args.json { json(&plan)? } else { told(&plan) };
-    Ok(write_out(text.as_bytes())?)
+    Ok(print(text.as_bytes())?)
 }
 
 /// Of the files, and what was made, together.
