@@ -36,6 +36,9 @@ pub struct Status {
     pub cache: Option<Held>,
     /// The zone's cache, where one is used.
     pub zone: Option<ZoneStatus>,
+    /// Mount points, files and addresses at which they are; nothing of older readers.
+    #[serde(default)]
+    pub exports: Vec<String>,
     /// What the process gave up; `None` until everything is open, and of older readers.
     #[serde(default)]
     pub sandbox: Option<sandbox::Report>,
@@ -307,6 +310,7 @@ impl Status {
             memory,
             cache,
             zone,
+            exports: Vec::new(),
             sandbox: None,
         }
     }

@@ -239,7 +239,10 @@ fn tar_has_all_that_the_kernel_sees() {
     assert!(archive == inside.coldread(&["tar", "app.cpm", "/"]), "the same bytes each time");
     let kernel = listing(inside.mounted.path());
     assert_eq!(unpacked("tar", GNU, &archive), kernel);
-    assert_eq!(unpacked("bsdtar", BSD, &archive), kernel);
+    // bsdtar leaves the directory that it unpacks into as it is.
+    let mut by_bsdtar = unpacked("bsdtar", BSD, &archive);
+    by_bsdtar.retain(|line| !line.starts_with("directory 0755 / "));
+    assert_eq!(by_bsdtar, kernel);
     // The converter reads it as well.
     fs::write(inside.bench.path("app.tar"), &archive).unwrap();
     inside.bench.convert_from("tar:app.tar", "again", &[]);

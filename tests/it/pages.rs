@@ -43,6 +43,61 @@ fn bash_completes_commands_options_and_their_values() {
     assert_eq!(completed("coldread", &["coldread", "ls", "--rec"]), ["--recursive"]);
 }
 
+/// What bash offers at the end of `line`, as readline asks for it.
+fn offered(program: &str, line: &str) -> Vec<String> {
+    let bench = Bench::new();
+    std::fs::write(bench.path("script"), run(&bench, program, &["completions", "bash"])).unwrap();
+    std::fs::write(bench.path("app image.tar"), "").unwrap();
+    std::fs::write(bench.path("app.cpm"), "").unwrap();
+    let words: Vec<&str> = line.split(' ').collect();
+    let words = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let script = format!(
+        "source ./script; COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+         function=$(complete -p {program} | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+         $function {program} \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; printf '%s\n' \"${{COMPREPLY[@]}}\""
+    );
+    let output = Command::new("bash").args(["--norc", "-c", &script]).current_dir(bench.dir.path()).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let mut words: Vec<String> = String::from_utf8(stdout(&output)).unwrap().lines().map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn bash_completes_transports_stores_keys_and_the_files_behind_them() {
+    assert_eq!(offered("coldpress", "coldpress convert docker-"), ["docker-archive:", "docker-daemon:"]);
+    assert_eq!(offered("coldpress", "coldpress convert docker-archive:app"), ["app image.tar", "app.cpm"]);
+    assert_eq!(offered("coldpress", "coldpress convert docker://host/na"), [""]);
+    assert_eq!(offered("coldpress", "coldpress verify app.cpm --source oc"), ["oci-archive:", "oci:"]);
+    assert_eq!(offered("coldpress", "coldpress convert x --store s"), ["s3://", "script"]);
+    assert_eq!(offered("coldpress", "coldpress inspect app.cpm --key fi"), ["file:"]);
+    assert_eq!(offered("coldpress", "coldpress con"), ["convert"]);
+    assert_eq!(offered("coldread", "coldread mount d"), ["docker://"]);
+    assert_eq!(offered("coldread", "coldread ls app.c"), ["app.cpm"]);
+    assert_eq!(offered("coldread", "coldread ls --rec"), ["--recursive"]);
+}
+
+#[test]
+fn zsh_and_fish_take_their_completions() {
+    let bench = Bench::new();
+    for program in ["coldpress", "coldread"] {
+        let zsh = String::from_utf8(run(&bench, program, &["completions", "zsh"])).unwrap();
+        assert!(zsh.contains(&format!(":STORE:_{program}_store'")) && !zsh.contains(":MANIFEST:_default"), "{zsh}");
+        let fish = String::from_utf8(run(&bench, program, &["completions", "fish"])).unwrap();
+        assert!(fish.contains("-a 's3:// gs:// az://'") && fish.contains("-a 'docker://'"), "{fish}");
+        for (shell, script) in [("zsh", zsh), ("fish", fish)] {
+            std::fs::write(bench.path("script"), script).unwrap();
+            let output = Command::new(shell).args(["-n", "script"]).current_dir(bench.dir.path()).output();
+            let output = output.unwrap_or_else(|error| panic!("{shell} (make test-tools): {error}"));
+            assert!(output.status.success() && output.stderr.is_empty(), "{program} {shell}: {output:?}");
+        }
+    }
+    std::fs::write(bench.path("script"), run(&bench, "coldpress", &["completions", "fish"])).unwrap();
+    let line = "source script; complete -C 'coldpress convert docker-a'";
+    let output = Command::new("fish").args(["-N", "-c", line]).current_dir(bench.dir.path()).output().unwrap();
+    assert_eq!(String::from_utf8(stdout(&output)).unwrap().trim(), "docker-archive:");
+}
+
 #[test]
 fn every_shell_has_its_completions_and_they_are_the_same_each_time() {
     let bench = Bench::new();

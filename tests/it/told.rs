@@ -196,6 +196,48 @@ fn top_says_a_line_a_second_until_the_reader_goes() {
     assert!(!gone.status.success());
 }
 
+/// Runs `coldread top` on a terminal, and ends it by a key or a signal; whether the terminal was changed and is as it was.
+const TERMINAL: &str = r#"
+import os, pty, select, signal, subprocess, sys, termios, time
+program, end = sys.argv[1:]
+ours, theirs = pty.openpty()
+before = termios.tcgetattr(theirs)
+child = subprocess.Popen([program, "top", "unix:m.sock"], stdin=theirs, stdout=theirs, stderr=theirs)
+text, begun = b"", time.time()
+while b"history of the last 2 s" not in text and time.time() < begun + 20:
+    if select.select([ours], [], [], 1)[0]:
+        text += os.read(ours, 65536)
+during = termios.tcgetattr(theirs)
+if end == "q":
+    os.write(ours, b"xq")
+else:
+    child.send_signal(signal.SIGTERM)
+code = child.wait(10)
+while select.select([ours], [], [], 0.2)[0]:
+    text += os.read(ours, 65536)
+print(code, during != before, termios.tcgetattr(theirs) == before)
+print(text.decode())
+"#;
+
+#[test]
+fn top_on_a_terminal_has_a_title_and_a_history_and_ends_by_q() {
+    let (bench, _store, serving) = telling(&[]);
+    for (end, code) in [("q", "0"), ("signal", "-15")] {
+        let output = Command::new(python("python"))
+            .args(["-c", TERMINAL, env!("CARGO_BIN_EXE_coldread"), end])
+            .current_dir(bench.dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(stdout(&output)).unwrap();
+        assert_eq!(text.lines().next().unwrap(), format!("{code} True True"), "{text}");
+        let title = format!("coldread {}: one, se\"c\\ond at nbd unix:a.sock", env!("CARGO_PKG_VERSION"));
+        for wanted in [&title, "reads/s", "store/s", "failures/s", "q quits"] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+    }
+    serving.end();
+}
+
 /// Sends `request` whole; what comes back.
 fn raw(bench: &Bench, request: &[u8]) -> String {
     let mut stream = UnixStream::connect(bench.path("m.sock")).unwrap();

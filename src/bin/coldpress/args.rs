@@ -290,10 +290,14 @@ pub struct VerifyArgs {
 /// Without a key, shows what is not encrypted: recipe, root, deduplication scope, root digest and number of chunks. With the key, also
 /// sizes, layers, the shares of zero and unique chunks, and the image's config.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldpress inspect app.cpm")]
+#[command(after_help = "Example:\n  coldpress inspect app.cpm\n  coldpress inspect app.cpm --clear")]
 pub struct InspectArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+
+    /// Show only what is not encrypted, without using a key
+    #[arg(long, help_heading = "Output", conflicts_with = "key")]
+    pub clear: bool,
 
     #[command(flatten)]
     pub key: KeyArgs,
@@ -399,6 +403,7 @@ pub struct RewrapArgs {
 
 /// Attach startup profiles to block manifests
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldpress profile attach app.cpm start.profile")]
 pub struct ProfileArgs {
     #[command(subcommand)]
     pub command: ProfileCommand,

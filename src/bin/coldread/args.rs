@@ -372,6 +372,9 @@ pub struct UmountArgs {
 
 /// Record startup profiles
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  coldread profile record app.cpm -o start.profile -- chroot {} python3 -c 'import numpy'"
+)]
 pub struct ProfileArgs {
     #[command(subcommand)]
     pub command: ProfileCommand,
@@ -427,8 +430,8 @@ pub struct StatusArgs {
 
 /// Show statistics of a running reader once a second
 ///
-/// Like `status`, for the last second; prints one line per second if standard output is not a terminal. Ctrl-C ends it. If the reader
-/// ends, exits with 4.
+/// Like `status`, for the last second, with a history of the last five minutes. `q` or Ctrl-C ends it. Prints one line per second if
+/// standard output is not a terminal. If the reader ends, exits with 4.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  coldread top unix:/run/app-metrics.sock")]
 pub struct TopArgs {
@@ -459,6 +462,7 @@ pub struct ReportArgs {
 
 /// Inspect and size the zone cache
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread zone status --zone redis://cache-1,redis://cache-2,redis://cache-3")]
 pub struct ZoneArgs {
     #[command(subcommand)]
     pub command: ZoneCommand,

@@ -394,8 +394,12 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Tells of the `images`, if that is wanted, until what this gives is dropped.
-    pub fn metrics(&self, images: Vec<(String, Arc<ChunkDevice>)>) -> Result<Option<Socket>, Error> {
+    /// Answers questions about the `images` and the `exports` at which they are, if that is wanted, until the result is dropped.
+    pub fn metrics(
+        &self,
+        images: Vec<(String, Arc<ChunkDevice>)>,
+        exports: Vec<String>,
+    ) -> Result<Option<Socket>, Error> {
         let Some(address) = &self.args.metrics else { return Ok(None) };
         let (host, cache, zone) = (self.host.clone(), self.cache.clone(), self.zone.clone());
         let entered = Arc::clone(&self.entered);
@@ -408,22 +412,31 @@ impl Reading<'_> {
                 cache.as_ref().map(|cache| cache.bytes().into()),
                 zone.as_deref().map(Into::into),
             );
-            Status { sandbox: entered.get().cloned(), ..status }
+            Status { exports: exports.clone(), sandbox: entered.get().cloned(), ..status }
         };
         telling::start(address, self.args.metrics_host.clone(), status).map(Some)
     }
 
-    /// The same of the one image that there is.
-    pub fn metrics_of(&self, source: &Source, device: &Arc<ChunkDevice>) -> Result<Option<Socket>, Error> {
+    /// The same of one image that is mounted on `directory`.
+    pub fn metrics_of(
+        &self,
+        source: &Source,
+        device: &Arc<ChunkDevice>,
+        directory: &Path,
+    ) -> Result<Option<Socket>, Error> {
         let name = name_of(&source.manifest.manifest).unwrap_or_default();
-        self.metrics(vec![(name, Arc::clone(device))])
+        self.metrics(vec![(name, Arc::clone(device))], vec![directory.display().to_string()])
     }
 
     /// Writes what was recorded of `device` to `path`, where there is to be one.
     pub fn write_record(&self, device: &ChunkDevice, path: Option<&Path>) -> Result<(), Error> {
         let (Some(path), Some(recorder)) = (path, &self.recorder) else { return Ok(()) };
-        let text = recorder.profile(device.manifest()).encode();
-        write_whole(path, |mut file| file.write_all(text.as_bytes()).map_err(|error| Error::file(path, error)))
+        let profile = recorder.profile(device.manifest());
+        let text = profile.encode();
+        write_whole(path, |mut file| file.write_all(text.as_bytes()).map_err(|error| Error::file(path, error)))?;
+        let (chunks, path) = (profile.uses.len(), path.display());
+        say(&format!("{path}: startup profile of {chunks} chunks; next: coldpress profile attach MANIFEST {path}"));
+        Ok(())
     }
 
     /// What to fetch ahead.

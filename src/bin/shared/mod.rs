@@ -1,6 +1,7 @@
 //! What both programs do alike at the terminal: failures and exit codes, where keys, stores and block manifests are, pages about
 //! themselves.
 
+pub mod completion;
 pub mod failure;
 pub mod files;
 pub mod help;

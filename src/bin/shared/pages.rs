@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use coldpress::Error;
 
+use super::completion;
 use super::failure::CommandResult;
 use super::files::write_whole;
 use super::stdout::print;
@@ -32,9 +33,7 @@ pub struct ManArgs {
 
 /// Prints the completions of `program`.
 pub fn completions(mut program: Command, args: &CompletionsArgs) -> CommandResult {
-    let (name, mut script) = (program.get_name().to_owned(), Vec::new());
-    clap_complete::generate(args.shell, &mut program, name, &mut script);
-    Ok(print(&script)?)
+    Ok(print(completion::script(&mut program, args.shell).as_bytes())?)
 }
 
 /// Writes the man pages of `program` and its commands, or prints the main page.

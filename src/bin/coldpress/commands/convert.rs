@@ -78,15 +78,18 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     let progress = output::progress(cli);
     let cache = args.put.cache(&salt, &*progress)?;
     // Before any work: who may not wrap or put shall hear it now.
+    if url.is_some() && !args.dry_run {
+        key.check(&args.application)?;
+    }
     let open = |url| {
         let known = known_puts(&args.store, url, &args.root, &salt, cache.as_ref())?;
-        open_store(args, url, &*key, known, &base)
+        open_store(args, url, known, &base)
     };
-    let store = url.as_ref().map(open).transpose()?;
-    if let Some(warning) = store.as_ref().and_then(|store| store.warning()) {
+    let opened = url.as_ref().filter(|url| !is_new_directory(url)).map(open).transpose()?;
+    if let Some(warning) = opened.as_ref().and_then(|store| store.warning()) {
         progress.warn(&warning);
     }
-    let options = Options {
+    let mut options = Options {
         codec: args.compression,
         free: args.free.0,
         threads: args.threads.threads(),
@@ -95,7 +98,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         max_entries: args.limits.max_entries,
         root: args.root.clone(),
         application: args.application.clone(),
-        store_hint: url.as_ref().map(hint).unwrap_or_default(),
+        store_hint: String::new(),
         // A plan is told whole.
         max_new_bytes: args.max_new_bytes.map(|size| size.0).filter(|_| !args.dry_run),
     };
@@ -104,6 +107,12 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         true => source::open_all(&args.image, &access, options.limits(&*progress))?,
         false => vec![source::open(&args.image, args.platform.as_ref(), &access, options.limits(&*progress))?],
     };
+    // A directory is made for an image that is there, not for one whose name is wrong.
+    let store = match opened {
+        None => url.as_ref().map(open).transpose()?,
+        opened => opened,
+    };
+    options.store_hint = url.as_ref().map(hint).unwrap_or_default();
     let mut reports = Vec::new();
     for image in &images {
         let began = if reports.is_empty() { began } else { Instant::now() };
@@ -230,20 +239,15 @@ fn base_names(
     Ok(clear.names.into_iter().collect())
 }
 
-/// The putting half of the store, once it and the key said that they would serve; for a plan, only what is known of it.
+/// The write-only half of the store, once it said that it would take chunks; for a plan, only what is known of it.
 fn open_store<'a>(
     args: &ConvertArgs,
     url: &StoreUrl,
-    key: &dyn KeyWrap,
     known: Option<Known<'a>>,
     base: &BTreeSet<Sha256>,
 ) -> Result<Box<dyn PutIfAbsent + 'a>, Failure> {
-    let store: Box<dyn PutIfAbsent> = if args.dry_run {
-        Box::new(Planned::new(url))
-    } else {
-        key.check(&args.application)?;
-        args.put.open(&args.store, url, &args.root)?
-    };
+    let store: Box<dyn PutIfAbsent> =
+        if args.dry_run { Box::new(Planned::new(url)) } else { args.put.open(&args.store, url, &args.root)? };
     Ok(match url {
         StoreUrl::Bucket(_) => Box::new(KnownPuts::new(store, known, base.clone())),
         // It is looked at.
@@ -261,8 +265,10 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
     let progress = output::progress(cli);
     // A store that lost something is not what a note says of it.
-    let store = args.put.open_repair(&args.store, &url, &options.root)?;
+    let open = || args.put.open_repair(&args.store, &url, &options.root);
+    let opened = (!is_new_directory(&url)).then(open).transpose()?;
     let image = source::open(&args.image, platform.as_ref(), &access(&args.registry)?, options.limits(&*progress))?;
+    let store = opened.map_or_else(open, Ok)?;
     let target = Target { store: Some(&*store), cache: None };
     let converted = convert(&image, &salt, &options, target, &*progress)?;
     let (wanted, found) = (manifest.clear.root_digest, converted.manifest.clear.root_digest);
@@ -321,6 +327,11 @@ pub fn options_of(
         max_new_bytes: None,
     };
     Ok((options, platform))
+}
+
+/// Whether opening the store would create a directory.
+fn is_new_directory(url: &StoreUrl) -> bool {
+    matches!(url, StoreUrl::Directory(path) if !path.exists())
 }
 
 /// How a reader finds the store.

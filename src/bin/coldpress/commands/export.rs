@@ -48,8 +48,13 @@ pub fn run(cli: &Cli, args: &ExportArgs) -> CommandResult {
     let threads = args.threads.threads();
     let export = Export { manifest: &manifest, store: &*store, threads, progress: &*progress, changes };
     export.to(&destination)?;
-    let text =
-        format!("{}: {} ({} chunks)\n", path.display(), show(manifest.device_bytes()), manifest.sealed.chunks.len());
+    let next = match &destination {
+        Destination::File(_) => format!("next: sudo mount -o loop,ro {} DIR\n", path.display()),
+        Destination::BlockDevice(_) => format!("next: sudo mount -o ro {} DIR\n", path.display()),
+        _ => String::new(),
+    };
+    let (size, chunks) = (show(manifest.device_bytes()), manifest.sealed.chunks.len());
+    let text = format!("{}: {size} ({chunks} chunks)\n{next}", path.display());
     let json = json!({
         "output": path,
         "device_bytes": manifest.device_bytes(),

@@ -14,14 +14,20 @@ use crate::sources::read_manifest;
 
 pub fn run(cli: &Cli, args: &InspectArgs) -> CommandResult {
     let sealed = read_manifest(&args.manifest.manifest, &args.manifest.registry, args.manifest.expect)?;
-    match args.key.find()? {
+    let key = if args.clear { None } else { args.key.find()? };
+    match key {
         Some(key) => {
             let manifest = args.manifest.open(&*key)?;
             let text = clear_text(&manifest.clear) + &sealed_text(&manifest);
             Ok(output::result(cli, &text, &full_json(&manifest))?)
         }
         None => {
-            let text = clear_text(&sealed.clear) + "  (the rest is sealed: give --key)\n";
+            let end = if args.clear {
+                "Not authenticated: this is what the manifest says without a key.\n"
+            } else {
+                "Not authenticated; the rest is encrypted: give --key.\n"
+            };
+            let text = clear_text(&sealed.clear) + end;
             Ok(output::result(cli, &text, &clear_json(&sealed.clear))?)
         }
     }
@@ -112,6 +118,50 @@ fn sealed_text(manifest: &OpenManifest) -> String {
             show(segment)
         );
     }
-    let _ = writeln!(out, "config\n  {}", sealed.config);
+    out.push_str(&config_text(&sealed.config));
     out
+}
+
+/// The image's config, a line for each field that says how a container starts; others are in --json.
+fn config_text(config: &str) -> String {
+    let Ok(config) = serde_json::from_str::<Value>(config) else { return format!("config\n  {config}\n") };
+    let mut out = "config\n".to_owned();
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(out, "  {label:<12}{value}");
+    };
+    let fields = &config["config"];
+    for (label, key) in [("entrypoint", "Entrypoint"), ("cmd", "Cmd")] {
+        if let Some(words) = fields[key].as_array() {
+            line(label, &words.iter().map(word).collect::<Vec<_>>().join(" "));
+        }
+    }
+    for (label, key) in [("user", "User"), ("workdir", "WorkingDir"), ("stop signal", "StopSignal")] {
+        if let Some(text) = fields[key].as_str().filter(|text| !text.is_empty()) {
+            line(label, text);
+        }
+    }
+    for variable in fields["Env"].as_array().into_iter().flatten() {
+        line("env", variable.as_str().unwrap_or_default());
+    }
+    for (label, key) in [("port", "ExposedPorts"), ("volume", "Volumes")] {
+        fields[key].as_object().into_iter().flatten().for_each(|(name, _)| line(label, name));
+    }
+    for (name, value) in fields["Labels"].as_object().into_iter().flatten() {
+        line("label", &format!("{name}={}", value.as_str().unwrap_or_default()));
+    }
+    if let Some(created) = config["created"].as_str() {
+        line("created", created);
+    }
+    out
+}
+
+/// A word of a command, quoted as a shell wants it if it has to be.
+fn word(value: &Value) -> String {
+    let text = value.as_str().unwrap_or_default();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }

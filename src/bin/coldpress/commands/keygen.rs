@@ -13,7 +13,10 @@ pub fn run(cli: &Cli, args: &KeygenArgs) -> CommandResult {
         let salt = Salt::new(Secret::random()?);
         KeyFile::write_new_salt(&args.output, &salt)?;
         let scope = salt.scope().to_string();
-        let text = format!("{}: salt of deduplication scope {scope}, no key\n", args.output.display());
+        let shown = args.output.display();
+        let text = format!(
+            "{shown}: salt of deduplication scope {scope}, no key\nnext: coldpress convert IMAGE --key KEY --salt-file {shown} --store STORE -o app.cpm\n"
+        );
         return Ok(output::result(cli, &text, &json!({ "key_file": args.output, "scope_id": scope }))?);
     }
     let key = match &args.worker_of {
@@ -26,7 +29,10 @@ pub fn run(cli: &Cli, args: &KeygenArgs) -> CommandResult {
         Some(scope) => format!("salt of deduplication scope {scope}; for converting and reading"),
         None => "no salt; for reading only".to_owned(),
     };
-    let next = scope.as_ref().map_or("", |_| "next: coldpress convert IMAGE --store STORE -o app.cpm\n");
+    let next = match &scope {
+        Some(_) => "next: coldpress convert IMAGE --store STORE -o app.cpm\n".to_owned(),
+        None => format!("next: coldread mount MANIFEST DIR --key file:{}\n", args.output.display()),
+    };
     let text = format!("{}: wrapping key {id}, {holds}\n{next}", args.output.display());
     let json = json!({ "key_file": args.output, "wrapping_key_id": id, "scope_id": scope });
     Ok(output::result(cli, &text, &json)?)

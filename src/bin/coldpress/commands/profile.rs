@@ -34,6 +34,10 @@ fn attach(cli: &Cli, args: &AttachArgs) -> CommandResult {
     let path = beside(file);
     let fail = |error| Error::file(&path, error);
     write_whole(&path, |mut file| file.write_all(profile.encode().as_bytes()).map_err(fail))?;
-    let text = format!("{}: {known} of its {all} chunks are the image's\n", path.display());
+    let text = format!(
+        "{}: {known} of its {all} chunks are the image's\nnext: coldread mount {} DIR, which prefetches them\n",
+        path.display(),
+        file.display()
+    );
     Ok(output::result(cli, &text, &json!({ "profile": path, "chunks": all, "known": known }))?)
 }

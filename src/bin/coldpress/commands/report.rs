@@ -70,6 +70,8 @@ impl Report<'_> {
             "claimed_chunks": counts.claimed_chunks,
             "known_chunks": counts.known_chunks,
             "layer_shares": self.shares(),
+            "store": self.store.map(ToString::to_string),
+            "pushed": self.args.push.as_ref().filter(|_| self.artifact.is_some()).map(ToString::to_string),
             "artifact": self.artifact,
             "seconds": self.seconds,
         })

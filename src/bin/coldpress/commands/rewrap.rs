@@ -5,7 +5,7 @@ use coldpress::digest::Sha256;
 use coldpress::keys::KeyWrap;
 use coldpress::manifest::BlockManifest;
 use coldpress::output_file::Destination;
-use coldpress::store::{IN_FLIGHT, ObjectName, open_put};
+use coldpress::store::{IN_FLIGHT, ObjectName, StoreUrl, open_put};
 use serde_json::json;
 
 use crate::args::{Cli, RewrapArgs};
@@ -30,16 +30,25 @@ pub fn run(cli: &Cli, args: &RewrapArgs) -> CommandResult {
     }
     let (bytes, manifest) = rewrapped.expect("there is one").map_err(|error| error.within(named))?;
     // First of all: what no manifest in the store names may be collected.
-    let object = put(args, &manifest, &*from, &bytes)?;
+    let (url, object) = put(args, &manifest, &*from, &bytes)?;
     output::write_manifest(path, &bytes)?;
     let digest = manifest.clear.root_digest;
-    let text = format!("{}: root digest {digest}, for the new key alone; in the store as {object}\n", path.display());
-    let json = json!({ "manifest": path, "root_digest": digest, "object": object.to_string() });
+    let text = format!(
+        "{0}: root digest {digest}, for the new key alone\n  stored        in {url} as {object}\nnext: coldread mount {0} DIR, with the new key\n",
+        path.display()
+    );
+    let store = url.to_string();
+    let json = json!({ "manifest": path, "root_digest": digest, "store": store, "object": object.to_string() });
     Ok(output::result_beside(cli, &Destination::of(path)?, &text, &json)?)
 }
 
-/// Puts the new manifest beside the chunks that it names; returns its name there.
-fn put(args: &RewrapArgs, old: &BlockManifest, from: &dyn KeyWrap, new: &[u8]) -> Result<ObjectName, Failure> {
+/// Uploads the new manifest to the store of the chunks that it names; returns the store, and the object's name there.
+fn put(
+    args: &RewrapArgs,
+    old: &BlockManifest,
+    from: &dyn KeyWrap,
+    new: &[u8],
+) -> Result<(StoreUrl, ObjectName), Failure> {
     let url = match args.store.named()? {
         Some(url) => url,
         None => args.store.of(&old.clone().open(from)?)?,
@@ -49,5 +58,5 @@ fn put(args: &RewrapArgs, old: &BlockManifest, from: &dyn KeyWrap, new: &[u8]) -
     let within = |error: Error| error.within(format!("store {url}: the new manifest"));
     let store = open_put(&url, &args.store.settings(IN_FLIGHT)?, root).map_err(within)?;
     store.put_if_absent(&object, new).map_err(within)?;
-    Ok(object)
+    Ok((url, object))
 }

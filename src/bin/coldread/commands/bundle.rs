@@ -30,7 +30,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
     }
     let reading = args.reading.open(args.recording.record.is_some(), None)?;
     let device = Arc::new(reading.open(&args.source)?);
-    let _metrics = reading.metrics_of(&args.source, &device)?;
+    let _metrics = reading.metrics_of(&args.source, &device, &args.directory.join("rootfs"))?;
     let (config, missing) = describe(&device, args)?;
     let mut made = Made::default();
     let directory = made.directory(&args.directory)?;

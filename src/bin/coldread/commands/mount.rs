@@ -37,7 +37,7 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
     let reading = args.reading.open(args.recording.record.is_some(), None)?;
     let device = Arc::new(reading.open(&args.source)?);
     let root = device.manifest().clear.root_digest;
-    let _metrics = reading.metrics_of(&args.source, &device)?;
+    let _metrics = reading.metrics_of(&args.source, &device, &args.directory)?;
     let offered = args.writable.over(Arc::clone(&device) as _)?;
     let directory = args.directory.canonicalize().map_err(|error| Error::file(&args.directory, error))?;
     let plan = Plan {

@@ -72,7 +72,10 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
         files.push(FuseFile::open(Arc::clone(&offers[at]), path, &source, args.threads.threads, send.clone())?);
     }
     let named = args.images.iter().map(|image| image.name.clone()).zip(devices.iter().cloned());
-    let _metrics = reading.metrics(named.collect())?;
+    let nbd = args.nbd.iter().map(|address| format!("nbd {address}"));
+    let disks = args.vhost_user_blk.iter().map(|path| format!("vhost-user-blk {path}"));
+    let exports = args.fuse.iter().map(ToString::to_string).chain(nbd).chain(disks).collect();
+    let _metrics = reading.metrics(named.collect(), exports)?;
     let mut collected = Collected::default();
     reading.collect(args.recording.record.as_deref(), &mut collected)?;
     args.nbd.iter().for_each(|address| collected.listens(address));
