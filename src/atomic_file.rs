@@ -50,9 +50,10 @@ impl<'d> AtomicFile<'d> {
     pub fn create(directory: &'d OwnedFd, mode: u32) -> io::Result<Self> {
         let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         // Linking goes through /proc.
-        let file = match Path::new("/proc/self/fd").exists() {
-            true => openat(directory, ".", unnamed, Mode::from(mode)),
-            false => Err(Errno::OPNOTSUPP),
+        let file = if Path::new("/proc/self/fd").exists() {
+            openat(directory, ".", unnamed, Mode::from(mode))
+        } else {
+            Err(Errno::OPNOTSUPP)
         };
         match file {
             Ok(file) => Ok(Self { directory: directory.as_fd(), file: file.into(), aside: None }),

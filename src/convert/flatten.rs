@@ -6,18 +6,21 @@
 
 mod attributes;
 mod encoded;
+mod error;
 mod merge;
 mod usage;
 
 use std::collections::BTreeMap;
 
 use super::tar::{Entry, EntryKind};
+use crate::ErrorKind;
 use crate::fs::ext4::MAX_NAME;
 use crate::fs::ext4::layout::unstorable;
 use crate::fs::path::{Display, components, raw_components};
 use crate::fs::tree::{DeviceNumber, InodeId, Kind, Metadata};
-use crate::{Error, ErrorKind};
 
+pub use error::FlattenError;
+use error::refuse;
 pub use merge::{empty, merge, too_many_layers};
 pub use usage::Usage;
 
@@ -29,25 +32,6 @@ const AUFS: &[u8] = b".wh..wh.";
 const MAX_ENTRIES: usize = 1 << 31;
 /// Maximum number of symlinks that are followed on one path, as in Linux.
 const MAX_LINKS_FOLLOWED: usize = 40;
-
-/// The reason why an entry cannot be applied.
-#[derive(Debug, thiserror::Error)]
-#[error("`{path}`: {reason}")]
-pub struct FlattenError {
-    path: String,
-    reason: String,
-    kind: ErrorKind,
-}
-
-impl From<FlattenError> for Error {
-    fn from(error: FlattenError) -> Self {
-        Error::new(error.kind, error.to_string())
-    }
-}
-
-fn refuse(path: &[u8], reason: impl Into<String>) -> FlattenError {
-    FlattenError { path: Display(path).to_string(), reason: reason.into(), kind: ErrorKind::Input }
-}
 
 /// Returns an entry's metadata as Linux stores it, or refuses metadata that is legal in a tar but cannot be stored by ext4.
 fn storable(path: &[u8], metadata: Metadata, kind: &Kind) -> Result<Metadata, FlattenError> {

@@ -116,7 +116,9 @@ impl<'a> Ingest<'a> {
         known.reverse();
         let unread =
             || self.image.layers.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(layer, _)| &layer.blob);
-        unread().rev().for_each(Blob::want);
+        for blob in unread().rev() {
+            blob.want();
+        }
         self.progress.begin(
             Stage::Layers,
             unread().fold(0, |sum: u64, blob| sum.saturating_add(blob.length().unwrap_or_default())),
@@ -177,7 +179,9 @@ impl<'a> Ingest<'a> {
                 if layer.is_err() {
                     // The other threads need not start a layer, nor wait for a download.
                     stop.store(true, Ordering::Relaxed);
-                    self.image.layers.iter().for_each(|layer| layer.blob.give_up());
+                    for layer in &self.image.layers {
+                        layer.blob.give_up();
+                    }
                 }
                 done.lock().expect("no thread panics with it")[index] = Some(layer);
             }
@@ -336,7 +340,9 @@ fn walk(
     budget: &Budget,
     mut segment: Option<&mut SegmentWriter<'_>>,
 ) -> Result<(LayerTree, Measures), WalkError> {
-    let (mut tar, mut tree, mut sizes) = (TarReader::new(stream), LayerTree::default(), Sizes::default());
+    let mut tar = TarReader::new(stream);
+    let mut tree = LayerTree::default();
+    let mut sizes = Sizes::default();
     let mut charge = budget.begin();
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         if let EntryKind::File(content) = &entry.kind {

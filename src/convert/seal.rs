@@ -266,7 +266,9 @@ impl<'scope> Sealing<'scope> {
     /// Those of the store, naming the object.
     pub fn finish(self) -> Result<SealedChunks> {
         drop(self.jobs);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("sealing does not panic"));
+        for thread in self.threads {
+            thread.join().expect("sealing does not panic");
+        }
         let mut sealed = std::mem::take(&mut *self.shared.sealed.lock().expect("no thread panics with it"));
         sealed.failed.take().map_or(Ok(sealed), Err)
     }

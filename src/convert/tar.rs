@@ -8,67 +8,26 @@
 mod header;
 mod pax;
 mod sparse;
+mod stream;
 
-use std::io::{self, Read};
+use std::io::Read;
 
-use header::{Header, until_nul};
+use header::{BLOCK, Header, until_nul};
 use pax::Records;
 use sparse::PaxForm;
+
+pub use stream::{TarError, TarReader};
 
 use crate::fs::ext4::layout::clamp_seconds;
 use crate::fs::path::Display;
 use crate::fs::tree::{Content, Data, DeviceNumber, Metadata, Timestamp};
 
-const BLOCK: usize = 512;
 /// Maximum size of the extended headers before one entry, in bytes: over twice what Linux can store of names and xattrs together.
 const MAX_EXTENDED: u64 = 8 << 20;
 /// Maximum length of a path, in bytes: the limit of a Linux system call, without the NUL.
 pub const MAX_PATH: usize = 4_096;
 /// The owner or group that means "unchanged" to `chown`.
 pub const UNCHANGED: u32 = u32::MAX;
-
-/// The reason why a stream is not a tar that can be converted.
-#[derive(Debug, thiserror::Error)]
-pub enum TarError {
-    /// The layer cannot be read.
-    #[error("cannot be read")]
-    Io(#[source] io::Error),
-    /// The stream ends inside an entry.
-    #[error("ends in the middle of the entry at byte {0}")]
-    Truncated(u64),
-    /// A block is not a valid header.
-    #[error("no tar header at byte {offset}: {reason}")]
-    Header {
-        /// The offset of the header in the stream, in bytes.
-        offset: u64,
-        /// The fault.
-        reason: &'static str,
-    },
-    /// A numeric field or PAX record of an entry is not a number.
-    #[error("`{path}`: its {field} is not a number")]
-    NotANumber {
-        /// The name of the entry.
-        path: String,
-        /// The field or record.
-        field: String,
-    },
-    /// A field in the header of an entry is invalid.
-    #[error("`{path}`: {reason}")]
-    Entry {
-        /// The name of the entry.
-        path: String,
-        /// The fault.
-        reason: String,
-    },
-    /// The type of an entry is not supported in container images.
-    #[error("`{path}`: tar entries of type `{flag}` are not supported")]
-    Type {
-        /// The name of the entry.
-        path: String,
-        /// The header's type flag.
-        flag: char,
-    },
-}
 
 /// One entry of a layer.
 #[derive(Debug, Clone)]
@@ -98,15 +57,6 @@ pub enum EntryKind {
     BlockDevice(DeviceNumber),
     /// A named pipe.
     Fifo,
-}
-
-/// A reader of the entries of a tar stream, one by one.
-pub struct TarReader<R> {
-    inner: R,
-    offset: u64,
-    /// The offset of the header of the last entry, in bytes.
-    at: u64,
-    end: u64,
 }
 
 /// The content of the extended headers before an entry.
@@ -145,11 +95,6 @@ fn not_a_number(path: &[u8], error: &pax::RecordNotANumber) -> TarError {
 }
 
 impl<R: Read> TarReader<R> {
-    /// Creates a reader at the start of a tar stream.
-    pub fn new(inner: R) -> Self {
-        Self { inner, offset: 0, at: 0, end: 0 }
-    }
-
     /// Returns the next entry; `None` at the end of the archive, after which the stream is not read.
     ///
     /// Skips the bytes of the previous entry that [`TarReader::read_data`] has not read.
@@ -184,89 +129,6 @@ impl<R: Read> TarReader<R> {
             return Err(TarError::Header { offset: self.offset, reason: "an extended header stands before it" });
         }
         Ok(None)
-    }
-
-    /// Reads into `buf` from `source` on, an offset in the stream from a run of the last entry; only forward.
-    ///
-    /// # Errors
-    /// Those of the stream; `Truncated` where it ends before.
-    ///
-    /// # Panics
-    /// Where the stream was read past `source`.
-    pub fn read_data(&mut self, source: u64, buf: &mut [u8]) -> Result<(), TarError> {
-        self.skip_to(self.at, source)?;
-        match self.inner.read_exact(buf) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(TarError::Truncated(self.at)),
-            Err(error) => return Err(TarError::Io(error)),
-        }
-        self.offset += buf.len() as u64;
-        Ok(())
-    }
-
-    /// Returns the offset and the block of the next header; `None` at two zero blocks, or where the stream ends between entries.
-    fn next_header(&mut self) -> Result<Option<(u64, [u8; BLOCK])>, TarError> {
-        let at = self.offset;
-        let Some(block) = self.block()? else { return Ok(None) };
-        if block != [0; BLOCK] {
-            header::check_sum(&block).map_err(|reason| TarError::Header { offset: at, reason })?;
-            return Ok(Some((at, block)));
-        }
-        match self.block()? {
-            Some(second) if second != [0; BLOCK] => {
-                Err(TarError::Header { offset: at, reason: "one zero block and then something else" })
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Returns the next block; `None` at the end of the stream.
-    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
-        let mut block = [0; BLOCK];
-        let mut got = 0;
-        while got < BLOCK {
-            match self.inner.read(&mut block[got..]) {
-                Ok(0) if got == 0 => return Ok(None),
-                Ok(0) => return Err(TarError::Truncated(self.offset)),
-                Ok(n) => got += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(TarError::Io(error)),
-            }
-        }
-        self.offset += BLOCK as u64;
-        Ok(Some(block))
-    }
-
-    /// Reads `size` bytes, which the caller has bounded, and skips the padding after them.
-    fn body(&mut self, at: u64, size: u64) -> Result<Vec<u8>, TarError> {
-        let mut body = Vec::new();
-        let read = self.inner.by_ref().take(size).read_to_end(&mut body).map_err(TarError::Io)?;
-        self.offset += read as u64;
-        if read as u64 != size {
-            return Err(TarError::Truncated(at));
-        }
-        self.skip_padding()?;
-        Ok(body)
-    }
-
-    /// Skips the padding of the last block. Some writers omit it after the last entry: then the archive ends there.
-    fn skip_padding(&mut self) -> Result<(), TarError> {
-        let left = self.offset.next_multiple_of(BLOCK as u64) - self.offset;
-        if left > 0 {
-            self.offset += io::copy(&mut self.inner.by_ref().take(left), &mut io::sink()).map_err(TarError::Io)?;
-        }
-        Ok(())
-    }
-
-    /// Skips to the offset `end`.
-    fn skip_to(&mut self, at: u64, end: u64) -> Result<(), TarError> {
-        let left = end.checked_sub(self.offset).expect("streams are read forward");
-        if left == 0 {
-            return Ok(());
-        }
-        let copied = io::copy(&mut self.inner.by_ref().take(left), &mut io::sink()).map_err(TarError::Io)?;
-        self.offset += copied;
-        if copied == left { Ok(()) } else { Err(TarError::Truncated(at)) }
     }
 
     fn entry(&mut self, at: u64, block: &[u8; BLOCK], header: &Header, extended: &Extended) -> Result<Entry, TarError> {
@@ -410,6 +272,8 @@ fn metadata(header: &Header, records: &Records, fail: &dyn Fn(&str) -> TarError)
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     /// What reads as these parts, one a call.

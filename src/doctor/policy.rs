@@ -121,12 +121,11 @@ fn express(role: Role, store: &BucketUrl, partition: &str) -> Vec<Policy> {
 
 fn s3(role: Role, store: &BucketUrl, root: &RootId, partition: &str) -> Vec<Policy> {
     // Of an access point, the store's URL has the ARN; its objects stand behind `object`.
-    let (bucket, objects) = match store.bucket.starts_with("arn:") {
-        true => (store.bucket.clone(), format!("{}/object", store.bucket)),
-        false => {
-            let bucket = format!("arn:{partition}:s3:::{}", store.bucket);
-            (bucket.clone(), bucket)
-        }
+    let (bucket, objects) = if store.bucket.starts_with("arn:") {
+        (store.bucket.clone(), format!("{}/object", store.bucket))
+    } else {
+        let bucket = format!("arn:{partition}:s3:::{}", store.bucket);
+        (bucket.clone(), bucket)
     };
     let under = |path: &str| format!("{objects}/{}", store.key(path));
     let (chunks, manifests) = (under(&format!("{root}/*")), under(&format!("manifests/{root}/*")));

@@ -56,10 +56,10 @@ impl AgeKey {
                 return Err(Error::new(ErrorKind::Input, message));
             }
         }
-        match key.recipients.is_empty() {
-            true => Err(Error::new(ErrorKind::Input, format!("{object}: no age recipient and no identity"))),
-            false => Ok(key),
+        if key.recipients.is_empty() {
+            return Err(Error::new(ErrorKind::Input, format!("{object}: no age recipient and no identity")));
         }
+        Ok(key)
     }
 
     /// Generates an identity. Returns its secret text and the text of its recipient.

@@ -163,7 +163,9 @@ fn encode(wrapping_key: Option<&WrappingKey>, salt: Option<&Salt>) -> Zeroizing<
 /// Writes the secret digit by digit, so that no other buffer holds it.
 fn line(out: &mut String, name: &str, secret: &Secret) {
     let _ = write!(out, "{name} = ");
-    secret.expose().iter().for_each(|byte| _ = write!(out, "{byte:02x}"));
+    for byte in secret.expose() {
+        let _ = write!(out, "{byte:02x}");
+    }
     out.push('\n');
 }
 

@@ -4,7 +4,7 @@
 //! An attribute that the kernel does not support is dropped, one that it refuses as invalid is an error. checked: `setxattr` on
 //! ext4 of Linux 6.18; docs/design.md ("Flattening") has the list.
 
-use super::{FlattenError, refuse};
+use super::error::{FlattenError, refuse};
 use crate::ErrorKind;
 use crate::convert::tar::UNCHANGED;
 use crate::fs::acl::{self, Acl};

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::BLOCK;
+/// Length of a block of the stream, in bytes.
+pub(super) const BLOCK: usize = 512;
 
 /// The format of a header, from its magic bytes: the fields after the first 257 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -129,7 +129,8 @@ fn time(text: &[u8]) -> Option<Timestamp> {
 }
 
 fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
     while let [first, behind @ ..] = rest {
         rest = behind;
         if *first == b'%' {

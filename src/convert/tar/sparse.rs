@@ -1,8 +1,8 @@
 //! Sparse maps: the old GNU form and the three of PAX, read as Go's `archive/tar` reads them.
 
-use super::header::{Format, number};
+use super::header::{BLOCK, Format, number};
 use super::pax::{Records, integer};
-use super::{BLOCK, TarError, TarReader};
+use super::stream::{TarError, TarReader};
 use crate::fs::tree::{Content, Data, Run};
 use std::io::Read;
 
@@ -56,7 +56,9 @@ fn natural(text: &[u8]) -> Option<u64> {
 /// Returns the content of a file of `size` bytes whose runs are contiguous in the stream, from `source` to exactly `end`; `None`
 /// where the map is invalid.
 pub(super) fn content(map: &[(u64, u64)], size: u64, source: u64, end: u64) -> Option<Content> {
-    let (mut runs, mut at, mut source) = (Vec::new(), 0u64, source);
+    let mut runs = Vec::new();
+    let mut at = 0u64;
+    let mut source = source;
     for &(offset, length) in map {
         let behind = offset.checked_add(length)?;
         if offset < at || behind > size {
@@ -202,7 +204,9 @@ mod tests {
         let gnu = |count: usize| {
             let mut more: Vec<[u8; BLOCK]> = vec![[b'0'; BLOCK]; (count - 4).div_ceil(21)];
             let (last, others) = more.split_last_mut().unwrap();
-            others.iter_mut().for_each(|block| block[504] = 1);
+            for block in others {
+                block[504] = 1;
+            }
             last[504] = 0;
             let in_last = (count - 4) % 21;
             if in_last > 0 {

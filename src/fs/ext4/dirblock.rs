@@ -54,7 +54,9 @@ fn fits_one_block<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> bool {
 
 /// Returns the number of entries in each leaf.
 fn pack(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
-    let (mut leaves, mut count, mut used) = (Vec::new(), 0, 0);
+    let mut leaves = Vec::new();
+    let mut count = 0;
+    let mut used = 0;
     for size in sizes {
         if used + size > LEAF {
             leaves.push(std::mem::take(&mut count));

@@ -99,13 +99,11 @@ impl Edit<'_> {
         }
         let bitmap = self.read(BlockAddr(get32(&descriptor, 0)))?;
         let expected = get16(&descriptor, 0x18);
-        match csum::matches(expected.into(), lo16(csum::bitmap(&bitmap)).into()) {
-            true => Ok(bitmap),
-            false => Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("file system: the block bitmap of group {group} does not match its checksum"),
-            )),
+        if !csum::matches(expected.into(), lo16(csum::bitmap(&bitmap)).into()) {
+            let message = format!("file system: the block bitmap of group {group} does not match its checksum");
+            return Err(Error::new(ErrorKind::Corrupt, message));
         }
+        Ok(bitmap)
     }
 
     /// Returns the start of the first run of `blocks` free blocks.

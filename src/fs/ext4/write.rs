@@ -322,7 +322,9 @@ impl Layout<'_> {
         bits.set(geometry.inode_table, geometry.inode_table_blocks());
         bits.set(geometry.blocks, geometry.groups * BLOCKS_PER_GROUP - geometry.blocks);
         for plan in &self.directories {
-            plan.extents().iter().for_each(|extent| bits.set(extent.start.0, extent.length));
+            for extent in plan.extents() {
+                bits.set(extent.start.0, extent.length);
+            }
         }
         for (id, inode) in self.tree.iter().filter(|(id, _)| self.is_visible(*id)) {
             if !matches!(inode.kind, Kind::Directory(_)) {

@@ -62,7 +62,9 @@ struct Counting;
 
 impl LayerBytes for Counting {
     fn read_at(&self, _: LayerIndex, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        (offset..).zip(buf).for_each(|(at, byte)| *byte = at.to_le_bytes()[0] | 1);
+        for (at, byte) in (offset..).zip(buf) {
+            *byte = at.to_le_bytes()[0] | 1;
+        }
         Ok(())
     }
 }
