@@ -37,10 +37,10 @@ use coldpress::crypto::{ChunkKey, Codec, Salt, Secret};
 use coldpress::digest::Sha256;
 use coldpress::read::counts::Counts;
 use coldpress::read::tier::{Place, Tier, Wanted};
-use coldpress::read::zone::resp::{Decoder, Reply, encode};
-use coldpress::read::zone::stripe::{Code, Coder};
-use coldpress::read::zone::{Settings, Zone, ZoneTier};
 use coldpress::store::ObjectName;
+use coldpress::zone::resp::{Decoder, Reply, encode};
+use coldpress::zone::stripe::{Code, Coder};
+use coldpress::zone::{Settings, Zone, ZoneTier};
 
 const CHUNK: usize = 512 << 10;
 const CHUNKS: usize = 400;

@@ -13,6 +13,9 @@
 //! | `registry` `source` | where images come from |
 //! | `convert` | an image becomes encrypted chunks and a block manifest |
 //! | `read` `serve` `bundle` | encrypted chunks become a device, its exports, and a runtime bundle |
+//! | `zone` | the cache servers of a zone, a level of the read path |
+//! | `inspect` `observe` | analysis of what is stored and recorded; what a running reader reports |
+//! | `simulation` | unit tests only: schedules of the read path that a seed decides |
 //!
 //! `convert` and `read` never import each other: they meet in the byte formats (docs/reference/formats).
 
@@ -25,9 +28,11 @@ pub mod digest;
 pub mod doctor;
 pub mod error;
 pub mod fs;
+pub mod inspect;
 pub mod keys;
 pub mod manifest;
 pub mod net;
+pub mod observe;
 pub mod output_file;
 pub mod printable;
 pub mod private_file;
@@ -37,10 +42,13 @@ pub mod read;
 pub mod registry;
 pub mod sandbox;
 pub mod serve;
+#[cfg(test)]
+mod simulation;
 pub mod source;
 pub mod store;
 mod sync;
 mod threads;
+pub mod zone;
 
 pub use error::{Error, ErrorKind, Result};
 

@@ -3,7 +3,7 @@
 
 use std::io::{ErrorKind, Read};
 
-use coldpress::read::zone::resp::{Decoder, Reply};
+use coldpress::zone::resp::{Decoder, Reply};
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 1000;

@@ -3,7 +3,7 @@
 
 use coldpress::crypto::ChunkKey;
 use coldpress::crypto::shard_seal::ShardSeal;
-use coldpress::read::zone::stripe::{Code, Coder};
+use coldpress::zone::stripe::{Code, Coder};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

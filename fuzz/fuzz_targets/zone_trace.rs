@@ -1,8 +1,8 @@
 //! A recorded trace, and what is planned with it.
 #![no_main]
 
-use coldpress::read::zone::sizing::{Plan, Prices, svg};
-use coldpress::read::zone::trace::decode;
+use coldpress::inspect::zone_sizing::{Plan, Prices, svg};
+use coldpress::zone::trace::decode;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

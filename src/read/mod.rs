@@ -29,14 +29,9 @@ pub mod picture;
 mod private_directory;
 pub mod profile;
 mod room;
-pub mod scrub;
-#[cfg(test)]
-mod simulation;
 pub mod slots;
 pub mod stored_manifest;
 pub mod tier;
-pub mod verify;
-pub mod zone;
 
 pub use cow::CowDevice;
 pub use device::ChunkDevice;

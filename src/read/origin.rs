@@ -34,7 +34,7 @@ const LONG: Duration = Duration::from_secs(1);
 const LEAST: Duration = Duration::from_millis(5);
 
 /// What a thread is to do.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads on which a process asks its origins: as many as requests may be under way.
 pub struct Requests {
@@ -87,7 +87,7 @@ impl Requests {
     ///
     /// # Errors
     /// Those of starting a thread where there is none.
-    pub(super) fn submit(self: &Arc<Self>, job: Job, background: bool) -> std::io::Result<()> {
+    pub(crate) fn submit(self: &Arc<Self>, job: Job, background: bool) -> std::io::Result<()> {
         let mut queue = self.queue();
         let jobs = if background { &mut queue.background } else { &mut queue.jobs };
         jobs.push_back(job);

@@ -1,11 +1,8 @@
-//! Doors through which a device is offered to others, and what is told of it.
+//! Exports: a block device is offered over FUSE, NBD and vhost-user-blk.
 
 pub mod buffers;
 pub mod fuse;
-pub mod http;
-pub mod metrics;
 pub mod nbd;
-pub mod status;
 pub mod vhost_blk;
 
 use crate::Error;

@@ -140,11 +140,11 @@ mod tests {
             "read/private_directory.rs",
             "read/room.rs",
             "read/slots.rs",
-            "read/zone/lease.rs",
-            "read/zone/link.rs",
-            "read/zone/lookup.rs",
-            "read/zone/mod.rs",
-            "read/zone/server.rs",
+            "zone/lease.rs",
+            "zone/connection.rs",
+            "zone/lookup.rs",
+            "zone/mod.rs",
+            "zone/server.rs",
         ];
         const OTHERS: [&str; 9] = [
             "Instant::now",

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use coldpress::read::zone::resp::{Decoder, Reply, encode};
+use coldpress::zone::resp::{Decoder, Reply, encode};
 
 use crate::servers::free_port;
 

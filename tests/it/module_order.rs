@@ -15,8 +15,8 @@ const REMAINING_CYCLES: [&str; 10] = [
     "read::ahead read::device",
     "read::cow read::cow::room",
     "read::diff read::diff::causes read::diff::chunks read::diff::files inspect::diff inspect::diff::causes inspect::diff::chunks inspect::diff::files",
-    "read::simulation::reader read::simulation::world",
-    "read::zone read::zone::lease read::zone::lookup zone zone::lease zone::lookup",
+    "simulation::reader simulation::world",
+    "zone zone::lease zone::lookup",
     "registry::credentials registry::login_file",
     "serve::nbd serve::nbd::transmission serve::vhost_blk serve::vhost_blk::config serve::vhost_blk::rings",
     "source source::archive source::blob source::containers_storage source::docker_archive source::engine source::engine::api \

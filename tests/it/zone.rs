@@ -14,10 +14,10 @@ use coldpress::crypto::{ChunkKey, Codec, Salt, Secret};
 use coldpress::read::counts::Counts;
 use coldpress::read::disk_cache::{CachedTier, DiskCache};
 use coldpress::read::tier::{Place, Tier, Wanted};
-use coldpress::read::zone::placement::{Seed, places};
-use coldpress::read::zone::stripe::{Code, Coder};
-use coldpress::read::zone::{Settings, Zone, ZoneTier};
 use coldpress::store::ObjectName;
+use coldpress::zone::placement::{Seed, places};
+use coldpress::zone::stripe::{Code, Coder};
+use coldpress::zone::{Settings, Zone, ZoneTier};
 use serde_json::Value;
 
 use crate::cache_servers::{Apart, CacheServer, Hostile, Slowed, hostile, urls};

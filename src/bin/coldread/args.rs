@@ -10,9 +10,9 @@ use std::sync::Arc;
 use clap::{ArgAction, ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use coldpress::digest::Sha256;
 use coldpress::fs::BlockDevice;
+use coldpress::inspect::zone_sizing::Made;
 use coldpress::read::CowDevice;
-use coldpress::read::zone::sizing::Made;
-use coldpress::read::zone::stripe::Code;
+use coldpress::zone::stripe::Code;
 
 pub use self::inside::{CatArgs, CpArgs, DuArgs, FindArgs, LsArgs, StatArgs, TarArgs, TypeLetter, find_words};
 use crate::container::ContainerArgs;

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coldpress::serve::http::{self, Hosts, Page};
-use coldpress::serve::metrics;
-use coldpress::serve::status::Status;
+use coldpress::observe::http::{self, Hosts, Page};
+use coldpress::observe::metrics;
+use coldpress::observe::status::Status;
 use coldpress::{Error, Result};
 
 use crate::sockets::{self, Address, Socket, Stream};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use coldpress::read::zone::link::Address;
-use coldpress::read::zone::stripe::Code;
-use coldpress::read::zone::{Settings, Zone};
+use coldpress::zone::connection::Address;
+use coldpress::zone::stripe::Code;
+use coldpress::zone::{Settings, Zone};
 use coldpress::{Error, ErrorKind};
 
 use crate::reading::Wait;

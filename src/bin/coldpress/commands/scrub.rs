@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coldpress::digest::{Sha256, Sha256Hasher};
+use coldpress::inspect::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
 use coldpress::manifest::Clear;
 use coldpress::output_file::Destination;
-use coldpress::read::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
 use coldpress::read::stored_manifest;
 use coldpress::store::{Collect, ObjectName, RootId, StoreUrl, open_collect, open_get};
 use coldpress::{Error, ErrorKind};

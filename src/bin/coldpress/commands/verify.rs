@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use coldpress::convert::{Converted, Target, convert, flatten_only};
 use coldpress::fs::ext4::layout::Layout;
+use coldpress::inspect::verify::verify_store;
 use coldpress::keys::KeyWrap;
 use coldpress::manifest::{ChunkRef, OpenManifest};
 use coldpress::progress::Progress;
-use coldpress::read::verify::verify_store;
 use coldpress::source::{self, ImageRef};
 use coldpress::{ChunkIndex, Error, ErrorKind};
 use serde_json::{Value, json};

@@ -1,10 +1,10 @@
 //! `coldread status`: what a running reader has done, as a table.
 
 use coldpress::Error;
+use coldpress::observe::status::{Held, Status, TierStatus, ZoneServerStatus, ZoneStatus};
 use coldpress::printable::{self, Printable};
 use coldpress::read::tier::Place;
 use coldpress::sandbox::Report;
-use coldpress::serve::status::{Held, Status, TierStatus, ZoneServerStatus, ZoneStatus};
 
 use crate::args::StatusArgs;
 use crate::shared::failure::CommandResult;

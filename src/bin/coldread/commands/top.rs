@@ -3,9 +3,9 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use coldpress::observe::status::Status;
 use coldpress::printable::Printable;
 use coldpress::read::tier::Place;
-use coldpress::serve::status::Status;
 use coldpress::{Error, ErrorKind};
 
 use super::status::{counted, duration, images, rate, share, size};

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::io::Write as _;
 
-use coldpress::read::zone::sizing::{Plan, Prices, svg};
-use coldpress::read::zone::stripe::Code;
-use coldpress::read::zone::trace::{Asked, decode};
-use coldpress::read::zone::{ServerState, Settings};
+use coldpress::inspect::zone_sizing::{Plan, Prices, svg};
+use coldpress::zone::stripe::Code;
+use coldpress::zone::trace::{Asked, decode};
+use coldpress::zone::{ServerState, Settings};
 use coldpress::{Error, ErrorKind};
 use serde::Serialize;
 

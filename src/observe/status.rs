@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::read::ChunkDevice;
 use crate::read::counts::{BOUNDS, Counts, Histogram};
 use crate::read::tier::Place;
-use crate::read::zone::{OfServer, Zone};
 use crate::sandbox;
+use crate::zone::{OfServer, Zone};
 
 /// Of one process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

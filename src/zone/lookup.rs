@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::link::{Link, refusal, wait_for_any};
+use super::connection::{Link, refusal, wait_for_any};
 use super::placement::{Place, places};
 use super::resp::Reply;
 use super::server::{Lost, Server, Standing};

@@ -1,4 +1,4 @@
-//! Which chunks a host asked its zone for, and when: a line a chunk, for [`super::sizing`].
+//! Which chunks a host asked its zone for, and when: a line a chunk, for [`crate::inspect::zone_sizing`].
 //!
 //! `MILLISECONDS ID BYTES`: since 1970, the chunk's id in the zone (hexadecimal, no name), its sealed bytes. Lines of several hosts can be put
 //! together in any order.
@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind, Result};
 /// Bytes of a line at most.
 const LINE: usize = 128;
 /// Milliseconds of the year 10000, which is later than any trace.
-pub(super) const LATEST: u64 = 253_402_300_800_000;
+pub(crate) const LATEST: u64 = 253_402_300_800_000;
 
 /// A chunk that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -18,10 +18,10 @@ use crate::read::fill::{FillRate, Filler};
 use crate::read::memory::Memory;
 use crate::read::origin::{Limits, Origin, Requests};
 use crate::read::tier::Tier;
-use crate::read::zone::network::Network;
-use crate::read::zone::{Settings, Zone, ZoneTier};
 use crate::sync::scheduler::{Faults, Random, Report, Simulated, current, simulate};
 use crate::sync::{Condvar, Mutex, sleep};
+use crate::zone::network::Network;
+use crate::zone::{Settings, Zone, ZoneTier};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -4,12 +4,12 @@
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-use super::device::fetch_all;
 use crate::crypto::packed::trimmed;
 use crate::digest::Blake3;
 use crate::manifest::OpenManifest;
 use crate::manifest::root_digest::image_digest;
 use crate::progress::Progress;
+use crate::read::device::fetch_all;
 use crate::store::Get;
 use crate::{Error, ErrorKind, Result};
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use super::link::{Address, Link, refusal};
+use super::connection::{Address, Link, refusal};
 use super::placement::Seed;
 use super::resp::Reply;
 use crate::read::counts::{Count, Histogram};

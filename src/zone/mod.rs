@@ -5,16 +5,15 @@
 //! others wait for it, and written here behind its reader's back. Nothing depends on it: servers that lie, hang or go cost time, and that
 //! bounded. A server sees ids and sealed shards, and nothing of it is taken without a true tag; the chunk's name is checked by who opens it.
 
+pub mod connection;
+mod health;
 mod lease;
-pub mod link;
 mod lookup;
 #[cfg(test)]
-pub(super) mod network;
+pub(crate) mod network;
 pub mod placement;
 pub mod resp;
 mod server;
-pub mod sizing;
-mod state;
 pub mod stripe;
 pub mod trace;
 
@@ -23,21 +22,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use self::connection::Address;
+pub use self::health::ServerState;
 use self::lease::{Asked, Lease};
-use self::link::Address;
 use self::lookup::{Known, Pace, Seen, Sought, look, look_at_the_rest};
 use self::placement::Seed;
 use self::resp::Reply;
 pub use self::server::OfServer;
 use self::server::{Server, Standing};
-pub use self::state::ServerState;
 use self::stripe::{Code, Coder};
-use super::counts::Count;
-use super::origin::Requests;
-use super::tier::{Place, Tier, Wanted};
 use crate::crypto::ChunkKey;
 use crate::crypto::shard_seal::{ShardSeal, ZoneId};
 use crate::random::random_bytes;
+use crate::read::counts::Count;
+use crate::read::origin::Requests;
+use crate::read::tier::{Place, Tier, Wanted};
 use crate::store::ObjectName;
 use crate::sync::{Mutex, MutexGuard, elapsed, now, sleep};
 use crate::{Error, ErrorKind, Result};
@@ -126,7 +125,7 @@ impl Zone {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::new(ErrorKind::Input, format!("the zone: server {} is named twice", twice[0])));
         }
-        let tls = if addresses.iter().any(Address::has_tls) { Some(link::tls(tls_ca)?) } else { None };
+        let tls = if addresses.iter().any(Address::has_tls) { Some(connection::tls(tls_ca)?) } else { None };
         let shared = Arc::new(Shared {
             servers: addresses.into_iter().map(|address| Arc::new(Server::new(address, tls.clone()))).collect(),
             coder: Coder::new(settings.code),
@@ -201,13 +200,13 @@ fn between(least: Duration, most: Duration) -> Duration {
 pub struct ZoneTier {
     zone: Arc<Zone>,
     next: Box<dyn Tier>,
-    counts: Arc<super::counts::Counts>,
+    counts: Arc<crate::read::counts::Counts>,
 }
 
 impl ZoneTier {
     /// `next`, asked for what the `zone` has not.
     #[must_use]
-    pub fn new(next: Box<dyn Tier>, zone: Arc<Zone>, counts: Arc<super::counts::Counts>) -> Self {
+    pub fn new(next: Box<dyn Tier>, zone: Arc<Zone>, counts: Arc<crate::read::counts::Counts>) -> Self {
         Self { zone, next, counts }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::link::refusal;
+use super::connection::refusal;
 use super::resp::Reply;
 use super::server::Server;
 use super::{FILLED, REPAIRED, Zone};

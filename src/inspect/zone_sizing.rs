@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::trace::{Asked, LATEST};
+use crate::zone::trace::{Asked, LATEST};
 use crate::{Error, ErrorKind, Result};
 
 /// Milliseconds of a month of 30 days.
