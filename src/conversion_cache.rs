@@ -18,6 +18,7 @@ use crate::crypto::convergent::mac;
 use crate::crypto::sealed_stream::{OpeningReader, SealingWriter};
 use crate::crypto::{Salt, Secret};
 use crate::digest::to_hex;
+use crate::printable::Printable;
 use crate::private_file::{self, Access, touch};
 use crate::{Error, Result};
 
@@ -36,6 +37,13 @@ pub struct Cache {
 /// The file name of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryName(String);
+
+impl EntryName {
+    /// Returns the file's name.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +104,10 @@ impl Cache {
     /// or decoded.
     pub fn read<T>(&self, name: &EntryName, decode: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Option<T> {
         let path = self.path(name);
-        let file = private_file::open(&path, Access::Read).ok()?;
+        let Ok(file) = private_file::open(&path, Access::Read) else {
+            tracing::debug!(entry = name.0, "conversion cache: miss");
+            return None;
+        };
         let read = || {
             let mut reader = OpeningReader::new(BufReader::new(&file), &self.key, name.0.as_bytes())?;
             let value = decode(&mut reader)?;
@@ -106,9 +117,11 @@ impl Cache {
         match read() {
             Ok(value) => {
                 touch(&file);
+                tracing::debug!(entry = name.0, "conversion cache: hit");
                 Some(value)
             }
             Err(_) => {
+                tracing::debug!(entry = name.0, "conversion cache: a damaged entry is deleted");
                 let _ = std::fs::remove_file(&path);
                 None
             }
@@ -127,13 +140,17 @@ impl Cache {
             file.replace(Path::new(&name.0))
         };
         match write() {
-            Ok(()) => self.written.store(true, Ordering::Relaxed),
+            Ok(()) => {
+                tracing::debug!(entry = name.0, "conversion cache: written");
+                self.written.store(true, Ordering::Relaxed);
+            }
             Err(error) => self.fail(Error::file(&self.directory, error)),
         }
     }
 
     /// Records the first failure to write to the cache.
     pub(crate) fn fail(&self, error: Error) {
+        tracing::info!(error = %Printable(&error.chain()), "conversion cache: cannot be written");
         self.failed.lock().expect("no thread panics with it").get_or_insert(error);
     }
 
@@ -176,7 +193,13 @@ impl Cache {
             }
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => bytes -= length,
+                _ => {
+                    tracing::debug!(
+                        bytes = length,
+                        "conversion cache: the entry that was unused for longest is deleted"
+                    );
+                    bytes -= length;
+                }
             }
         }
         Ok(())

@@ -68,6 +68,7 @@ impl<'a> KnownLayers<'a> {
     /// Returns the layer `diff_id`; `None` where it is not cached.
     #[must_use]
     pub fn layer(&self, diff_id: Sha256) -> Option<KnownLayer> {
+        tracing::debug!(%diff_id, entry = self.layer_name(diff_id).as_str(), "is the layer known?");
         self.cache.read(&self.layer_name(diff_id), |mut from| {
             let mut number = || -> io::Result<u64> {
                 let mut bytes = [0; 8];
@@ -104,6 +105,7 @@ impl<'a> KnownLayers<'a> {
     /// Returns the chunks of the segment of the layer `diff_id` with the placement `placed`, by their number in the segment.
     #[must_use]
     pub fn chunks(&self, diff_id: Sha256, placed: Blake3) -> Option<Vec<(u32, SealedChunk)>> {
+        tracing::debug!(%diff_id, entry = self.chunks_name(diff_id, placed).as_str(), "are the layer's chunks known?");
         self.cache.read(&self.chunks_name(diff_id, placed), |from| {
             let mut chunks = Vec::new();
             let mut record = [0; RECORD];

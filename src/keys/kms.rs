@@ -4,7 +4,8 @@
 //! policies can require both.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
@@ -21,7 +22,9 @@ use crate::digest::Sha256;
 use crate::error::{first_cause, first_line};
 use crate::net::aws::{InClear, TooLong};
 use crate::net::endpoint::redirect_host;
+use crate::net::retry::PATIENCE;
 use crate::net::runtime::Services;
+use crate::net::wait::Wait;
 use crate::{Error, ErrorKind, Result};
 
 const ROOT_DIGEST: &str = "coldpress:root-digest";
@@ -34,6 +37,9 @@ const SALT_MESSAGE: &[u8] = b"coldpress salt v1\n";
 const MAX_CIPHERTEXT: usize = 6144;
 /// Maximum length of a key's ARN, in bytes.
 const MAX_ARN: usize = 2048;
+
+/// Maximum time of one request.
+const ATTEMPT: Duration = Duration::from_secs(15);
 
 /// The endpoint of the key service, and the grant tokens of each request.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +57,10 @@ pub struct KmsKey {
     settings: KmsSettings,
     /// The id, ARN or alias, as the service accepts them.
     id: String,
+    /// What waits for the service are called.
+    name: String,
+    /// How long the last request was made and repeated, in seconds.
+    waited: AtomicU64,
 }
 
 impl KmsKey {
@@ -61,7 +71,10 @@ impl KmsKey {
     pub fn open(id: &str, settings: &KmsSettings) -> Result<Self> {
         let services = Services::start()?;
         let client = Self::client(id, settings, &services)?;
-        Ok(Self { services, client, settings: settings.clone(), id: id.to_owned() })
+        let place = settings.endpoint.as_ref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
+        let name = format!("the key service of aws-kms://{id}{place}");
+        let (settings, id) = (settings.clone(), id.to_owned());
+        Ok(Self { services, client, settings, id, name, waited: AtomicU64::new(0) })
     }
 
     /// Creates a client with the current credentials of the chain.
@@ -72,7 +85,7 @@ impl KmsKey {
             return Err(Error::new(ErrorKind::Input, message)
                 .with_hint("set AWS_REGION, or name the key by its ARN, which has its Region"));
         }
-        let timeout = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(15)).build();
+        let timeout = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(PATIENCE).build();
         let mut config = aws_sdk_kms::config::Builder::from(&config)
             .retry_config(RetryConfig::standard().with_max_attempts(6))
             .timeout_config(timeout);
@@ -88,11 +101,15 @@ impl KmsKey {
         F: Future<Output = Result<T, SdkError<E>>>,
         SdkError<E>: ProvideErrorMetadata,
     {
+        let waiting = Wait::begin(&self.name, PATIENCE);
+        let begun = Instant::now();
         let answer = self.services.wait(request(&self.client));
         let answer = match (&answer, self.renewed(&answer)) {
             (Err(_), Some(client)) => self.services.wait(request(&client)),
             _ => answer,
         };
+        drop(waiting);
+        self.waited.store(begun.elapsed().as_secs(), Ordering::Relaxed);
         answer.map_err(Box::new)
     }
 
@@ -185,9 +202,18 @@ impl KmsKey {
             (None, _) => first_line(&first_cause(error)).to_owned(),
         };
         let error = Error::new(kind, format!("key aws-kms://{}: {operation}: {answer}", self.id));
-        match meaning {
-            Some((_, next)) => error.with_hint(next),
-            None => error,
+        let error = match (meaning, kind) {
+            (Some((_, next)), _) => error.with_hint(next),
+            (None, ErrorKind::Unavailable) => {
+                error.with_hint("check the network and --kms-endpoint, and run the same command again")
+            }
+            (None, _) => error,
+        };
+        match self.waited.load(Ordering::Relaxed) {
+            seconds @ 1.. if kind == ErrorKind::Unavailable => {
+                Error::caused(kind, format!("given up after {seconds} seconds"), error)
+            }
+            _ => error,
         }
     }
 

@@ -8,9 +8,10 @@ pub(crate) mod credentials;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
-use aws_config::meta::region::RegionProviderChain;
+use aws_config::meta::region::{ProvideRegion, RegionProviderChain};
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -23,7 +24,7 @@ use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::{RuntimeComponents, RuntimeComponentsBuilder};
 use aws_smithy_types::body::SdkBody;
@@ -31,13 +32,19 @@ use aws_smithy_types::config_bag::ConfigBag;
 use aws_types::service_config::ServiceConfigKey;
 use http_body_util::BodyExt;
 
+use crate::error::{first_cause, first_line};
 use crate::net::aws::credentials::{RenewedCredentials, Shared};
 use crate::net::endpoint::{is_link_local, is_local};
+use crate::net::retry::milliseconds;
 use crate::net::runtime::Services;
+use crate::net::wait::Wait;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum length of an answer of KMS, STS, single sign-on or a metadata service: all are of a few kilobytes.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// How long a machine without a metadata service is asked for a region, by the AWS library's own timeouts and retries.
+const METADATA: Duration = Duration::from_secs(10);
 
 /// What environment and profiles say of AWS.
 pub(crate) struct Aws {
@@ -78,7 +85,12 @@ pub(crate) fn load(services: &Services, region: Option<&str>, own_server: bool) 
         let profile = ProfileFileRegionProvider::new();
         loader = loader.region(RegionProviderChain::first_try(environment).or_else(profile).or_else("us-east-1"));
     }
-    let config = services.wait(loader.load());
+    let config = {
+        // Where nothing else names a region, the metadata service of a cloud is asked.
+        let _waiting = Wait::begin("the region of AWS (environment, profile, instance metadata)", METADATA);
+        services.wait(loader.load())
+    };
+    log_region(services, region, &config);
     let Some(chain) = config.credentials_provider() else { return Ok(Aws { config, credentials: None, ca_bundle }) };
     let credentials = RenewedCredentials::new(chain, heard);
     let config = config
@@ -87,6 +99,25 @@ pub(crate) fn load(services: &Services, region: Option<&str>, own_server: bool) 
         .identity_cache(aws_config::identity::IdentityCache::no_cache())
         .build();
     Ok(Aws { config, credentials: Some(credentials), ca_bundle })
+}
+
+/// Logs the region, and what named it.
+fn log_region(services: &Services, given: Option<&str>, config: &SdkConfig) {
+    if !tracing::enabled!(tracing::Level::INFO) {
+        return;
+    }
+    let chain = async {
+        match () {
+            () if given.is_some() => "option, address or ARN",
+            () if EnvironmentVariableRegionProvider::new().region().await.is_some() => {
+                "AWS_REGION or AWS_DEFAULT_REGION"
+            }
+            () if ProfileFileRegionProvider::new().region().await.is_some() => "profile",
+            () => "instance metadata, or the default for an endpoint",
+        }
+    };
+    let region = config.region().map(ToString::to_string).unwrap_or_default();
+    tracing::info!(region, source = services.wait(chain), "AWS region");
 }
 
 /// The Region that the environment or the profile names; no service is asked.
@@ -255,10 +286,13 @@ impl HttpConnector for BoundedConnector {
         if !self.heard.admits(&url) {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(Box::new(FailedBefore(host(&url))))));
         }
+        let operation = operation(&request);
+        let (method, begun) = (request.method().to_owned(), Instant::now());
         let answer = if url.starts_with("http://") { self.direct.call(request) } else { self.proxied.call(request) };
         let heard = Arc::clone(&self.heard);
         HttpConnectorFuture::new(async move {
             let answer = answer.await;
+            log_request(&method, &url, operation.as_deref(), &answer, begun.elapsed());
             heard.note(
                 &url,
                 answer.as_ref().map_or(Outcome::NoAnswer, |answer| Outcome::Status(answer.status().as_u16())),
@@ -271,6 +305,30 @@ impl HttpConnector for BoundedConnector {
             Ok(answer)
         })
     }
+}
+
+/// Returns the operation of KMS that a request is for, such as `TrentService.Decrypt`.
+fn operation(request: &HttpRequest) -> Option<String> {
+    request.headers().get("x-amz-target").map(str::to_owned)
+}
+
+/// Logs a request and how it ended. Paths of metadata services can be credentials.
+fn log_request(
+    method: &str,
+    url: &str,
+    operation: Option<&str>,
+    answer: &Result<HttpResponse, ConnectorError>,
+    took: Duration,
+) {
+    tracing::debug!(
+        method,
+        host = host(url),
+        operation = operation.unwrap_or("(credentials)"),
+        status = answer.as_ref().ok().map(|answer| answer.status().as_u16()),
+        error = answer.as_ref().err().map(|error| first_line(&first_cause(error)).to_owned()),
+        took_ms = milliseconds(took),
+        "request to AWS"
+    );
 }
 
 /// The part of a URL that may be printed.

@@ -3,8 +3,11 @@
 //! Every request here can be repeated safely: objects are named by their content and uploaded only if absent. So every answer that asks to
 //! come back later, and every request whose outcome is unknown, is retried with random waits that double, until [`PATIENCE`] ends.
 
+use std::cell::Cell;
 use std::time::Duration;
 
+use super::wait::Wait;
+use crate::printable::Printable;
 use crate::random::random_bytes;
 use crate::sync::{elapsed, now, sleep};
 use crate::{Error, ErrorKind, Result};
@@ -32,16 +35,47 @@ pub enum Failure {
     Final(Error),
 }
 
-/// Repeats `request` until it succeeds, fails permanently, or has been retried for longer than `patience`, which is evaluated after
-/// each failure.
+/// The service that a request is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Service<'a> {
+    /// What messages call it, such as `registry ghcr.io`.
+    pub(crate) name: &'a str,
+    /// Maximum time of one request without an answer.
+    pub(crate) timeout: Duration,
+}
+
+thread_local! {
+    static ATTEMPT: Cell<u32> = const { Cell::new(1) };
+}
+
+/// Returns the number of the attempt that this thread makes, 1 being the first.
+pub(crate) fn attempt() -> u32 {
+    ATTEMPT.get()
+}
+
+/// Runs `request` as a part of the attempt `number`, which another thread began.
+pub(crate) fn in_attempt<T>(number: u32, request: impl FnOnce() -> T) -> T {
+    let before = ATTEMPT.replace(number);
+    let output = request();
+    ATTEMPT.set(before);
+    output
+}
+
+/// Repeats `request` to `service` until it succeeds, fails permanently, or has been retried for longer than `patience`, which is
+/// evaluated after each failure.
 ///
 /// # Errors
 /// Those of the last request.
-pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+pub(crate) fn repeat<T>(
+    service: Service<'_>,
+    patience: impl Fn() -> Duration,
+    mut request: impl FnMut() -> Result<T, Failure>,
+) -> Result<T> {
     let started = now();
     let mut longest = FIRST;
+    let (waiting, mut number) = (Wait::begin(service.name, service.timeout), 1);
     loop {
-        let (error, after) = match request() {
+        let (error, after) = match in_attempt(number, &mut request) {
             Ok(value) => return Ok(value),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Again { error, after }) => (error, after),
@@ -56,9 +90,23 @@ pub(crate) fn repeat<T>(patience: impl Fn() -> Duration, mut request: impl FnMut
                 .to_owned();
             return Err(Error::caused(ErrorKind::Unavailable, message, error).with_hint(hint));
         }
+        tracing::info!(
+            service = %Printable(service.name),
+            attempt = number,
+            error = %Printable(&error.chain()),
+            wait_ms = milliseconds(wait),
+            "the request failed and is retried after a wait"
+        );
+        waiting.failed(&error, patience().saturating_sub(elapsed(started)), wait + service.timeout);
         sleep(wait);
         longest = (longest * 2).min(LONGEST);
+        number += 1;
     }
+}
+
+/// Returns a duration in whole milliseconds, for a log.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long a `Retry-After` asks to wait: a number of seconds, or a time, which the answer's own `Date` says how far it is, so that
@@ -100,6 +148,8 @@ pub(crate) fn jittered(longest: Duration) -> Result<Duration> {
 mod tests {
     use super::*;
 
+    const SERVICE: Service<'_> = Service { name: "a service", timeout: PATIENCE };
+
     fn again() -> Failure {
         Failure::Again { error: Error::new(ErrorKind::Unavailable, "busy"), after: Some(Duration::ZERO) }
     }
@@ -108,6 +158,7 @@ mod tests {
     fn what_may_succeed_is_repeated_and_what_cannot_is_not() {
         let mut count = 0;
         let result = repeat(
+            SERVICE,
             || PATIENCE,
             || {
                 count += 1;
@@ -118,6 +169,7 @@ mod tests {
         let mut count = 0;
         let refused = || Failure::Final(Error::new(ErrorKind::Denied, "no"));
         let result = repeat(
+            SERVICE,
             || PATIENCE,
             || {
                 count += 1;
@@ -150,7 +202,7 @@ mod tests {
     #[test]
     fn a_service_that_asks_for_more_than_all_patience_is_given_up_at_once() {
         let far = || Failure::Again { error: Error::new(ErrorKind::Unavailable, "busy"), after: Some(PATIENCE * 2) };
-        let result = repeat(|| PATIENCE, || Err::<(), _>(far()));
+        let result = repeat(SERVICE, || PATIENCE, || Err::<(), _>(far()));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
     }
 }

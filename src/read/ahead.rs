@@ -58,7 +58,10 @@ impl Ahead {
 
     /// Fetches `chunks` in this order, in parallel.
     pub fn plan(&self, chunks: impl IntoIterator<Item = ChunkIndex>) {
-        self.0.state().planned.extend(chunks);
+        let mut state = self.0.state();
+        state.planned.extend(chunks);
+        tracing::debug!(chunks = state.planned.len(), "prefetch: the chunks of a startup profile");
+        drop(state);
         self.0.start();
     }
 
@@ -73,6 +76,9 @@ impl Ahead {
     pub(super) fn touched(&self, index: ChunkIndex, begins: bool) {
         let mut state = self.0.state();
         let window = self.0.window(&mut state, index, begins);
+        if let (Some(first), Some(last)) = (window.first(), window.last()) {
+            tracing::debug!(first = first.0, last = last.0, "prefetch: behind a sequential reader");
+        }
         state.near.extend(window);
         let idle = state.near.is_empty() && state.planned.is_empty();
         drop(state);

@@ -229,6 +229,8 @@ impl Core {
 
     fn tell(&self, chunk: ChunkIndex, place: Place, began: Instant, wanted: bool) {
         let arrival = Arrival { chunk, place, began, took: elapsed(began), wanted };
+        let took_us = u64::try_from(arrival.took.as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(chunk = chunk.0, from = %place, took_us, prefetched = !wanted, "chunk");
         self.observers.iter().for_each(|observer| observer.arrived(&arrival));
     }
 

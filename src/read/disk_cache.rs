@@ -161,8 +161,12 @@ impl DiskCache {
             self.trim(Need::Room(length), until, until)?;
             taken = self.room.take(length, self.max_bytes, until)?;
         }
-        let Some(taken) = taken else { return Ok(()) };
+        let Some(taken) = taken else {
+            tracing::debug!(chunk, bytes = length, "disk cache: no room");
+            return Ok(());
+        };
         self.write(chunk, bytes)?;
+        tracing::debug!(chunk, bytes = length, "disk cache: written");
         self.refused().remove(&digest);
         let all = taken.all;
         drop(taken);
@@ -190,6 +194,7 @@ impl DiskCache {
 
     /// After `error`, that the next chunk finds what this one did not.
     fn recover(&self, error: &io::Error, deadline: Instant) {
+        tracing::info!(%error, "disk cache: a chunk cannot be written");
         let _ = match error.kind() {
             // The disk is smaller than the bound, or others fill it.
             io::ErrorKind::StorageFull => self.trim(Need::Disk, now(), deadline),
@@ -250,6 +255,7 @@ impl DiskCache {
                 bytes -= length;
             }
         }
+        tracing::debug!(bytes, maximum = self.max_bytes, "disk cache: trimmed");
         measuring.end(bytes)?;
         for (_, length, directory, name) in &marked {
             if of_marked <= self.max_bytes / 10 * 9 {
@@ -306,7 +312,11 @@ impl CachedTier {
     }
 
     fn found(&self, chunk: &str, digest: Sha256, limit: u64) -> Option<(Vec<u8>, Place)> {
-        let bytes = self.cache.read(chunk, digest, limit)?;
+        let Some(bytes) = self.cache.read(chunk, digest, limit) else {
+            tracing::debug!(chunk, "disk cache: miss");
+            return None;
+        };
+        tracing::debug!(chunk, bytes = bytes.len(), "disk cache: hit");
         let counts = self.counts.of(Place::Disk);
         counts.hits.add(1);
         counts.bytes.add(bytes.len() as u64);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
-use crate::net::retry::repeat;
+use crate::net::retry::{Service, attempt, in_attempt, repeat};
 use crate::store::{Failure, Get};
 use crate::sync::{Condvar, Mutex, MutexGuard, ReceiveError, Sender, channel, elapsed, now, spawn};
 use crate::{Error, ErrorKind, Result};
@@ -224,7 +224,7 @@ impl Origin {
     ) -> Result<(), Failure> {
         let (store, limits, recent) = (Arc::clone(&self.store), self.limits.clone(), Arc::clone(&self.recent));
         let (name, limit, background) = (asked.name.clone(), asked.limit, asked.background);
-        let (wanted, send) = (Arc::clone(wanted), send.clone());
+        let (wanted, send, attempt) = (Arc::clone(wanted), send.clone(), attempt());
         let job = move || {
             let slot = limits
                 .slots
@@ -237,7 +237,7 @@ impl Origin {
             counts.requests.add(1);
             counts.in_flight.add(1);
             let begun = now();
-            let answer = store.ask(&name, limit);
+            let answer = in_attempt(attempt, || store.ask(&name, limit));
             counts.in_flight.end();
             match &answer {
                 Ok(_) => note(&recent, elapsed(begun)),
@@ -286,12 +286,17 @@ impl Tier for Origin {
             // A request that nobody waits for is sent once: who wants it later repeats it.
             if wanted.background { Duration::ZERO } else { patience.min(left) }
         };
-        let bytes = repeat(patience, || {
+        let service = Service { name: self.store.service().unwrap_or("the store"), timeout: REQUEST };
+        let bytes = repeat(service, patience, || {
             let answer = self.attempt(wanted, until);
             if matches!(answer, Ok(_) | Err(Failure::Final(_))) {
                 self.answered.store(true, Ordering::Relaxed);
             }
             answer
+        });
+        let bytes = bytes.map_err(|error| match self.store.service() {
+            Some(service) => error.within(service),
+            None => error,
         })?;
         let counts = self.limits.counts.of(Place::Origin);
         counts.hits.add(1);

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{
     ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LINK, LOCATION, RANGE,
@@ -19,8 +19,9 @@ use super::refusal;
 use super::{Credentials, Login, RegistryRef};
 use crate::digest::{ContentDigest, Sha256};
 use crate::error::{first_cause, first_line};
-use crate::net::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, asked_wait, repeat};
+use crate::net::retry::{self, Failure, PATIENCE, PATIENCE_AT_FIRST, asked_wait, milliseconds, repeat};
 use crate::net::runtime::Services;
+use crate::net::wait;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of a manifest or an index; registries take no more than 4 MiB.
@@ -66,6 +67,8 @@ pub struct Client {
     services: Services,
     http: reqwest::Client,
     reference: RegistryRef,
+    /// What waits for the registry are called.
+    name: String,
     plain_http: bool,
     login: Option<Login>,
     /// By what they allow: what is sent with a request.
@@ -144,6 +147,7 @@ impl Client {
             services: Services::start()?,
             http,
             reference: reference.clone(),
+            name: format!("registry {}", reference.host),
             plain_http,
             login: settings.credentials.find(reference)?,
             authorizations: Mutex::default(),
@@ -277,6 +281,7 @@ impl Client {
             if at > size {
                 return Err(corrupt(format!("more than the {size} bytes that its descriptor says")));
             }
+            wait::heard(&self.name);
             write(piece).map_err(Failure::Final)?;
             if at == size {
                 return Ok(());
@@ -384,7 +389,8 @@ impl Client {
 
     fn repeat<T>(&self, name: &str, request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
         let patience = || if self.answered.load(Ordering::Relaxed) { PATIENCE } else { PATIENCE_AT_FIRST };
-        repeat(patience, request).map_err(|error| match error.kind() {
+        let service = retry::Service { name: &self.name, timeout: SILENCE };
+        repeat(service, patience, request).map_err(|error| match error.kind() {
             ErrorKind::Unavailable if !error.to_string().contains(name) => error.within(name),
             _ => error,
         })
@@ -429,10 +435,31 @@ impl Client {
         if let Some(authorization) = authorization.filter(|_| own) {
             request = authorization.add_to(request);
         }
-        let response =
-            self.services.wait(async { request.send().await }).map_err(|error| self.not_answered(name, &error))?;
+        let response = self.ask(name, request)?;
         self.answered.store(true, Ordering::Relaxed);
         Ok(response)
+    }
+
+    /// Sends `request` as it is, and logs it: of an address that is not the registry's own, the host alone.
+    fn ask(&self, name: &str, request: RequestBuilder) -> Result<Response, Failure> {
+        let request = request.build().map_err(|error| self.not_answered(name, &error))?;
+        let (method, begun) = (request.method().clone(), Instant::now());
+        let path = if self.is_own(request.url()) { request.url().path().to_owned() } else { String::new() };
+        let asked = request.url().host_str().unwrap_or_default().to_owned();
+        let sent = self.services.wait(async { self.http.execute(request).await });
+        let response = sent.as_ref().ok();
+        tracing::debug!(
+            %method,
+            host = asked,
+            path,
+            status = response.map(|response| response.status().as_u16()),
+            from = response.and_then(|response| response.url().host_str()),
+            error = sent.as_ref().err().map(|error| first_line(&first_cause(error)).to_owned()),
+            took_ms = milliseconds(begun.elapsed()),
+            attempt = retry::attempt(),
+            "request to the registry"
+        );
+        sent.map_err(|error| self.not_answered(name, &error))
     }
 
     /// What meets the challenge `header`; `None` where nothing that we have does.
@@ -489,8 +516,7 @@ impl Client {
                 }
             }
         };
-        let response =
-            self.services.wait(async { request.send().await }).map_err(|error| self.not_answered(name, &error))?;
+        let response = self.ask(name, request)?;
         let response = match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
                 return Err(self.denied(name, response));

@@ -44,16 +44,19 @@ impl Credentials {
     pub fn find(&self, reference: &RegistryRef) -> Result<Option<Login>> {
         let given = |wanted: Option<&str>| self.given.iter().find(|(host, _)| host.as_deref() == wanted);
         if let Some((_, login)) = given(Some(&reference.host)).or_else(|| given(None)) {
+            tracing::info!(registry = reference.host, "registry login from --creds or COLDPRESS_CREDS");
             return Ok(Some(login.clone()));
         }
         for path in &self.files {
             let Some(file) = LoginFile::read(path)? else { continue };
             for name in reference.credential_names() {
                 if let Some(login) = file.find(&name).map_err(|error| error.within(path.display()))? {
+                    tracing::info!(registry = reference.host, name, file = %path.display(), "registry login from a file");
                     return Ok(Some(login));
                 }
             }
         }
+        tracing::info!(registry = reference.host, "no registry login: requests are anonymous");
         Ok(None)
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::Login;
+use crate::net::wait::Wait;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum length of the file.
@@ -102,6 +104,8 @@ fn ask(helper: &str, name: &str) -> Result<Option<Login>> {
         Error::new(ErrorKind::Denied, format!("the credential helper `{program}` for {name} {what}"))
             .with_hint(format!("try `echo {name} | {program} get`, or give --creds {name}=USER:PASSWORD"))
     };
+    tracing::info!(helper = program, name, "registry login from a credential helper");
+    let waiting = Wait::begin(&format!("the credential helper `{program}` for {name}"), Duration::MAX);
     let mut child = Command::new(&program)
         .arg("get")
         .stdin(Stdio::piped())
@@ -118,7 +122,9 @@ fn ask(helper: &str, name: &str) -> Result<Option<Login>> {
         let _ = child.wait();
         return Err(broken(&format!("printed more than {MAX_OUTPUT} bytes")));
     }
-    if !child.wait().map_err(|error| broken(&format!("cannot be waited for: {error}")))?.success() {
+    let ended = child.wait().map_err(|error| broken(&format!("cannot be waited for: {error}")))?;
+    drop(waiting);
+    if !ended.success() {
         // Helpers say so when they have none.
         return match String::from_utf8_lossy(&output).contains("not found") {
             true => Ok(None),

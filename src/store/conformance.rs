@@ -159,6 +159,7 @@ mod tests {
                 services: Services::start().unwrap(),
                 store: Arc::new(InMemory::new()),
                 url,
+                name: "store memory".into(),
                 answered: Arc::default(),
             };
             let put = RemotePut::open(bucket.clone(), 4, &"main".parse().unwrap()).unwrap();

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Limited};
@@ -19,8 +19,9 @@ use reqwest::header::{CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue, LOCAT
 use reqwest::{Method, StatusCode, redirect};
 
 use crate::digest::Sha256;
+use crate::error::{first_cause, first_line};
 use crate::net::endpoint::{authority, redirect_host};
-use crate::net::retry::{asked_wait, http_date};
+use crate::net::retry::{asked_wait, attempt, http_date, milliseconds};
 
 /// The program, as servers see it.
 pub(super) const PROGRAM: &str = concat!("coldpress/", env!("CARGO_PKG_VERSION"));
@@ -110,6 +111,8 @@ pub(super) enum Refusal {
 /// What is known of the operation that a task carries out.
 struct Operation {
     bounds: Bounds,
+    /// Which attempt at the operation it is.
+    attempt: u32,
     answer: Answer,
     requests: usize,
     urls: BTreeSet<Sha256>,
@@ -121,7 +124,8 @@ tokio::task_local! {
 
 /// Runs `requests` within `bounds`, and returns what they come to with the last answer on the way.
 pub(super) async fn observe<F: Future>(bounds: Bounds, requests: F) -> (F::Output, Answer) {
-    let operation = Operation { bounds, answer: Answer::default(), requests: 0, urls: BTreeSet::new() };
+    let operation =
+        Operation { bounds, attempt: attempt(), answer: Answer::default(), requests: 0, urls: BTreeSet::new() };
     let observed = async {
         let output = requests.await;
         (output, OPERATION.with(|operation| operation.borrow().answer.clone()))
@@ -216,12 +220,36 @@ impl HttpService for BoundedClient {
         if let (Some((name, value)), true, false) = (&self.header, self.store.is_some(), elsewhere) {
             request.headers_mut().insert(name, value.clone());
         }
+        let begun = Instant::now();
         let response = self.client.execute(request).await;
+        log_request(&method, &url, elsewhere, &response, begun.elapsed());
         let answer = response.as_ref().map(|response| answer_of(response, &url)).unwrap_or_default();
         update(|operation| operation.answer = Answer { credentials_from, ..answer });
         let response = bounded(response?, &method, limit).await?;
         if is_batch { unpack(response).await } else { Ok(response) }
     }
+}
+
+/// Logs a request and how it ended: of its address the host and, where it is the store's, the path. Queries can be credentials.
+fn log_request(
+    method: &Method,
+    url: &str,
+    elsewhere: bool,
+    response: &Result<HttpResponse, HttpError>,
+    took: Duration,
+) {
+    let Ok(url) = reqwest::Url::parse(url) else { return };
+    tracing::debug!(
+        %method,
+        host = url.host_str().unwrap_or_default(),
+        port = url.port_or_known_default(),
+        path = if elsewhere { "(credentials)" } else { url.path() },
+        status = response.as_ref().ok().map(|response| response.status().as_u16()),
+        error = response.as_ref().err().map(|error| first_line(&first_cause(error)).to_owned()),
+        took_ms = milliseconds(took),
+        attempt = update(|operation| operation.attempt).unwrap_or(1),
+        "request to the store"
+    );
 }
 
 /// Changes what is known of the operation under way; without one, such as a request for credentials ahead, nothing.

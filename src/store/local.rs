@@ -257,18 +257,32 @@ fn removed(name: &ObjectName) -> Error {
 
 impl Get for LocalGet {
     fn ask(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, Failure> {
-        self.get(name, limit).map_err(|error| match error.kind() {
-            ErrorKind::Unavailable => Failure::Again { error, after: None },
+        self.read_object(name, limit).map_err(|error| match error.kind() {
+            ErrorKind::Unavailable => Failure::Again { error: self.named(error), after: None },
             // What is missing with all the rest may come back with it.
             ErrorKind::NotFound if !self.0.is_dir() => {
                 let message = format!("store {}: not there now", self.0.display());
                 Failure::Again { error: Error::caused(ErrorKind::Unavailable, message, error), after: None }
             }
-            _ => Failure::Final(error),
+            _ => Failure::Final(self.named(error)),
         })
     }
 
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
+        self.read_object(name, limit).map_err(|error| self.named(error))
+    }
+
+    fn stream(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
+        self.stream_object(name, limit, sink).map_err(|error| self.named(error))
+    }
+}
+
+impl LocalGet {
+    fn named(&self, error: Error) -> Error {
+        error.within(format!("store {}", self.0.display()))
+    }
+
+    fn read_object(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
         let (file, length) = self.open_object(name)?;
         let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| failure(name, error))?;
@@ -278,7 +292,7 @@ impl Get for LocalGet {
         Ok(bytes)
     }
 
-    fn stream(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
+    fn stream_object(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
         let (mut file, length) = self.open_object(name)?;
         if length > limit {
             return Err(too_long(name, limit));
@@ -294,9 +308,7 @@ impl Get for LocalGet {
             }
         }
     }
-}
 
-impl LocalGet {
     /// Opens an object for reading, and returns its length. Whoever can write to the directory can put anything under its name:
     /// what is no regular file is damage, and is not waited for. Links are followed, since a store may be a tree of links, and
     /// what is read is checked against its name.

@@ -111,6 +111,11 @@ pub trait Get: Send + Sync {
     fn in_flight(&self) -> usize {
         1
     }
+
+    /// Returns what messages call the service: its address, and where it is; `None` where errors name the store's file.
+    fn service(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Takes an object in pieces.

@@ -52,7 +52,7 @@ impl Style {
 }
 
 /// Maximum time of one request with its answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Puts at a time where nothing else is said.
 pub const IN_FLIGHT: usize = 32;
@@ -139,7 +139,13 @@ pub(super) fn bucket(url: &BucketUrl, settings: &Settings) -> Result<Bucket> {
         Service::Azure => azure::open(url, settings, &environment::process),
     };
     let store = store.map_err(|error| error.within(format!("store {url}")))?;
-    Ok(Bucket { services, store, url: url.clone(), answered: Arc::default() })
+    let place = match (place(url, settings), &settings.region) {
+        (Some(place), _) if !place.is_empty() => format!(" at {}", place.lines().next().unwrap_or_default()),
+        (_, Some(region)) => format!(" in {region}"),
+        _ => String::new(),
+    };
+    let name = format!("store {url}{place}").into();
+    Ok(Bucket { services, store, url: url.clone(), name, answered: Arc::default() })
 }
 
 /// Says which of the stores that `url` can stand for it is: the endpoint, or the account. `None` where nothing says it.

@@ -13,11 +13,13 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 
 use super::failure::{failure, is_immutable};
 use super::http::{Answer, Bounds, observe};
+use super::open::REQUEST_TIMEOUT;
 use super::url::Service;
 use super::{BucketUrl, Collect, Get, ObjectName, PutIfAbsent, PutOutcome, Sink};
 use crate::digest::{Sha256, to_hex};
-use crate::net::retry::{Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
+use crate::net::retry::{self, Failure, PATIENCE, PATIENCE_AT_FIRST, repeat};
 use crate::net::runtime::Services;
+use crate::net::wait;
 use crate::random::random_bytes;
 use crate::store::RootId;
 use crate::{Error, ErrorKind, Result};
@@ -34,6 +36,8 @@ pub(super) struct Bucket {
     pub(super) services: Services,
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) url: BucketUrl,
+    /// What messages call it: its address, and where it is.
+    pub(super) name: Arc<str>,
     /// Whether it ever answered.
     pub(super) answered: Arc<AtomicBool>,
 }
@@ -79,7 +83,13 @@ impl Bucket {
     /// Makes `request` again where that may help.
     pub(super) fn repeat<T>(&self, request: impl FnMut() -> Result<T, Failure>) -> Result<T> {
         let patience = || if self.answered.load(Ordering::Relaxed) { PATIENCE } else { PATIENCE_AT_FIRST };
-        repeat(patience, request)
+        let service = retry::Service { name: &self.name, timeout: REQUEST_TIMEOUT };
+        repeat(service, patience, request)
+    }
+
+    /// Names the store in an error that names the object alone.
+    pub(super) fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| error.within(&self.name))
     }
 
     /// One request.
@@ -151,7 +161,9 @@ impl Bucket {
             while taken.is_ok()
                 && let Some(piece) = pieces.next().await
             {
-                taken = sink.take(&piece?);
+                let piece = piece?;
+                wait::heard(&self.name);
+                taken = sink.take(&piece);
             }
             Ok(taken)
         });
@@ -239,7 +251,7 @@ impl RemotePut {
     /// # Errors
     /// `Denied` where it may not put, `NotFound` where there is no such bucket, `Unavailable`.
     pub(super) fn open(bucket: Bucket, in_flight: usize, root: &RootId) -> Result<Self> {
-        let within = |error: Error| error.within(format!("store {}", bucket.url));
+        let within = |error: Error| error.within(&bucket.name);
         let probe = ObjectName::chunk(root, Sha256::of(PROBE));
         let (first, second) = match Self::probe(&bucket, &probe).map_err(within)? {
             first @ Probed::Put(PutOutcome::Stored) => (first, Some(Self::probe(&bucket, &probe).map_err(within)?)),
@@ -294,20 +306,20 @@ impl PutIfAbsent for RemotePut {
         let payload = PutPayload::from(bytes.to_vec());
         let mode = if self.conditional == Condition::Unknown { PutMode::Overwrite } else { PutMode::Create };
         let Condition::WrittenOnce(refused) = &self.conditional else {
-            return self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()));
+            return self.bucket.named(self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone())));
         };
         // A manifest has a name that was never there, so that a refusal of it is one.
         if name.is_manifest() {
             self.check_claims()?;
-            return self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone()));
+            return self.bucket.named(self.bucket.repeat(|| self.bucket.put_once(name, &payload, mode.clone())));
         }
-        self.bucket.repeat(|| match self.bucket.put_or_refusal(name, &payload, mode.clone()) {
+        self.bucket.named(self.bucket.repeat(|| match self.bucket.put_or_refusal(name, &payload, mode.clone()) {
             (Err(Failure::Final(_)), Some(reason)) if reason == *refused => {
                 self.claimed.store(true, Ordering::Relaxed);
                 Ok(PutOutcome::Present)
             }
             (put, _) => put,
-        })
+        }))
     }
 
     fn still_there(&self, _: &ObjectName, _: u64) -> Result<()> {
@@ -342,15 +354,19 @@ impl Get for RemoteGet {
     }
 
     fn get(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>> {
-        self.0.repeat(|| self.0.get_once(name, limit, false))
+        self.0.named(self.0.repeat(|| self.0.get_once(name, limit, false)))
     }
 
     fn stream(&self, name: &ObjectName, limit: u64, sink: &mut dyn Sink) -> Result<()> {
-        self.0.repeat(|| self.0.stream_once(name, limit, sink))
+        self.0.named(self.0.repeat(|| self.0.stream_once(name, limit, sink)))
     }
 
     fn in_flight(&self) -> usize {
         16
+    }
+
+    fn service(&self) -> Option<&str> {
+        Some(&self.0.name)
     }
 }
 
@@ -365,7 +381,7 @@ impl Collect for RemoteCollect {
     fn manifests(&self, root: &RootId) -> Result<Vec<ObjectName>> {
         let (bucket, prefix) = (&self.0.0, ObjectName::manifests(root));
         let keep = |name: &str| ObjectName::parse_manifest(root, name);
-        let names = bucket.repeat(|| bucket.list_once(&prefix, MAX_MANIFESTS, keep))?;
+        let names = bucket.named(bucket.repeat(|| bucket.list_once(&prefix, MAX_MANIFESTS, keep)))?;
         if names.len() > MAX_MANIFESTS {
             let message = format!("store {}: more than {MAX_MANIFESTS} objects are listed below {prefix}", bucket.url);
             return Err(Error::new(ErrorKind::Corrupt, message));
@@ -374,10 +390,11 @@ impl Collect for RemoteCollect {
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
-        self.0.0.repeat(|| match self.0.0.delete_once(name) {
+        let deleted = self.0.0.repeat(|| match self.0.0.delete_once(name) {
             Err(Failure::Final(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
             deleted => deleted,
-        })
+        });
+        self.0.0.named(deleted)
     }
 }
 

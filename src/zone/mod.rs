@@ -314,18 +314,28 @@ impl ZoneTier {
     }
 }
 
+fn log_lookup(wanted: &Wanted<'_>, began: Instant, outcome: &str) {
+    let took_us = u64::try_from(elapsed(began).as_micros()).unwrap_or(u64::MAX);
+    tracing::debug!(object = wanted.name.as_str(), took_us, "{outcome}");
+}
+
 impl Tier for ZoneTier {
     fn get(&self, wanted: &Wanted<'_>, until: Instant) -> Result<(Vec<u8>, Place)> {
         let zone = &self.zone.0;
         let Some(sought) = Sought::of(zone, wanted) else { return self.next.get(wanted, until) };
         if zone.distrusts(sought.seal.id()) {
+            tracing::debug!(object = wanted.name.as_str(), "zone cache: bypassed, its copy is invalid");
             return self.fetch_anew(wanted, &sought, until);
         }
-        let deadline = self.deadline(until);
+        let (began, deadline) = (now(), self.deadline(until));
         let seen = match self.look(&sought, deadline) {
-            Ok(sealed) => return Ok((sealed, Place::Zone)),
+            Ok(sealed) => {
+                log_lookup(wanted, began, "zone cache: hit");
+                return Ok((sealed, Place::Zone));
+            }
             Err(seen) => seen,
         };
+        log_lookup(wanted, began, if seen.missing { "zone cache: miss" } else { "zone cache: too few shards in time" });
         if !seen.missing && now() >= deadline {
             zone.counts.late.add(1);
         }

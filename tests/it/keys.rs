@@ -294,6 +294,7 @@ fn no_secret_is_printed_or_written() {
     let loud = |user: &str, program: &str, args: &[&str]| {
         let mut command = moto.command(program, &moto.url, user);
         command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").env("AWS_LOG_LEVEL", "trace");
+        command.env("COLDPRESS_LOG", "trace").env("COLDREAD_LOG", "trace");
         command
             .env("TMPDIR", bench.path("temp"))
             .env("COLDPRESS_CACHE", bench.path("cache"))
@@ -338,6 +339,8 @@ fn no_secret_is_printed_or_written() {
          print(len(os.listdir('stored')))\n",
     );
     assert!(stored.trim().parse::<usize>().unwrap() > 3);
+    let logged = String::from_utf8_lossy(&printed).into_owned();
+    assert!(logged.contains("request to the store") && logged.contains("TrentService.GenerateDataKey"), "{logged}");
     let mut written = vec![("printed".to_owned(), printed)];
     let mut folders = vec![bench.dir.path().to_owned()];
     while let Some(folder) = folders.pop() {

@@ -180,7 +180,9 @@ pub fn run(bench: &Bench, program: &str, args: &[&str]) -> End {
         .current_dir(bench.dir.path())
         .env_clear()
         .env("HOME", bench.dir.path())
-        .env("AWS_EC2_METADATA_DISABLED", "true");
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("COLDPRESS_LOG", "trace")
+        .env("COLDREAD_LOG", "trace");
     command.envs(CREDENTIALS).stdout(Stdio::piped()).stderr(Stdio::piped());
     let started = Instant::now();
     let child = command.spawn().unwrap();

@@ -54,6 +54,7 @@ mod told;
 mod upkeep;
 mod vhost;
 mod vhost_client;
+mod waits;
 mod words;
 mod writable;
 mod zone;

@@ -49,6 +49,12 @@ pub struct Cli {
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 
+    /// Log to stderr; -vv: each request
+    ///
+    /// -v logs sources of credentials, regions, endpoints and retries; -vv also each request and decisions of caches. $COLDPRESS_LOG is a filter for more or less, such as `debug` or `coldpress::store=trace`. Logs hold no secret.
+    #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
+    pub verbose: u8,
+
     /// Print help (`-h`: a summary)
     #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Help)]
     help: Option<bool>,
@@ -59,7 +65,9 @@ pub struct Cli {
 
 /// Returns the command line's description. Commands to which a global option means nothing do not show it.
 pub fn command() -> clap::Command {
-    let without_effect = |command: clap::Command| hide_switches(command, &[("json", None), ("quiet", Some('q'))]);
+    let without_effect = |command: clap::Command| {
+        hide_switches(command, &[("json", None), ("quiet", Some('q')), ("verbose", Some('v'))])
+    };
     Cli::command().mut_subcommand("completions", without_effect).mut_subcommand("man", without_effect)
 }
 

@@ -22,7 +22,12 @@ fn main() -> ExitCode {
     shared::memory::spare_address_space();
     let cli = shared::help::parse::<args::Cli>(args::command(), std::env::args_os());
     end_on_signals();
-    shared::failure::finish("coldpress", cli.json, commands::run(&cli))
+    shared::terminal::start(output::write_above_bars);
+    if !cli.quiet {
+        shared::waits::start("coldpress", || false);
+    }
+    let logging = shared::logs::start(cli.verbose, "COLDPRESS_LOG", shared::logs::Format::Text);
+    shared::failure::finish("coldpress", cli.json, logging.and_then(|()| commands::run(&cli)))
 }
 
 /// Ctrl-C ends at once: every file is whole or not there at any moment, so there is nothing to clean up.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use coldpress::output_file::{self, Destination, Options, directory_of};
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::args::Cli;
 use crate::shared::failure::result_is_printed;
-use crate::shared::stdout;
+use crate::shared::{stdout, terminal};
 use crate::size::show;
 
 /// How often plain lines report progress where there is no terminal, whether or not there is any.
@@ -73,9 +73,22 @@ pub fn progress(cli: &Cli) -> Box<dyn Progress> {
         return Box::new(Silent);
     }
     if std::io::stderr().is_terminal() {
-        return Box::new(Bars::default());
+        let bars = Bars::default();
+        let _ = BARS.set(bars.all.clone());
+        return Box::new(bars);
     }
     Box::new(Lines::new())
+}
+
+/// The bars that are on the terminal.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Writes whole lines to standard error, above the bars.
+pub fn write_above_bars(text: &str) {
+    match BARS.get() {
+        Some(bars) => bars.suspend(|| terminal::plain(text)),
+        None => terminal::plain(text),
+    }
 }
 
 /// A bar for each stage that is under way, and each layer.
@@ -144,7 +157,7 @@ impl Lines {
                 let due = due_lines(&mut stages.lock().expect("no thread panics with it"));
                 drop(stages);
                 // Nobody who works waits for a terminal that does not take the line.
-                let _ = std::io::stderr().write_all(due.as_bytes());
+                terminal::write(&due);
                 std::thread::sleep(TICK);
             }
         });
@@ -219,7 +232,7 @@ impl Running {
 }
 
 fn warning(message: &str) {
-    let _ = writeln!(std::io::stderr(), "coldpress: warning: {}", Printable(message));
+    terminal::write(&format!("coldpress: warning: {}\n", Printable(message)));
 }
 
 /// Adds `text` to the output `path`, which others may add to.

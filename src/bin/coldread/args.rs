@@ -19,8 +19,9 @@ use crate::container::ContainerArgs;
 use crate::reading::{ReadArgs, Wait};
 use crate::sandbox::{SandboxArgs, UserArgs};
 use crate::shared::failure::Failure;
-use crate::shared::help::{GLOBAL, hide_switches};
+use crate::shared::help::{GLOBAL, choice, hide_switches};
 use crate::shared::keys::{KeyArgs, StoreArgs};
+use crate::shared::logs::Format;
 use crate::shared::manifests::{ManifestRef, RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
 use crate::shared::size::Size;
@@ -49,9 +50,20 @@ const ARGUMENTS: Option<&str> = None;
         sudo coldread mount app.cpm /mnt/app"
 )]
 pub struct Cli {
-    /// Print fetch statistics to stderr
-    #[arg(long, short, global = true, help_heading = GLOBAL)]
-    pub verbose: bool,
+    /// Log to stderr; -vv: each request
+    ///
+    /// -v prints fetch statistics, and logs sources of credentials, regions, endpoints and retries; -vv also each request and decisions of
+    /// caches. $COLDREAD_LOG is a filter for more or less, such as `debug` or `coldpress::store=trace`. Logs hold no secret.
+    #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Format of the lines on stderr [default: text]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = GLOBAL, hide_short_help = true, default_value = "text",
+        hide_default_value = true, value_parser = choice::<Format>(&[
+        ("text", "Lines of text"),
+        ("json", "One JSON object a line, with time and level"),
+    ]))]
+    pub log_format: Format,
 
     /// Print help (`-h`: a summary)
     #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Help)]

@@ -25,5 +25,8 @@ fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
     shared::memory::spare_address_space();
     let cli = shared::help::parse::<args::Cli>(args::command(), args::find_words(std::env::args_os()));
-    shared::failure::finish("coldread", cli.command.is_json(), commands::run(&cli))
+    shared::terminal::start(shared::terminal::plain);
+    shared::waits::start("coldread", commands::is_serving);
+    let logging = shared::logs::start(cli.verbose, "COLDREAD_LOG", cli.log_format);
+    shared::failure::finish("coldread", cli.command.is_json(), logging.and_then(|()| commands::run(&cli)))
 }

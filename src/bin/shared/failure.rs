@@ -106,12 +106,16 @@ pub fn finish(name: &str, is_json: bool, result: Result<ExitCode, Failure>) -> E
             (error.chain(), hint(&error).map(|hint| format!("  hint: {}", Printable(hint))), code(error.kind()))
         }
     };
+    if super::logs::print_error(&message, end.as_deref().map(|end| end.trim_start().trim_start_matches("hint: ")), code)
+    {
+        return ExitCode::from(code);
+    }
     // Names in it come from outside; a terminal shall not act on them.
     let mut out = format!("{name}: error: {}\n", Printable(&message));
     if let Some(end) = end {
         out.push_str(&end);
         out.push('\n');
     }
-    let _ = std::io::stderr().write_all(out.as_bytes());
+    super::terminal::write(&out);
     ExitCode::from(code)
 }

@@ -27,7 +27,9 @@ where
 /// Hides the global switches `names` in the help of `command`, where they have no effect. They are still accepted.
 pub fn hide_switches(command: Command, names: &[(&'static str, Option<char>)]) -> Command {
     names.iter().fold(command, |command, (name, short)| {
-        command.arg(Arg::new(*name).long(*name).short(*short).hide(true).action(ArgAction::SetTrue))
+        // Of the same kind as the option itself.
+        let action = if *name == "verbose" { ArgAction::Count } else { ArgAction::SetTrue };
+        command.arg(Arg::new(*name).long(*name).short(*short).hide(true).action(action))
     })
 }
 

@@ -89,6 +89,7 @@ impl KmsArgs {
         if let Some(endpoint) = endpoint {
             // Data keys come in its answers.
             endpoint::check(name, &endpoint, PlainHttp::Refused).map_err(usage)?;
+            tracing::info!(endpoint, source = name, "endpoint of the key service");
         }
         let settings = KmsSettings { endpoint: self.kms_endpoint.clone(), grant_tokens: self.kms_grant_token.clone() };
         Ok(KmsKey::open(id, &settings)?)
@@ -249,6 +250,9 @@ impl StoreArgs {
                 false => PlainHttp::RefusedUnless("--store-allow-http"),
             };
             endpoint::check(source, endpoint, plain_http).map_err(usage)?;
+        }
+        if let Some(endpoint) = &endpoint {
+            tracing::info!(endpoint, source, "endpoint of the store");
         }
         let style = match self.store_style {
             Some(Addressing::Path) => Style::Path,

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
+use aws_credential_types::credential_feature::AwsCredentialFeature;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 
 use super::Heard;
 use crate::error::{first_cause, first_line};
+use crate::net::wait::Wait;
 use crate::{Error, ErrorKind, Result};
 
 /// Credentials are renewed so long before they expire, or when half of their time is over.
@@ -133,7 +135,9 @@ impl RenewedCredentials {
     async fn ask(&self) -> Result<Credentials> {
         self.state().asked = Some(Instant::now());
         self.heard.listen();
+        let waiting = Wait::begin("the source of the AWS credentials", TIMEOUT);
         let found = tokio::time::timeout(TIMEOUT, self.chain.provide_credentials()).await;
+        drop(waiting);
         let passes = self.heard.passes();
         let found = match found {
             Ok(Ok(found)) => found,
@@ -154,6 +158,9 @@ impl RenewedCredentials {
             return Err(Error::new(kind, message).with_hint(RENEW));
         }
         state.renew(&found, now());
+        let lasts = found.expiry().and_then(|expiry| expiry.duration_since(now()).ok());
+        let sources = found.get_property::<Vec<AwsCredentialFeature>>().map(Vec::as_slice).unwrap_or_default();
+        tracing::info!(?sources, expire_in_s = lasts.map(|lasts| lasts.as_secs()), "AWS credentials");
         Ok(found)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Certificate, ClientBuilder, Identity, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::error::first_cause;
+use crate::net::retry::milliseconds;
 use crate::net::runtime::Services;
+use crate::net::wait::Wait;
 use crate::source::blob::MAX_DOCUMENT;
 use crate::{Error, ErrorKind, Result};
 
@@ -55,6 +57,8 @@ pub(super) struct Api {
     http: reqwest::Client,
     base: String,
     name: String,
+    /// What waits for the engine are called.
+    shown: String,
 }
 
 enum Place {
@@ -88,7 +92,8 @@ impl Api {
         let refused = |error: reqwest::Error| {
             Error::new(ErrorKind::Input, format!("a client of the engine at {name}: {}", first_cause(&error)))
         };
-        Ok(Self { services: Services::start()?, http: client.build().map_err(refused)?, base, name })
+        let shown = format!("the engine at {name}");
+        Ok(Self { services: Services::start()?, http: client.build().map_err(refused)?, base, name, shown })
     }
 
     /// What errors call the engine.
@@ -127,7 +132,17 @@ impl Api {
     }
 
     fn get(&self, path: &str, missing: impl FnOnce() -> Error) -> Result<Body<'_>, Failure> {
+        let begun = Instant::now();
+        let waiting = self.waiting();
         let sent = self.services.wait(async { self.http.get(format!("{}/{path}", self.base)).send().await });
+        drop(waiting);
+        tracing::debug!(
+            engine = self.name,
+            path,
+            status = sent.as_ref().ok().map(|response| response.status().as_u16()),
+            took_ms = milliseconds(begun.elapsed()),
+            "request to the engine"
+        );
         let body = Body {
             api: self,
             response: sent.map_err(|error| Failure::Again(self.unreachable(&error)))?,
@@ -139,6 +154,10 @@ impl Api {
             StatusCode::NOT_FOUND => Err(Failure::Final(missing())),
             status => Err(self.refused(status, body)),
         }
+    }
+
+    fn waiting(&self) -> Wait {
+        Wait::begin(&self.shown, SILENCE)
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Error {
@@ -188,7 +207,10 @@ pub(super) struct Body<'a> {
 impl Read for Body<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.used == self.piece.len() {
-            match self.api.services.wait(async { self.response.chunk().await }) {
+            let waiting = self.api.waiting();
+            let piece = self.api.services.wait(async { self.response.chunk().await });
+            drop(waiting);
+            match piece {
                 Ok(Some(piece)) => {
                     self.piece.clear();
                     self.piece.extend_from_slice(&piece);

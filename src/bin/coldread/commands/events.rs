@@ -1,19 +1,19 @@
 //! What ends a command that stays, and whom it tells how it is: the terminal and the service manager.
 
-use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use coldpress::printable::Printable;
 use coldpress::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::shared::failure::Failure;
 use crate::shared::keys::environment;
+use crate::shared::logs;
 
 /// How long who is served may take to hear the last answers.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -36,13 +36,22 @@ pub fn catch_signals(send: Sender<Event>) -> Result<()> {
     started.map(drop).map_err(|error| Error::io("a thread for signals", error))
 }
 
+static IS_SERVING: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether the command serves others by now.
+pub fn is_serving() -> bool {
+    IS_SERVING.load(Ordering::Relaxed)
+}
+
 /// Prints a line on standard error. Names in it come from outside; a terminal shall not act on them.
 pub fn say(message: &str) {
-    let _ = writeln!(std::io::stderr(), "coldread: {}", Printable(message));
+    logs::print("coldread", message);
 }
 
 /// Reports `state` to the service manager that started this process, if one did (sd_notify(3)).
 pub fn notify(state: &str) -> Result<(), Failure> {
+    // From READY=1 on, somebody is served.
+    IS_SERVING.store(true, Ordering::Relaxed);
     if let Some(path) = environment("NOTIFY_SOCKET")?
         && let Err(error) = send_state(&path, state)
     {

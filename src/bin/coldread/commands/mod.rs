@@ -20,7 +20,7 @@ mod top;
 mod umount;
 mod zone;
 
-pub use self::events::say;
+pub use self::events::{is_serving, say};
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -76,7 +76,7 @@ fn open(source: &Source) -> Result<ChunkDevice, Failure> {
 
 /// With `--verbose`: how many chunks were fetched.
 fn tell_fetched(cli: &Cli, device: &ChunkDevice) {
-    if cli.verbose {
+    if cli.verbose > 0 {
         let (fetched, chunks) = (device.fetched(), device.manifest().sealed.chunks.len());
         say(&format!("fetched {fetched} of {chunks} chunks"));
     }
