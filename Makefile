@@ -139,6 +139,10 @@ bench-zone: test-tools ## A chunk from the zone beside what it cannot do without
 	CURVES=target/zone.csv $(CARGO) bench --locked --bench zone -- parts tail
 	python3 tools/zone_picture.py target/zone.csv >docs/explanation/zone.svg
 
+.PHONY: pictures
+pictures: build test-tools ## Draw the pictures of the documents again, and check them (zone.svg needs bench-zone)
+	python3 tools/pictures.py target/release
+
 .PHONY: fs-suites
 fs-suites: build test-tools ## pjdfstest and fsx on writable mounts, in memory and in a file (needs root; 3 minutes)
 	tools/fs-suites.sh

@@ -5,7 +5,7 @@
 //!
 //! | modules | what they own |
 //! |---|---|
-//! | `printable` `error` `digest` `progress` `threads` `sync` `random` | values and tools of every other module |
+//! | `printable` `error` `digest` `drawing` `progress` `threads` `sync` `random` | values and tools of every other module |
 //! | `private_file` `atomic_file` `output_file` `sandbox` | files of the host, and what this process may do on it |
 //! | `fs` `crypto` | the file tree, the ext4 device and the trait for devices; packing and encryption |
 //! | `net` `keys` | clients of services; who encloses data keys |
@@ -26,6 +26,7 @@ pub mod convert;
 pub mod crypto;
 pub mod digest;
 pub mod doctor;
+pub mod drawing;
 pub mod error;
 pub mod fs;
 pub mod inspect;

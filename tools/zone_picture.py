@@ -5,12 +5,15 @@ CSV has lines `code,milliseconds`, for each code the quantiles from 0 to 1 in st
 import math
 import sys
 
+from svg_style import heading, paint, picture, text
+
 curves = {}
 for line in open(sys.argv[1]).read().splitlines()[1:]:
     code, value = line.split(",")
     curves.setdefault(code, []).append(float(value))
-W, H, L, R, T, B = 860, 440, 70, 830, 60, 390
-COLOURS = dict(zip(curves, ["#e15759", "#f28e2b", "#4e79a7", "#59a14f"]))
+W, H, L, R, T, B = 860, 460, 84, 820, 70, 390
+# Legible on light and dark paper.
+COLOURS = dict(zip(curves, ["#e15759", "#e67e22", "#5b8fc7", "#4f9d4b"]))
 low = min(min(v) for v in curves.values())
 high = max(max(v) for v in curves.values())
 low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
@@ -21,23 +24,27 @@ def x(ms):
 
 
 def y(share):
-    return T + (B - T) * -math.log10(max(share, 1e-3)) / 3
+    return T + (B - T) * -math.log10(share) / 3
 
 
-print(f'<svg xmlns="http://www.w3.org/2000/svg" width="{W}" height="{H}" viewBox="0 0 {W} {H}">')
-print("<style>text{font:12px sans-serif;fill:#333}.p{fill:#fff}.g{stroke:#e3e3e3}.c{fill:none;stroke-width:2}")
-print("@media(prefers-color-scheme:dark){text{fill:#ddd}.p{fill:#15171c}.g{stroke:#2c3038}}</style>")
-print(f'<rect class="p" width="{W}" height="{H}"/><text x="{L}" y="26" style="font-size:16px;font-weight:bold">Chunk reads, one of six servers slowed by 20 ms</text>')
-print(f'<text x="{L}" y="44">share of reads that took longer</text>')
+out = [heading(L, 28, "Chunk reads from the zone, one of six servers slowed by 20 ms")]
+out.append(text("soft", L, 50, "reads that took longer, % (logarithmic)"))
 for share in (1, 0.1, 0.01, 0.001):
-    print(f'<path class="g" d="M{L} {y(share):.1f}H{R}"/><text x="{L - 8}" y="{y(share) + 4:.1f}" text-anchor="end">{share * 100:g} %</text>')
+    out.append(f'<path {paint("grid")} d="M{L} {y(share):.1f}H{R}"/>')
+    out.append(text("soft", L - 8, y(share) + 4, f"{share * 100:g} %", "end"))
 tick = low
 while tick <= high:
-    print(f'<path class="g" d="M{x(tick):.1f} {T}V{B}"/><text x="{x(tick):.1f}" y="{B + 18}" text-anchor="middle">{tick:g} ms</text>')
+    out.append(f'<path {paint("grid")} d="M{x(tick):.1f} {T}V{B}"/>')
+    out.append(text("soft", x(tick), B + 18, f"{tick:g}", "middle"))
     tick *= 10
+out.append(f'<path {paint("axis")} d="M{L} {T}V{B}H{R}"/>')
+out.append(text("soft", (L + R) / 2, B + 38, "latency, ms (logarithmic)", "middle"))
+out.append(text("soft", (L + R) / 2, B + 56, "curves end at 0.1 %: the slowest reads of a code are not on this axis", "middle"))
 for n, (code, values) in enumerate(curves.items()):
     last = len(values) - 1
-    points = " ".join(f"{x(v):.1f},{y(1 - i / last):.1f}" for i, v in enumerate(values))
-    print(f'<polyline class="c" stroke="{COLOURS[code]}" points="{points}"/>')
-    print(f'<rect x="{R - 90}" y="{T + 10 + 20 * n}" width="14" height="4" fill="{COLOURS[code]}"/><text x="{R - 70}" y="{T + 16 + 20 * n}">{code}</text>')
-print("</svg>")
+    # The last quantile is the slowest read alone, whose share no logarithmic axis has.
+    points = " ".join(f"{x(v):.1f},{y(1 - i / last):.1f}" for i, v in enumerate(values) if 1 - i / last >= 0.00099)
+    out.append(f'<polyline fill="none" stroke-width="2" stroke="{COLOURS[code]}" points="{points}"/>')
+    out.append(f'<rect x="{R - 90}" y="{T + 14 + 20 * n}" width="14" height="4" fill="{COLOURS[code]}"/>')
+    out.append(text("text", R - 70, T + 20 + 20 * n, code))
+print(picture(W, H, "Which share of chunk reads took longer than how long, by erasure code", out))

@@ -5,4 +5,5 @@
 
 pub mod scrub;
 pub mod verify;
+pub mod zone_picture;
 pub mod zone_sizing;

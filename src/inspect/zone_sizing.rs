@@ -3,8 +3,6 @@
 //! A trace is run through an LRU cache of every size at once, by the bytes of other chunks that were asked for since a chunk was asked for last
 //! (Mattson et al., 1970): it is a hit where the cache holds as many. A larger cache costs memory and spares requests to the store.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 
 use crate::zone::trace::{Asked, LATEST};
@@ -303,98 +301,6 @@ impl Random {
     }
 }
 
-const WIDTH: f64 = 900.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 830.0;
-const TOP: f64 = 90.0;
-const BOTTOM: f64 = 400.0;
-
-const STYLE: &str = "\
-text{font:12px sans-serif;fill:#333}.title{font-size:16px;font-weight:bold}.end{text-anchor:end}.middle{text-anchor:middle}
-.paper{fill:#fff}.axis{stroke:#777;fill:none}.grid{stroke:#e3e3e3}.hit{stroke:#4e79a7;fill:none;stroke-width:2}.cost{stroke:#f28e2b;fill:none;stroke-width:2}
-.latency{stroke:#59a14f;fill:none;stroke-width:2}.t-hit{fill:#4e79a7}.t-cost{fill:#c26a12}.t-latency{fill:#3f7f36}.chosen{stroke:#c33;stroke-dasharray:5 4}
-@media(prefers-color-scheme:dark){text{fill:#ddd}.paper{fill:#15171c}.grid{stroke:#2c3038}}";
-
-/// The plan as a picture: hit rate, cost and latency over the size, each in parts of its most, and the size to take.
-#[must_use]
-pub fn svg(plan: &Plan) -> String {
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"460\" viewBox=\"0 0 {WIDTH} 460\">\n<title>Size of a zone's cache</title>\n\
-         <style>{STYLE}</style>\n<rect class=\"paper\" width=\"{WIDTH}\" height=\"460\"/>\n\
-         <text class=\"title\" x=\"{LEFT}\" y=\"28\">Size of a zone's cache: {asked} requests for {chunks} chunks</text>\n",
-        asked = plan.asked,
-        chunks = plan.chunks,
-    );
-    type Of = fn(&Size) -> f64;
-    let most = |of: Of| plan.sizes.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
-    let logarithm = |size: &Size| (size.bytes as f64).ln();
-    let (low, high) = (logarithm(&plan.sizes[0]), logarithm(&plan.sizes[plan.sizes.len() - 1]));
-    let x = |size: &Size| LEFT + (RIGHT - LEFT) * (logarithm(size) - low) / (high - low).max(1e-9);
-    let y = |part: f64| BOTTOM - (BOTTOM - TOP) * part;
-    for tenth in 0..=10 {
-        let (part, at) = (f64::from(tenth) / 10.0, y(f64::from(tenth) / 10.0));
-        let _ = writeln!(
-            out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text class=\"end\" x=\"{:.0}\" y=\"{:.1}\">{:.0} %</text>",
-            LEFT - 8.0,
-            at + 4.0,
-            part * 100.0
-        );
-    }
-    let curves: [(&str, String, Of, f64); 3] = [
-        ("hit", "hit rate".to_owned(), |size| size.hit_rate, 1.0),
-        (
-            "cost",
-            format!("cost a month, of {:.2}", most(|size| size.cost_month)),
-            |size| size.cost_month,
-            most(|size| size.cost_month),
-        ),
-        (
-            "latency",
-            format!("latency, of {:.2} ms", most(|size| size.latency_millis)),
-            |size| size.latency_millis,
-            most(|size| size.latency_millis),
-        ),
-    ];
-    for (at, (class, label, of, most)) in curves.into_iter().enumerate() {
-        let points: Vec<String> =
-            plan.sizes.iter().map(|size| format!("{:.1},{:.1}", x(size), y(of(size) / most))).collect();
-        let _ = writeln!(
-            out,
-            "<polyline class=\"{class}\" points=\"{}\"/><text class=\"t-{class}\" x=\"{:.0}\" y=\"56\">{label}</text>",
-            points.join(" "),
-            LEFT + 230.0 * at as f64
-        );
-    }
-    for size in plan.sizes.iter().step_by(plan.sizes.len().div_ceil(6)) {
-        let _ = writeln!(
-            out,
-            "<text class=\"middle\" x=\"{:.1}\" y=\"{:.0}\">{}</text>",
-            x(size),
-            BOTTOM + 20.0,
-            shown(size.bytes)
-        );
-    }
-    let chosen = &plan.sizes[plan.chosen()];
-    let _ = writeln!(
-        out,
-        "<line class=\"chosen\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{TOP}\" y2=\"{BOTTOM}\"/><text class=\"middle\" x=\"{0:.1}\" y=\"{1:.0}\">{2} of chunks, {3} of memory</text>",
-        x(chosen),
-        BOTTOM + 42.0,
-        shown(chosen.bytes),
-        shown(chosen.memory_bytes)
-    );
-    out.push_str("</svg>\n");
-    out
-}
-
-fn shown(bytes: u64) -> String {
-    match bytes as f64 {
-        bytes if bytes >= GIB => format!("{:.1} GiB", bytes / GIB),
-        bytes => format!("{:.1} MiB", bytes / 1_048_576.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -460,7 +366,6 @@ mod tests {
         let cheap = Plan::of(&trace, Prices { memory_gib_month: 0.0, ..PRICES }).unwrap();
         assert!(cheap.chosen() >= cheap.for_latency.unwrap());
         assert!(Plan::of(&[], PRICES).is_err());
-        assert!(svg(&dear).ends_with("</svg>\n"));
     }
 
     #[test]

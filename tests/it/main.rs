@@ -35,6 +35,7 @@ mod nbd;
 mod nbd_client;
 mod outputs;
 mod pages;
+mod pictures;
 mod pipelines;
 mod power_cut;
 mod progress;

@@ -318,7 +318,7 @@ pub struct InspectArgs {
 /// with 3 otherwise.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  coldpress diff app-1.cpm app-2.cpm\n  coldpress diff app-1.cpm app-2.cpm --store s3://chunks/prod --json"
+    after_help = "Example:\n  coldpress diff app-1.cpm app-2.cpm\n  coldpress diff app-1.cpm app-2.cpm --store s3://chunks/prod --summary \"$GITHUB_STEP_SUMMARY\" --html diff.html"
 )]
 pub struct DiffArgs {
     /// Block manifest of the older image
@@ -350,6 +350,14 @@ pub struct DiffArgs {
     /// Show all files and chunks, not only the first few
     #[arg(long, help_heading = "Output")]
     pub all: bool,
+
+    /// Append a Markdown summary to this file, such as $GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub summary: Option<PathBuf>,
+
+    /// HTML page to write, with bytes to upload and download, layers, causes and the biggest files
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
 
     #[command(flatten)]
     pub registry: RegistryArgs,

@@ -11,6 +11,7 @@ use clap::{ArgAction, ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use coldpress::digest::Sha256;
 use coldpress::fs::BlockDevice;
 use coldpress::inspect::zone_sizing::Made;
+use coldpress::printable::is_escaped;
 use coldpress::read::CowDevice;
 use coldpress::zone::stripe::Code;
 
@@ -454,22 +455,46 @@ pub struct TopArgs {
 
 /// Draw a recorded startup: chunk reads over time, and where they came from
 ///
-/// The picture is an SVG without scripts, for light and dark backgrounds. It contains the root digest and chunk offsets, but no file
-/// names or content.
+/// With MANIFEST, the picture shows metadata and layers and names the files behind the slowest reads; this reads the directories of the
+/// image from the store. Pictures and pages have no scripts, fetch nothing, and follow light and dark mode. With MANIFEST, they contain
+/// file names; without it, only the root digest and chunk offsets.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread report app.profile -o app.svg")]
+#[command(
+    after_help = "Example:\n  coldread report app.profile app.cpm -o app.svg\n  coldread report app.profile app.cpm --html app.html"
+)]
 pub struct ReportArgs {
     /// Profile from `profile record`, or from --record of `serve`, `mount` or `bundle`
     #[arg(value_name = "PROFILE")]
     pub profile: PathBuf,
 
-    /// SVG file to write [default: standard output, unless --json]
+    /// Block manifest of the image that was started, to name layers and files
+    #[arg(value_name = "MANIFEST")]
+    pub manifest: Option<ManifestRef>,
+
+    /// SVG file to write [default: standard output, unless --json or --html]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
+
+    /// HTML page to write; it shows chunk and files of the mark under the pointer
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
 
     /// Print the numbers as one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+
+    /// Required root digest of the manifest
+    #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
+    pub expect: Option<Sha256>,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
+
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
 /// Inspect and size the zone cache
@@ -503,7 +528,7 @@ pub struct ZoneStatusArgs {
 /// Recommend a zone cache size from recorded or synthetic traces
 ///
 /// Simulates caches of all sizes on the traces and recommends the larger of the cheapest size and the smallest size that meets the
-/// latency goal. Prices are in any one currency.
+/// latency goal. Prices are in one --currency.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldread zone plan --trace host-1.trace --trace host-2.trace --goal 3ms -o plan.svg\n  \
@@ -540,6 +565,10 @@ pub struct ZonePlanArgs {
     #[arg(long, value_name = "PRICE", default_value_t = 0.0, help_heading = "Costs")]
     pub transfer_price: f64,
 
+    /// Currency of the prices, as it is written in the plan
+    #[arg(long, value_name = "NAME", default_value = "USD", help_heading = "Costs", value_parser = currency)]
+    pub currency: String,
+
     /// Latency of a chunk from the zone
     #[arg(long, value_name = "DURATION", default_value = "1ms", help_heading = "Latency")]
     pub zone_latency: Wait,
@@ -559,6 +588,14 @@ pub struct ZonePlanArgs {
     /// Print all numbers as one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+}
+
+/// Takes the name of a currency, which stands in tables and pictures.
+fn currency(text: &str) -> Result<String, String> {
+    let is_name = (1..=8).contains(&text.chars().count()) && !text.chars().any(|c| is_escaped(c) || c.is_whitespace());
+    is_name
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("`{text}` is not a currency; use 1 to 8 characters, such as USD or €"))
 }
 
 /// An image and what it is called.

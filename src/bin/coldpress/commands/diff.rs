@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write;
+use std::io::Write as _;
 use std::process::ExitCode;
 
+use coldpress::Error;
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::read::Stat;
 use coldpress::fs::path::Display;
@@ -15,9 +17,11 @@ use coldpress::store::{Get, StoreUrl};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::diff_summary;
 use crate::args::{Cli, DiffArgs};
 use crate::output;
 use crate::shared::failure::{DIFFERENCE, Failure};
+use crate::shared::files::write_whole;
 use crate::shared::manifests::{ManifestArgs, ManifestRef};
 use crate::size::show;
 use crate::sources::{check_logins, registries};
@@ -27,6 +31,9 @@ const SHOWN: usize = 20;
 const SHOWN_OF_CHUNK: usize = 3;
 
 pub fn run(cli: &Cli, args: &DiffArgs) -> Result<ExitCode, Failure> {
+    for path in [&args.html, &args.summary].into_iter().flatten() {
+        output::check(path)?;
+    }
     check_logins(&args.registry, registries([], [&args.a, &args.b]))?;
     let key = args.key.require()?;
     let (a, b) = (open(args, &args.a, args.expect_a, &*key)?, open(args, &args.b, args.expect_b, &*key)?);
@@ -36,6 +43,13 @@ pub fn run(cli: &Cli, args: &DiffArgs) -> Result<ExitCode, Failure> {
     {
         let device = |manifest: &OpenManifest, store| ChunkDevice::plain(manifest.clone(), store);
         diff.compare_files(&device(&a, store_a), &device(&b, store_b))?;
+    }
+    if let Some(path) = &args.html {
+        let page = diff_summary::html(args, &diff);
+        write_whole(path, |mut file| file.write_all(page.as_bytes()).map_err(|error| Error::file(path, error)))?;
+    }
+    if let Some(path) = &args.summary {
+        output::append(path, &diff_summary::markdown(args, &diff))?;
     }
     output::long_result(cli, || text(args, [&a, &b], &diff), &Report::of(args, [&a, &b], &diff))?;
     Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENCE) })
@@ -60,7 +74,7 @@ fn store_of(args: &DiffArgs, manifest: &OpenManifest) -> Result<Option<Box<dyn G
     }
 }
 
-fn cause_text(cause: Cause) -> String {
+pub fn cause_text(cause: Cause) -> String {
     match cause {
         Cause::Sealing => "sealed in another way, or kept apart".to_owned(),
         Cause::Zone(zone) => zone.to_string(),
@@ -72,7 +86,7 @@ fn cause_text(cause: Cause) -> String {
 }
 
 /// The root's has no name.
-fn shown_path(path: &[u8]) -> String {
+pub fn shown_path(path: &[u8]) -> String {
     if path.is_empty() { "/".to_owned() } else { Display(path).to_string() }
 }
 
@@ -182,11 +196,20 @@ fn file_json(file: &FileDiff) -> Value {
     })
 }
 
+/// Returns what happened to a file, in words.
+pub fn changes_text(file: &FileDiff) -> String {
+    let changes: Vec<&str> = file.changes.iter().map(|change: &Change| change.name()).collect();
+    match is_metadata_only(file) {
+        true => format!("metadata only: {}", changes.join(", ")),
+        false => changes.join(", "),
+    }
+}
+
 fn is_metadata_only(file: &FileDiff) -> bool {
     file.changes.iter().all(|change| change.is_metadata())
 }
 
-fn state(layer: &LayerDiff) -> &'static str {
+pub fn state(layer: &LayerDiff) -> &'static str {
     match (layer.a, layer.b) {
         (Some(_), Some(_)) => "same",
         (None, _) => "new",
@@ -278,11 +301,7 @@ fn files_text(files: &[FileDiff], all: bool) -> String {
     let (moved, changed): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.changes == [Change::Moved]);
     let size = |stat: &Option<Stat>| stat.map_or_else(|| "-".to_owned(), |stat| stat.size.to_string());
     for file in changed.into_iter().chain(moved).take(shown) {
-        let changes: Vec<&str> = file.changes.iter().map(|change: &Change| change.name()).collect();
-        let changes = match is_metadata_only(file) {
-            true => format!("metadata only: {}", changes.join(", ")),
-            false => changes.join(", "),
-        };
+        let changes = changes_text(file);
         let behind = match &file.moved {
             Some(Move::Behind(path, shift)) => format!(" (behind {}, {})", shown_path(path), shift_name(*shift)),
             Some(Move::Elsewhere) => " (in another order or layer)".to_owned(),

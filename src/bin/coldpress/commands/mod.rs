@@ -2,6 +2,7 @@
 
 mod convert;
 mod diff;
+mod diff_summary;
 mod doctor;
 mod export;
 mod inspect;

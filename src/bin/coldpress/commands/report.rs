@@ -213,6 +213,6 @@ pub fn file_part(platform: &Platform) -> String {
 }
 
 /// As code in Markdown, and within a table's cell.
-fn code(text: &str) -> String {
+pub fn code(text: &str) -> String {
     format!("`{}`", text.replace('`', "'").replace('|', "¦").replace(['\n', '\r'], " "))
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::io::Write as _;
 
-use coldpress::inspect::zone_sizing::{Plan, Prices, svg};
+use coldpress::inspect::zone_picture::svg;
+use coldpress::inspect::zone_sizing::{Plan, Prices};
 use coldpress::zone::stripe::Code;
 use coldpress::zone::trace::{Asked, decode};
 use coldpress::zone::{ServerState, Settings};
@@ -86,10 +87,10 @@ fn plan(args: &ZonePlanArgs) -> CommandResult {
     };
     let plan = Plan::of(&trace, prices)?;
     if let Some(path) = &args.output {
-        let picture = svg(&plan);
+        let picture = svg(&plan, &args.currency);
         write_whole(path, |mut file| file.write_all(picture.as_bytes()).map_err(|error| Error::file(path, error)))?;
     }
-    let text = if args.json { json(&plan)? } else { told(&plan) };
+    let text = if args.json { json(&plan)? } else { told(&plan, &args.currency) };
     Ok(print(text.as_bytes())?)
 }
 
@@ -112,8 +113,9 @@ fn trace(args: &ZonePlanArgs) -> Result<Vec<Asked>, Failure> {
     Ok(asked)
 }
 
-fn told(plan: &Plan) -> String {
-    let head = ["chunks held", "memory", "hit rate", "cost a month", "latency", ""].map(str::to_owned);
+fn told(plan: &Plan, currency: &str) -> String {
+    let cost = format!("{currency} a month");
+    let head = ["chunks held", "memory", "hit rate", &cost, "latency", ""].map(str::to_owned);
     let rows = plan.sizes.iter().enumerate().map(|(at, of)| {
         let mut notes = Vec::new();
         if at == plan.for_cost {
