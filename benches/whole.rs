@@ -121,7 +121,6 @@ fn plain_chunks(image: &Image, made: &Path) -> Result<OpenManifest, AnyError> {
         root,
         application: String::new(),
         store_hint: String::new(),
-        max_new_bytes: None,
     };
     let store = open_put(&StoreUrl::Directory(made.to_owned()), &Settings::default(), &options.root)?;
     Ok(convert(image, &salt, &options, Target { store: Some(&*store), cache: None }, &Silent)?.manifest)

@@ -99,7 +99,6 @@ pub struct Target<'a> {
 ///     root: "main".parse()?,
 ///     application: String::new(),
 ///     store_hint: String::new(),
-///     max_new_bytes: None,
 /// };
 /// let key = KeyFile::decode(&std::fs::read_to_string("testdata/vectors/published-test.key")?)?;
 /// let salt = key.salt.as_ref().ok_or("no salt")?;
@@ -123,7 +122,7 @@ pub fn convert(
     progress: &dyn Progress,
 ) -> Result<Converted> {
     let store = target.store.map(|store| (store, &options.root));
-    let sealer = Sealer { salt, codec: options.codec, store, max_new_bytes: options.max_new_bytes };
+    let sealer = Sealer { salt, codec: options.codec, store };
     let known = target.cache.map(|cache| KnownLayers::new(cache, options.codec));
     let device = std::thread::scope(|scope| {
         let sealing = Sealing::start(scope, sealer, options.threads)?;

@@ -35,8 +35,6 @@ pub struct Options {
     pub application: String,
     /// The store of the chunks, as a hint for readers.
     pub store_hint: String,
-    /// Maximum number of bytes to upload; with more, the conversion fails, and what was uploaded stays in the store.
-    pub max_new_bytes: Option<u64>,
 }
 
 impl Options {

@@ -38,7 +38,7 @@ impl Publication {
             Some(Top::Image { manifest, config }) => {
                 let same = match known {
                     Some(known) => known.digest() == manifest.digest(),
-                    None => config == *image.whole_config()?,
+                    None => config.is_of_same_image(image.whole_config()?),
                 };
                 if !same {
                     let message = format!("{target} is another image than the one that is converted");

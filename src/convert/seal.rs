@@ -32,8 +32,6 @@ pub struct Sealer<'a> {
     pub codec: Codec,
     /// The store and the root; `None` for a conversion that only counts.
     pub store: Option<(&'a dyn PutIfAbsent, &'a RootId)>,
-    /// Maximum number of bytes to upload.
-    pub max_new_bytes: Option<u64>,
 }
 
 /// The position of a chunk.
@@ -111,11 +109,6 @@ impl Shared {
                     sealed.new.insert(name);
                     sealed.put_chunks += 1;
                     sealed.put_bytes += bytes.len() as u64;
-                    if let Some(most) = sealer.max_new_bytes.filter(|most| sealed.put_bytes > *most) {
-                        let message =
-                            format!("the new chunks have more than the {most} bytes that --max-new-bytes allows");
-                        return Err(Error::new(ErrorKind::Difference, message));
-                    }
                 }
                 PutOutcome::Known => sealed.known_chunks += 1,
                 PutOutcome::Present => sealed.claimed_chunks += 1,

@@ -81,9 +81,33 @@ pub struct ImageConfig {
     pub diff_ids: Vec<Sha256>,
     /// For what it is made; `None` where nothing says it.
     pub platform: Option<Platform>,
+    /// The build step of each layer, as the history has it; empty where the history does not fit the layers. Not a part of the image's
+    /// identity.
+    pub created_by: Vec<Option<String>>,
+}
+
+/// An entry of the config's history.
+#[derive(Deserialize)]
+struct HistoryEntry {
+    created_by: Option<String>,
+    empty_layer: Option<bool>,
+}
+
+/// Returns the build step of each of `layers` layers. A history is for people, so one that is damaged is no error.
+fn build_steps(fields: &Fields<'_>, layers: usize) -> Vec<Option<String>> {
+    let history = fields.0.get("history").and_then(|value| serde_json::from_str::<Vec<HistoryEntry>>(value.get()).ok());
+    let with_layer = history.unwrap_or_default().into_iter().filter(|entry| entry.empty_layer != Some(true));
+    let steps: Vec<Option<String>> = with_layer.map(|entry| entry.created_by.filter(|step| !step.is_empty())).collect();
+    if steps.len() == layers { steps } else { Vec::new() }
 }
 
 impl ImageConfig {
+    /// Returns whether both are the configs of one image; its history may be missing in one of them.
+    #[must_use]
+    pub fn is_of_same_image(&self, other: &Self) -> bool {
+        (&self.normal, &self.diff_ids, &self.platform) == (&other.normal, &other.diff_ids, &other.platform)
+    }
+
     /// From the bytes of an OCI or docker config.
     ///
     /// # Errors
@@ -100,7 +124,7 @@ impl ImageConfig {
         };
         let diff_ids =
             diff_ids.ok_or_else(|| broken("no rootfs.diff_ids, so it is an artifact's and not a container image's"))?;
-        let diff_ids = diff_ids
+        let diff_ids: Vec<Sha256> = diff_ids
             .iter()
             .map(|id| id.parse().map_err(|_| broken("a DiffID that is no sha256 digest")))
             .collect::<Result<_>>()?;
@@ -122,14 +146,15 @@ impl ImageConfig {
                 normal.insert("config".to_owned(), Value::Object(kept));
             }
         }
-        Ok(Self { normal: Value::Object(normal).to_string(), diff_ids, platform })
+        let created_by = build_steps(&fields, diff_ids.len());
+        Ok(Self { normal: Value::Object(normal).to_string(), diff_ids, platform, created_by })
     }
 
     /// Of a root file system that came without one.
     #[must_use]
     pub fn without_image(platform: Option<&Platform>) -> Self {
         let normal = Value::Object(platform.map(platform_fields).unwrap_or_default()).to_string();
-        Self { normal, diff_ids: Vec::new(), platform: platform.cloned() }
+        Self { normal, diff_ids: Vec::new(), platform: platform.cloned(), created_by: Vec::new() }
     }
 }
 
@@ -170,11 +195,26 @@ mod tests {
         );
         let (oci, docker) =
             (ImageConfig::parse(oci.as_bytes()).unwrap(), ImageConfig::parse(docker.as_bytes()).unwrap());
-        assert_eq!(oci, docker);
+        assert!(oci.is_of_same_image(&docker));
+        assert_eq!((oci.created_by, docker.created_by), (vec![Some("x".to_owned())], Vec::new()));
         assert_eq!(
             oci.normal,
             r#"{"architecture":"amd64","config":{"Cmd":["sh"],"Env":["A=1"],"WorkingDir":"/"},"os":"linux"}"#
         );
+    }
+
+    #[test]
+    fn build_steps_belong_to_layers_or_are_left_out() {
+        let diff = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let steps = |history: &str| {
+            let config = format!(r#"{{"rootfs":{{"diff_ids":["{diff}","{diff}"]}},"history":{history}}}"#);
+            ImageConfig::parse(config.as_bytes()).unwrap().created_by
+        };
+        let found = steps(r#"[{"created_by":"ADD"},{"created_by":"ENV","empty_layer":true},{"comment":"c"}]"#);
+        assert_eq!(found, [Some("ADD".to_owned()), None]);
+        for bad in ["null", "7", "[]", r#"[{"created_by":"ADD"}]"#, r#"[{"created_by":1},{}]"#] {
+            assert_eq!(steps(bad), Vec::<Option<String>>::new(), "{bad}");
+        }
     }
 
     #[test]

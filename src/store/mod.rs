@@ -11,6 +11,7 @@ mod failure;
 mod google;
 mod http;
 mod known;
+mod limited;
 mod local;
 mod names;
 mod open;
@@ -22,6 +23,7 @@ mod url;
 
 pub use environment::{subject_token_file, variables};
 pub use known::{Known, KnownPuts};
+pub use limited::{LimitedStore, Uploaded};
 pub use names::{ObjectName, ParseRootIdError, RootId};
 pub use open::{IN_FLIGHT, Settings, Style, open_collect, open_get, open_get_later, open_put, open_repair, place};
 pub use planned::Planned;

@@ -234,20 +234,25 @@ pub struct Image {
     pub layers: Vec<Layer>,
     pub config: Value,
     pub architecture: &'static str,
+    /// The config's history, if it has one.
+    pub history: Option<Value>,
 }
 
 impl Image {
     pub fn new(layers: impl IntoIterator<Item = Layer>) -> Self {
         let config = json!({ "Cmd": ["/bin/app"], "Env": ["PATH=/bin"], "WorkingDir": "/" });
-        Self { layers: layers.into_iter().collect(), config, architecture: "amd64" }
+        Self { layers: layers.into_iter().collect(), config, architecture: "amd64", history: None }
     }
 
     pub fn config_json(&self) -> Vec<u8> {
         let diff_ids: Vec<String> = self.layers.iter().map(|layer| Sha256::of(&layer.tar()).to_string()).collect();
-        let config = json!({
+        let mut config = json!({
             "architecture": self.architecture, "os": "linux", "created": "2025-01-01T00:00:00Z", "config": self.config,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
+        if let Some(history) = &self.history {
+            config["history"] = history.clone();
+        }
         serde_json::to_vec(&config).unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Bench, Image, Layer, Packing, TEST_KEY, noise, stdout};
 
@@ -256,6 +256,73 @@ fn an_image_that_bloats_fails_its_build() {
     assert!(!planned.stdout.is_empty(), "a plan is told whole");
     let fine = convert_without(&bench, &image(Layer::new().file("app/v", b"2")), "three", &[], &limit);
     stdout(&fine);
+}
+
+/// Bytes of all files of the store.
+fn stored_bytes(bench: &Bench) -> u64 {
+    let files = fs::read_dir(bench.path("store/main")).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+    files.filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+}
+
+/// Beyond the limit nothing is uploaded, and all is counted: as much as without the limit, by layer and cause.
+#[test]
+fn a_limit_that_is_exceeded_says_how_much_was_needed() {
+    let bench = Bench::new();
+    let one = image(Layer::new().file("app/v", b"1"));
+    bench.convert(&one, "one", &[]);
+    let before = stored_bytes(&bench);
+    let mut two = image(Layer::new().file("app/bloat", &noise(5_000_000, 9)));
+    let steps = ["ADD base", "RUN tools", "COPY  bloat |\n `x` /app"].map(|step| json!({ "created_by": step }));
+    two.history = Some(json!(steps));
+    let limit = ["--max-new-bytes", "1MiB", "--base", "one.cpm", "--summary", "s.md", "--outputs", "o.txt"];
+    let refused = convert_without(&bench, &two, "two", &[], &limit);
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let json: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    let found = &json["error"]["limit"];
+    let uploaded = stored_bytes(&bench) - before;
+    assert!(uploaded <= 1 << 20 && found["uploaded_bytes"] == uploaded, "{uploaded}: {found:#}");
+    assert_eq!((&json["manifest"], &json["error"]["exit_code"]), (&Value::Null, &3.into()));
+    assert!(!bench.path("two.cpm").exists());
+    let (summary, outputs) = ["s.md", "o.txt"].map(|file| fs::read_to_string(bench.path(file)).unwrap()).into();
+    // The same without the limit, from the same state of the store.
+    let layers = found["platforms"][0]["layers"].as_array().unwrap();
+    let new: u64 = layers.iter().map(|layer| layer["new_bytes"].as_u64().unwrap()).sum();
+    assert_eq!((&found["new_bytes"], found["max_new_bytes"].as_u64()), (&new.into(), Some(1 << 20)));
+    let last = layers.last().unwrap();
+    assert_eq!((&last["layer"], &last["created_by"]), (&3.into(), &steps[2]["created_by"]), "{found:#}");
+    assert!(last["new_bytes"].as_u64().unwrap() > 4_900_000, "{found:#}");
+    let causes = found["platforms"][0]["causes"].as_array().unwrap();
+    assert!(causes.iter().any(|cause| cause["cause"] == "data of a new layer"), "{found:#}");
+    for wanted in [
+        "**Too much is new**",
+        "`--max-new-bytes` allows 1.0 MiB",
+        "data of a new layer",
+        "No manifest was written",
+        "| `COPY bloat ¦ 'x' /app` |",
+    ] {
+        assert!(summary.contains(wanted), "{wanted}: {summary}");
+    }
+    for wanted in ["manifest=\n", &format!("new_bytes={new}\n"), "limit_exceeded=true\n", "new_layers=[{", "causes=[{"]
+    {
+        assert!(outputs.contains(wanted), "{wanted}: {outputs}");
+    }
+    let options = ["--store", "store", "-o", "two.cpm", "--max-new-bytes", "1MiB", "--base", "one.cpm"];
+    let text = bench.coldpress(&[&["convert", "oci:two"], &options[..]].concat());
+    let text = String::from_utf8_lossy(&text.stdout).into_owned() + &String::from_utf8_lossy(&text.stderr);
+    for wanted in [
+        "no manifest, --max-new-bytes exceeded",
+        "  needed by\n",
+        "  COPY bloat | `x` /app\n",
+        "  new since --base\n",
+        "allows\n  hint: ",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    let uploaded = stored_bytes(&bench) - before;
+    let all = convert_without(&bench, &two, "two", &[], &[]);
+    let all: Value = serde_json::from_slice(&stdout(&all)).unwrap();
+    // What was uploaded before the limit is there now.
+    assert_eq!(all["new_bytes"].as_u64().unwrap() + uploaded, new, "{all:#}");
 }
 
 #[test]

@@ -50,7 +50,6 @@ fn told(image: &Image, packing: Packing) -> [(u64, Vec<u64>); 2] {
         root: "main".parse().unwrap(),
         application: String::new(),
         store_hint: String::new(),
-        max_new_bytes: None,
     };
     let salt = KeyFile::decode(TEST_KEY).unwrap().salt.unwrap();
     let progress = Told::default();

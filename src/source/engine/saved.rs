@@ -126,7 +126,7 @@ impl Saved {
         let pass = Pass::new(&self.diff_ids, wanted, &self.temp, self.max_size);
         let config = pass.read(stream).map_err(within)?;
         let _ = oci_layout::check_platform(&config, self.platform.as_ref()).map_err(Failure::Final)?;
-        if matches!(&self.told, Told::Whole(told) if *told != config) {
+        if matches!(&self.told, Told::Whole(told) if !told.is_of_same_image(&config)) {
             let message =
                 format!("engine at {}: the image config changed while the image was exported", self.api.name());
             return Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)));

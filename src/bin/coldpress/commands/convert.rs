@@ -12,17 +12,18 @@ use coldpress::crypto::Salt;
 use coldpress::digest::Sha256;
 use coldpress::fs::ext4::layout::EPOCH;
 use coldpress::keys::KeyWrap;
-use coldpress::manifest::{BlockManifest, Clear};
+use coldpress::manifest::{BlockManifest, Clear, OpenManifest};
 use coldpress::output_file::Destination;
 use coldpress::printable::is_escaped;
+use coldpress::read::diff::Diff;
 use coldpress::registry::RegistryRef;
 use coldpress::registry::artifact::About;
 use coldpress::source::Platform;
-use coldpress::store::{Known, KnownPuts, ObjectName, Planned, PutIfAbsent, PutOutcome, StoreUrl};
+use coldpress::store::{Known, KnownPuts, LimitedStore, ObjectName, Planned, PutIfAbsent, PutOutcome, StoreUrl};
 use coldpress::{Error, ErrorKind, source};
 use serde_json::json;
 
-use super::report::{Report, file_part};
+use super::report::{self, Report, file_part};
 use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
 use crate::clock::Started;
 use crate::output;
@@ -66,8 +67,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     }
     let message = "no store: give --store or set COLDPRESS_STORE (or count only, with --dry-run)";
     let url = args.store.named()?;
-    let named = |base| base_names(args, base, &*key, &salt, url.as_ref());
-    let base = args.base.as_ref().map(named).transpose()?.unwrap_or_default();
+    let named = |base| open_base(args, base, &*key, &salt, url.as_ref());
+    let Base { names: base, manifest: base_manifest } = args.base.as_ref().map(named).transpose()?.unwrap_or_default();
     if args.max_new_bytes.is_some() && url.is_none() && args.base.is_none() {
         let message = "--max-new-bytes: nothing says what would be new; give --store, or --base MANIFEST";
         return Err(Failure::Usage(message.to_owned()));
@@ -99,8 +100,6 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         root: args.root.clone(),
         application: args.application.clone(),
         store_hint: String::new(),
-        // A plan is told whole.
-        max_new_bytes: args.max_new_bytes.map(|size| size.0).filter(|_| !args.dry_run),
     };
     let access = access(&args.registry)?;
     let images = match args.all_platforms {
@@ -112,6 +111,9 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         None => url.as_ref().map(open).transpose()?,
         opened => opened,
     };
+    // A plan uploads nothing.
+    let limit = args.max_new_bytes.map(|size| size.0).filter(|_| !args.dry_run);
+    let store = store.zip(url.as_ref()).map(|(store, url)| LimitedStore::new(store, url, limit));
     options.store_hint = url.as_ref().map(hint).unwrap_or_default();
     let mut reports = Vec::new();
     for image in &images {
@@ -124,16 +126,34 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
                 Some(to) if !args.dry_run => Some(prepare_push(args, to, image, platform)?),
                 _ => None,
             };
-            let target = Target { store: store.as_deref(), cache: cache.as_ref() };
+            let target = Target { store: store.as_ref().map(|store| store as &dyn PutIfAbsent), cache: cache.as_ref() };
             let converted = convert(image, &salt, &options, target, &*progress)?;
             let mut artifact = None;
-            if let (Some(store), false) = (&store, args.dry_run) {
-                let publish = Publish { key: &*key, store: &**store, publication: publication.as_ref(), started };
+            // Beyond the limit, chunks were only counted, and no manifest may name them.
+            let uploaded = store.as_ref().and_then(LimitedStore::exceeded);
+            if let (Some(store), false, None) = (&store, args.dry_run, uploaded) {
+                let publish = Publish { key: &*key, store, publication: publication.as_ref(), started };
                 artifact = publish.run(&converted, path.as_deref())?;
             }
             let seconds = began.elapsed().as_secs_f64();
             let output = if args.all_platforms { path.clone() } else { args.output.clone() };
-            Ok(Report { args, converted, base: &base, store: url.as_ref(), output, artifact, seconds })
+            let causes = base_manifest.as_ref().map(|base| Diff::of(base, &converted.manifest).causes());
+            let created_by = image.whole_config()?.created_by.clone();
+            let written = !args.dry_run && uploaded.is_none();
+            let store = url.as_ref();
+            Ok(Report {
+                args,
+                converted,
+                base: &base,
+                store,
+                output,
+                written,
+                uploaded,
+                causes,
+                created_by,
+                artifact,
+                seconds,
+            })
         };
         reports.push(convert_one().map_err(|failure| match (failure, platform) {
             (Failure::Error(error), Some(platform)) if args.all_platforms => error.within(platform).into(),
@@ -144,10 +164,7 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         progress.warn(&format!("cannot write to the cache: {}; continuing without it", error.chain()));
     }
     let new = reports.iter().filter_map(Report::new_chunks).map(|(_, bytes)| bytes).sum::<u64>();
-    let over = args.max_new_bytes.filter(|limit| new > limit.0).map(|limit| {
-        let message = format!("the new chunks have {new} bytes, more than the {} that --max-new-bytes allows", limit.0);
-        Error::new(ErrorKind::Difference, message)
-    });
+    let over = args.max_new_bytes.filter(|limit| new > limit.0).map(|limit| limit_exceeded(args, new, limit.0));
     print_reports(cli, args, &reports, manifest_path, over.as_ref())?;
     over.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -173,6 +190,7 @@ fn print_reports(
     };
     if let Some(error) = over {
         json["error"] = failure::json(error);
+        json["error"]["limit"] = report::limit_json(args, reports);
     }
     match path.map(Destination::of).transpose()? {
         Some(destination) if !args.dry_run => Ok(output::result_beside(cli, &destination, &text, &json)?),
@@ -206,21 +224,45 @@ fn prepare_push(
     Ok(publication)
 }
 
+/// Returns the error of --max-new-bytes, with the next step.
+fn limit_exceeded(args: &ConvertArgs, new: u64, limit: u64) -> Error {
+    let message = format!(
+        "{}: {} of chunks are new, more than the {} that --max-new-bytes allows",
+        args.image,
+        show(new),
+        show(limit)
+    );
+    let hint = match &args.base {
+        Some(base) => format!(
+            "the report lists the layers that need them; `coldpress diff {base} NEW` after a conversion without the limit names files"
+        ),
+        None => "the report lists the layers that need them; --base MANIFEST also says what made chunks new".to_owned(),
+    };
+    Error::new(ErrorKind::Difference, message).with_hint(hint)
+}
+
+/// An earlier manifest, whose chunks are stored.
+#[derive(Default)]
+struct Base {
+    names: BTreeSet<Sha256>,
+    /// `None` where the key is a service's, or does not open it.
+    manifest: Option<OpenManifest>,
+}
+
 /// The chunks that `base` names, if it speaks for the same root, scope and, as far as the key tells, store.
-fn base_names(
+fn open_base(
     args: &ConvertArgs,
     base: &ManifestRef,
     key: &dyn KeyWrap,
     salt: &Salt,
     url: Option<&StoreUrl>,
-) -> Result<BTreeSet<Sha256>, Failure> {
+) -> Result<Base, Failure> {
     let manifest = read_manifest_for(args.platform.as_ref(), base, &args.registry, None)?;
     // A key of a service is not asked: who converts need not be allowed to open.
-    if let (Some(url @ StoreUrl::Bucket(_)), Some(_)) = (url, key.salt())
-        && let Ok(open) = manifest.clone().open(key)
-    {
-        let (there, here) = (open.sealed.store, hint(url));
-        if there != here {
+    let open = key.salt().and_then(|_| manifest.clone().open(key).ok());
+    if let (Some(url @ StoreUrl::Bucket(_)), Some(open)) = (url, &open) {
+        let (there, here) = (&open.sealed.store, hint(url));
+        if *there != here {
             let message = format!("--base {base}: its chunks are in {there}, those of this conversion go to {here}");
             return Err(Error::new(ErrorKind::Input, message).into());
         }
@@ -236,7 +278,7 @@ fn base_names(
         );
         return Err(Error::new(ErrorKind::Input, message).into());
     }
-    Ok(clear.names.into_iter().collect())
+    Ok(Base { names: clear.names.into_iter().collect(), manifest: open })
 }
 
 /// The write-only half of the store, once it said that it would take chunks; for a plan, only what is known of it.
@@ -324,7 +366,6 @@ pub fn options_of(
         root: clear.root.clone(),
         application: clear.application.clone(),
         store_hint: String::new(),
-        max_new_bytes: None,
     };
     Ok((options, platform))
 }
