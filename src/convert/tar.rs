@@ -72,9 +72,7 @@ struct Extended {
 impl Extended {
     /// Adds the extended header of type `flag` with this `body`. A second one of a type replaces the first.
     fn take(&mut self, at: u64, flag: u8, body: &[u8]) -> Result<(), TarError> {
-        let records = || {
-            Records::parse(body).ok_or(TarError::Header { offset: at, reason: "its PAX records are not of the form" })
-        };
+        let records = || Records::parse(body).map_err(|reason| TarError::Header { offset: at, reason: reason.into() });
         match flag {
             b'x' => self.pax = records()?,
             b'L' => self.path = until_nul(body).to_vec(),
@@ -111,7 +109,7 @@ impl<R: Read> TarReader<R> {
                 field: error.0.to_owned(),
             })?;
             if header.size < 0 && !Header::has_no_data(header.flag) {
-                return Err(TarError::Header { offset: at, reason: "its size is below 0" });
+                return Err(TarError::Header { offset: at, reason: "its size is below 0".into() });
             }
             if !matches!(header.flag, b'x' | b'L' | b'K' | b'g') {
                 return self.entry(at, &block, &header, &extended).map(Some);
@@ -120,13 +118,13 @@ impl<R: Read> TarReader<R> {
             let size = header.size.unsigned_abs();
             extended.bytes = extended.bytes.saturating_add(size);
             if extended.bytes > MAX_EXTENDED {
-                return Err(TarError::Header { offset: at, reason: "its extended headers are over 8 MiB" });
+                return Err(TarError::Header { offset: at, reason: "its extended headers are over 8 MiB".into() });
             }
             let body = self.body(at, size)?;
             extended.take(at, header.flag, &body)?;
         }
         if extended.bytes > 0 {
-            return Err(TarError::Header { offset: self.offset, reason: "an extended header stands before it" });
+            return Err(TarError::Header { offset: self.offset, reason: "an extended header stands before it".into() });
         }
         Ok(None)
     }
@@ -139,7 +137,7 @@ impl<R: Read> TarReader<R> {
         // In the oldest form, a directory is a file whose name ends in a slash.
         let flag = if header.flag == 0 && names.is_directory { b'5' } else { header.flag };
         if names.sparse.is_some() && Header::has_no_data(flag) {
-            return Err(fail("a sparse map of something that is not a file"));
+            return Err(fail("sparse map: only regular files can have one"));
         }
         names.check()?;
         let link = || checked_link(flag, records.get("linkpath"), &extended.link, &header.link).map_err(|e| fail(&e));
@@ -170,15 +168,16 @@ impl<R: Read> TarReader<R> {
         records: &Records,
         fail: &dyn Fn(&str) -> TarError,
     ) -> Result<Content, TarError> {
-        let past = || fail("its size is past every end");
         let number = |key| {
-            let value = records.number(key).map_err(|_| fail("a sparse map that is no number"))?;
+            let value =
+                records.number(key).map_err(|error| fail(&format!("its PAX record `{}` is not a number", error.0)))?;
             value.map(|size| u64::try_from(size).map_err(|_| fail("its size is below 0"))).transpose()
         };
         let size = match number("size")? {
             Some(size) => size,
             None => header.size.unsigned_abs(),
         };
+        let past = || fail(&format!("size {size} overflows the archive offset"));
         let mut end = self.offset.checked_add(size).ok_or_else(past)?;
         let map = if block[156] == b'S' {
             let map = self.gnu_map(at, block, header.format, fail)?;
@@ -189,9 +188,7 @@ impl<R: Read> TarReader<R> {
             let real = number("GNU.sparse.size")?.or(number("GNU.sparse.realsize")?).unwrap_or(size);
             let map = match form {
                 PaxForm::InData => self.map_in_data(at, size, fail)?,
-                PaxForm::InRecords => {
-                    sparse::map_in_records(records).ok_or_else(|| fail("a sparse map that is not of the form"))?
-                }
+                PaxForm::InRecords => sparse::map_in_records(records).map_err(|fault| fail(&fault))?,
             };
             Some((map, real))
         } else {
@@ -199,9 +196,7 @@ impl<R: Read> TarReader<R> {
         };
         let content = match map {
             None => Content { size, data: Data::Whole(self.offset) },
-            Some((map, real)) => {
-                sparse::content(&map, real, self.offset, end).ok_or_else(|| fail("a sparse map that lies"))?
-            }
+            Some((map, real)) => sparse::content(&map, real, self.offset, end).map_err(|fault| fail(&fault))?,
         };
         (self.at, self.end) = (at, end);
         Ok(content)
@@ -266,7 +261,7 @@ fn metadata(header: &Header, records: &Records, fail: &dyn Fn(&str) -> TarError)
             secs: clamp_seconds(mtime.secs),
             nanos: if mtime.secs == clamp_seconds(mtime.secs) { mtime.nanos } else { 0 },
         },
-        xattrs: records.xattrs().ok_or_else(|| fail("an extended attribute that is not of the form"))?,
+        xattrs: records.xattrs().map_err(|fault| fail(&fault))?,
     })
 }
 

@@ -27,21 +27,30 @@ impl Records {
     /// Parses records of the form `LENGTH KEY=VALUE\n`, the length counting the whole record. Values may hold any byte.
     ///
     /// The pairs of records of sparse form 0.0 become the one record of form 0.1.
-    pub(super) fn parse(mut body: &[u8]) -> Option<Self> {
-        let (mut records, mut map) = (Vec::new(), Vec::new());
+    ///
+    /// # Errors
+    /// What is wrong with which record, as a message.
+    pub(super) fn parse(mut body: &[u8]) -> Result<Self, String> {
+        let mut records = Vec::new();
+        let mut map = Vec::new();
         let mut wants_length = false;
         while !body.is_empty() {
-            let space = body.iter().position(|&byte| byte == b' ')?;
-            let length = usize::try_from(integer(&body[..space])?).ok()?;
-            let record = body.get(space + 1..length)?.strip_suffix(b"\n")?;
-            let equals = record.iter().position(|&byte| byte == b'=')?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
-            if key.is_empty() || (if STRINGS.contains(&key) { value } else { key }).contains(&0) {
-                return None;
+            let (length, key, value) = record(body)?;
+            if key.is_empty() {
+                return Err("malformed PAX record: its key is empty".to_owned());
+            }
+            if (if STRINGS.contains(&key) { value } else { key }).contains(&0) {
+                return Err(format!("malformed PAX record: a NUL in `{}`", shown(key)));
             }
             if key == SPARSE_OFFSET || key == SPARSE_LENGTH {
-                if wants_length != (key == SPARSE_LENGTH) || value.contains(&b',') {
-                    return None;
+                if value.contains(&b',') {
+                    return Err(format!("malformed PAX record: a comma in the value of `{}`", shown(key)));
+                }
+                if wants_length != (key == SPARSE_LENGTH) {
+                    return Err(format!(
+                        "malformed PAX record: `{}`: GNU.sparse.offset and GNU.sparse.numbytes must alternate",
+                        shown(key)
+                    ));
                 }
                 wants_length = !wants_length;
                 map.extend_from_slice(value);
@@ -54,7 +63,7 @@ impl Records {
         if map.pop().is_some() {
             records.push((b"GNU.sparse.map".to_vec(), map));
         }
-        Some(Self(records))
+        Ok(Self(records))
     }
 
     /// Returns the last value of a key; `None` also where that is empty.
@@ -84,13 +93,17 @@ impl Records {
         Ok(())
     }
 
-    /// Returns the extended attributes of the SCHILY form, and of LIBARCHIVE's form where the other does not have them; `None`
-    /// where one is malformed.
-    pub(super) fn xattrs(&self) -> Option<Xattrs> {
+    /// Returns the extended attributes of the SCHILY form, and of LIBARCHIVE's form where the other does not have them.
+    ///
+    /// # Errors
+    /// Which record is malformed and how, as a message.
+    pub(super) fn xattrs(&self) -> Result<Xattrs, String> {
         let mut out = Xattrs::default();
         for (key, value) in &self.0 {
             if let Some(name) = key.strip_prefix(LIBARCHIVE_XATTR) {
-                out.insert(&percent_decoded(name)?, &base64_decoded(value)?);
+                let fail = |fault: &str| format!("malformed extended attribute: PAX record `{}`: {fault}", shown(key));
+                let name = percent_decoded(name).ok_or_else(|| fail("its name is not percent-encoded"))?;
+                out.insert(&name, &base64_decoded(value).ok_or_else(|| fail("its value is not base64"))?);
             }
         }
         for (key, value) in &self.0 {
@@ -98,8 +111,31 @@ impl Records {
                 out.insert(name, value);
             }
         }
-        Some(out)
+        Ok(out)
     }
+}
+
+/// Returns the first record of `body`: its length with the length field, its key and its value.
+fn record(body: &[u8]) -> Result<(usize, &[u8], &[u8]), String> {
+    let space = body.iter().position(|&byte| byte == b' ');
+    let space = space.ok_or_else(|| format!("malformed PAX record: no length field before `{}`", shown(body)))?;
+    let field = &body[..space];
+    let length = integer(field).and_then(|length| usize::try_from(length).ok()).filter(|length| *length > space);
+    let length = length.ok_or_else(|| format!("malformed PAX record: `{}` is not a length", shown(field)))?;
+    let text = body.get(space + 1..length).ok_or_else(|| {
+        format!("malformed PAX record: length field `{length}` exceeds the header ({} bytes left)", body.len())
+    })?;
+    let text = text.strip_suffix(b"\n").ok_or_else(|| {
+        format!("malformed PAX record: its {length} bytes do not end in a line feed: `{}`", shown(text))
+    })?;
+    let equals = text.iter().position(|&byte| byte == b'=');
+    let equals = equals.ok_or_else(|| format!("malformed PAX record: no `=` in `{}`", shown(text)))?;
+    Ok((length, &text[..equals], &text[equals + 1..]))
+}
+
+/// Returns the beginning of `text`, escaped for a message.
+fn shown(text: &[u8]) -> std::slice::EscapeAscii<'_> {
+    text[..text.len().min(64)].escape_ascii()
 }
 
 /// The key of a record whose value is not a number.
@@ -179,7 +215,7 @@ mod tests {
         let out = Records::parse(b"23 SCHILY.xattr.a=b\n=\0\n").unwrap();
         assert_eq!(out.0, [(b"SCHILY.xattr.a".to_vec(), b"b\n=\0".to_vec())]);
         for bad in [&b"99 a=b\n"[..], b"10 path=\0\n", b"11 uname=\0\n", b"7 k\0=v\n", b"5 =v\n", b"6 k=v\n\0\0"] {
-            assert_eq!(Records::parse(bad), None, "{}", bad.escape_ascii());
+            assert!(Records::parse(bad).is_err(), "{}", bad.escape_ascii());
         }
     }
 
@@ -188,9 +224,20 @@ mod tests {
         let (offset, length) = (b"23 GNU.sparse.offset=0\n", b"25 GNU.sparse.numbytes=5\n");
         let parse = |records: &[&[u8]]| Records::parse(&records.concat());
         assert_eq!(parse(&[&offset[..], length, offset, length]).unwrap().get("GNU.sparse.map"), Some(&b"0,5,0,5"[..]));
-        assert_eq!(parse(&[length]), None);
-        assert_eq!(parse(&[offset, offset]), None);
-        assert_eq!(parse(&[b"25 GNU.sparse.offset=0,1\n"]), None);
+        for bad in [&[&length[..]][..], &[offset, offset], &[b"25 GNU.sparse.offset=0,1\n"]] {
+            assert!(parse(bad).is_err());
+        }
+        let faults = [
+            (&b"30 path=a\n"[..], "length field `30` exceeds the header (10 bytes left)"),
+            (b"path=a\n", "no length field before `path=a\\n`"),
+            (b"x path=a\n", "`x` is not a length"),
+            (b"1 path=a\n", "`1` is not a length"),
+            (b"8 path=a\n", "its 8 bytes do not end in a line feed: `path=a`"),
+            (b"10 path a\n", "no `=` in `path a`"),
+        ];
+        for (text, fault) in faults {
+            assert_eq!(Records::parse(text), Err(format!("malformed PAX record: {fault}")));
+        }
     }
 
     #[test]

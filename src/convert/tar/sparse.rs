@@ -11,8 +11,7 @@ const MAX_RUNS: usize = 1 << 20;
 /// Maximum length of a number in a sparse map with its line feed, in bytes.
 const MAX_NUMBER: usize = 21;
 
-const NO_NUMBER: &str = "a sparse map that is no number";
-const TOO_MANY: &str = "a sparse map of more than 1,048,576 runs";
+const TOO_MANY: &str = "sparse map: more than 1,048,576 segments";
 
 /// The runs of a sparse file, as (offset in the file, length), in bytes.
 pub(super) type Map = Vec<(u64, u64)>;
@@ -39,38 +38,70 @@ impl PaxForm {
 }
 
 /// Returns the map of a PAX sparse file whose map is in its records.
-pub(super) fn map_in_records(records: &Records) -> Option<Map> {
-    let count = usize::try_from(integer(records.get("GNU.sparse.numblocks")?)?).ok()?;
+///
+/// # Errors
+/// What is wrong with the map, as a message.
+pub(super) fn map_in_records(records: &Records) -> Result<Map, String> {
+    let count = records.get("GNU.sparse.numblocks").ok_or("sparse map: the record GNU.sparse.numblocks is missing")?;
+    let count = natural(count).ok_or_else(|| no_number("GNU.sparse.numblocks", count))?;
+    if count > MAX_RUNS as u64 {
+        return Err(TOO_MANY.to_owned());
+    }
+    let number = |text: &[u8]| natural(text).ok_or_else(|| no_number("GNU.sparse.map", text));
     let numbers: Vec<u64> = match records.get("GNU.sparse.map") {
-        Some(map) => map.split(|&byte| byte == b',').map(natural).collect::<Option<_>>()?,
+        Some(map) => map.split(|&byte| byte == b',').map(number).collect::<Result<_, _>>()?,
         None => Vec::new(),
     };
-    let complete = count <= MAX_RUNS && numbers.len() == 2 * count;
-    complete.then(|| numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    if numbers.len() as u64 != 2 * count {
+        let found = numbers.len();
+        return Err(format!("sparse map: {found} numbers, and {count} segments have {}", 2 * count));
+    }
+    Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+}
+
+/// Returns the message for `text` in `place`, which is not a number of bytes.
+fn no_number(place: &str, text: &[u8]) -> String {
+    let shown = &text[..text.len().min(MAX_NUMBER)];
+    format!("sparse map: {place}: `{}` is not a number of bytes", shown.escape_ascii())
 }
 
 fn natural(text: &[u8]) -> Option<u64> {
     u64::try_from(integer(text)?).ok()
 }
 
-/// Returns the content of a file of `size` bytes whose runs are contiguous in the stream, from `source` to exactly `end`; `None`
-/// where the map is invalid.
-pub(super) fn content(map: &[(u64, u64)], size: u64, source: u64, end: u64) -> Option<Content> {
+/// Returns the content of a file of `size` bytes whose runs are contiguous in the stream, from `source` to exactly `end`.
+///
+/// # Errors
+/// What is wrong with the map, as a message that counts segments from 1.
+pub(super) fn content(map: &[(u64, u64)], size: u64, source: u64, end: u64) -> Result<Content, String> {
     let mut runs = Vec::new();
     let mut at = 0u64;
-    let mut source = source;
-    for &(offset, length) in map {
-        let behind = offset.checked_add(length)?;
-        if offset < at || behind > size {
-            return None;
+    let mut position = source;
+    for (before, &(offset, length)) in map.iter().enumerate() {
+        let fail = |fault: String| {
+            Err(format!("sparse map: segment {} (offset {offset}, {length} bytes) {fault}", before + 1))
+        };
+        let Some(behind) = offset.checked_add(length).filter(|behind| *behind <= size) else {
+            return fail(format!("is past the file's end at {size}"));
+        };
+        if offset < at {
+            let is_inside = before.checked_sub(1).is_some_and(|last| map[last].0 <= offset);
+            return fail(format!("{} segment {before}", if is_inside { "overlaps" } else { "is before" }));
         }
         if length > 0 {
-            runs.push(Run { offset, length, source });
+            runs.push(Run { offset, length, source: position });
         }
-        source = source.checked_add(length)?;
+        position = match position.checked_add(length) {
+            Some(next) => next,
+            None => return fail("is past the archive's end".to_owned()),
+        };
         at = behind;
     }
-    (source == end).then(|| Content { size, data: Data::Sparse(runs.into()) })
+    if position != end {
+        let (mapped, stored) = (position - source, end.saturating_sub(source));
+        return Err(format!("sparse map: its segments have {mapped} bytes, the entry has {stored}"));
+    }
+    Ok(Content { size, data: Data::Sparse(runs.into()) })
 }
 
 impl<R: Read> TarReader<R> {
@@ -86,7 +117,9 @@ impl<R: Read> TarReader<R> {
             return Err(fail("a sparse file of the old GNU form with a header of another form"));
         }
         let mut map = Vec::new();
-        let field = |bytes: &[u8]| number(bytes).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| fail(NO_NUMBER));
+        let field = |bytes: &[u8]| {
+            number(bytes).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| fail(&no_number("header", bytes)))
+        };
         let mut take = |entries: &[u8]| {
             for entry in entries.chunks_exact(24).take_while(|entry| entry[0] != 0) {
                 map.push((field(&entry[..12])?, field(&entry[12..])?));
@@ -135,16 +168,16 @@ impl Lines {
     ) -> Result<u64, TarError> {
         loop {
             if let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
-                let number = natural(&self.text[..end]).ok_or_else(|| fail(NO_NUMBER))?;
+                let number = natural(&self.text[..end]).ok_or_else(|| fail(&no_number("data", &self.text[..end])))?;
                 self.text.drain(..=end);
                 return Ok(number);
             }
             self.used += BLOCK as u64;
             if self.used > self.size {
-                return Err(fail("a sparse map longer than its file"));
+                return Err(fail(&format!("sparse map: it is longer than the entry's {} bytes", self.size)));
             }
             if self.text.len() >= MAX_NUMBER {
-                return Err(fail(NO_NUMBER));
+                return Err(fail(&no_number("data", &self.text)));
             }
             self.text.extend_from_slice(&tar.block()?.ok_or(TarError::Truncated(at))?);
         }
@@ -166,7 +199,7 @@ mod tests {
             let text = record("GNU.sparse.numblocks", count) + &record("GNU.sparse.map", map);
             Records::parse(text.as_bytes()).unwrap()
         };
-        let map = |count: &str, map: &str| map_in_records(&records(count, map)).map(|map| map.len());
+        let map = |count: &str, map: &str| map_in_records(&records(count, map)).ok().map(|map| map.len());
         let empty_runs = |count: usize| map(&count.to_string(), &vec!["0,0"; count].join(","));
         assert_eq!(empty_runs(MAX_RUNS), Some(MAX_RUNS));
         assert_eq!(empty_runs(MAX_RUNS + 1), None);
@@ -223,7 +256,7 @@ mod tests {
         };
         assert_eq!((gnu(MAX_RUNS).unwrap(), pax(MAX_RUNS).unwrap()), (MAX_RUNS, MAX_RUNS));
         for refused in [gnu(MAX_RUNS + 1), pax(MAX_RUNS + 1)] {
-            assert!(refused.unwrap_err().to_string().contains("more than 1,048,576 runs"));
+            assert!(refused.unwrap_err().to_string().contains("more than 1,048,576 segments"));
         }
     }
 
@@ -231,9 +264,20 @@ mod tests {
     fn a_map_must_account_for_every_byte() {
         let runs = [Run { offset: 0, length: 10, source: 512 }, Run { offset: 4096, length: 5, source: 522 }];
         let without_the_empty_one = Content { size: 9000, data: Data::Sparse(runs.into()) };
-        assert_eq!(content(&[(0, 10), (4096, 5), (9000, 0)], 9000, 512, 527), Some(without_the_empty_one));
-        for (map, size, end) in [(&[(0, 10), (5, 5)][..], 100, 527), (&[(0, 10)], 5, 522), (&[(0, 10)], 100, 530)] {
-            assert_eq!(content(map, size, 512, end), None, "{map:?}");
+        assert_eq!(content(&[(0, 10), (4096, 5), (9000, 0)], 9000, 512, 527), Ok(without_the_empty_one));
+        for (map, size, end, fault) in [
+            (&[(0, 10), (5, 5)][..], 100, 527, "segment 2 (offset 5, 5 bytes) overlaps segment 1"),
+            (&[(50, 10), (5, 5)], 100, 527, "segment 2 (offset 5, 5 bytes) is before segment 1"),
+            (&[(0, 10)], 5, 522, "segment 1 (offset 0, 10 bytes) is past the file's end at 5"),
+            (
+                &[(u64::MAX, 10)],
+                100,
+                522,
+                "segment 1 (offset 18446744073709551615, 10 bytes) is past the file's end at 100",
+            ),
+            (&[(0, 10)], 100, 530, "its segments have 10 bytes, the entry has 18"),
+        ] {
+            assert_eq!(content(map, size, 512, end), Err(format!("sparse map: {fault}")), "{map:?}");
         }
     }
 }

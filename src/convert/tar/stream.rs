@@ -1,5 +1,6 @@
 //! The stream below the entries: blocks, headers and bytes, read forward only.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 
 use super::header::{BLOCK, check_sum};
@@ -19,7 +20,7 @@ pub enum TarError {
         /// The offset of the header in the stream, in bytes.
         offset: u64,
         /// The fault.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// A numeric field or PAX record of an entry is not a number.
     #[error("`{path}`: its {field} is not a number")]
@@ -85,12 +86,12 @@ impl<R: Read> TarReader<R> {
         let at = self.offset;
         let Some(block) = self.block()? else { return Ok(None) };
         if block != [0; BLOCK] {
-            check_sum(&block).map_err(|reason| TarError::Header { offset: at, reason })?;
+            check_sum(&block).map_err(|reason| TarError::Header { offset: at, reason: reason.into() })?;
             return Ok(Some((at, block)));
         }
         match self.block()? {
             Some(second) if second != [0; BLOCK] => {
-                Err(TarError::Header { offset: at, reason: "one zero block and then something else" })
+                Err(TarError::Header { offset: at, reason: "found a lone zero block inside the archive".into() })
             }
             _ => Ok(None),
         }
