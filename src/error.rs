@@ -34,7 +34,7 @@ pub enum ErrorKind {
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 impl ErrorKind {
-    /// Returns the name of the kind in `--json` (docs/reference/cli.md, "Errors").
+    /// Returns the name of the kind in `--json` (docs/reference/json-output.md, "Errors").
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

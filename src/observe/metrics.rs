@@ -1,6 +1,6 @@
 //! A [`Status`] as metrics, in Prometheus' text format 0.0.4.
 //!
-//! Names and labels are an interface (docs/reference/cli.md): others' alerts and pictures hang on them.
+//! Names and labels are an interface (docs/reference/metrics.md): others' alerts and pictures hang on them.
 
 use std::fmt::Write;
 

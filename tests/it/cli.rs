@@ -1,37 +1,9 @@
-//! What a person meets at the terminal: the README's session, every page of help, usage errors, figures.
+//! What a person meets at the terminal: every page of help, usage errors, figures.
 
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::common::{Bench, Layer, Packing, noise, stdout};
 use crate::determinism::sample;
-
-/// The commands that the README shows, as they stand there.
-#[test]
-fn the_session_of_the_readme() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let block = readme.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a console block");
-    let commands: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-    assert!(commands.len() >= 5, "{commands:?}");
-    let bench = Bench::new();
-    std::fs::remove_file(bench.path("coldpress.key")).unwrap();
-    let image = Image::new([Layer::new()
-        .dir("usr")
-        .dir("usr/bin")
-        .file("usr/bin/app", &noise(9000, 1))
-        .file("etc/motd", b"hello\n")]);
-    image.docker_archive(&bench.path("app.tar"), false);
-    for command in commands {
-        let words: Vec<&str> = command.split(" #").next().unwrap().split_whitespace().collect();
-        let output = match words[0] {
-            "coldpress" => bench.coldpress(&words[1..]),
-            "sudo" => continue, // documents.rs mounts and runs a program
-            "coldread" => bench.coldread(&words[1..]),
-            "docker" => continue, // made above, in its form
-            other => panic!("the README's session runs {other}"),
-        };
-        stdout(&output);
-    }
-}
 
 /// Every command, by the words that name it.
 const COMMANDS: [(&str, &[&str]); 2] = [

@@ -1,14 +1,9 @@
-//! Documents: their links lead somewhere, and the commands of the tutorial work as they stand there.
+//! Documents: their links lead somewhere, and the commands of the README, the tutorial and the how-to pages work as they stand there.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use crate::common::Bench;
+use crate::blocks::{self, Part, project};
 use crate::engines::Engine;
-
-fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Returns the Markdown files of the project, the README first.
 fn pages() -> Vec<PathBuf> {
@@ -65,86 +60,118 @@ fn every_link_between_documents_leads_somewhere() {
     assert!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
 }
 
+/// The site has each page once, by `docs/SUMMARY.md`.
+#[test]
+fn the_summary_lists_every_page() {
+    let docs = project().join("docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let mut listed: Vec<PathBuf> = links(&summary).into_iter().map(|link| docs.join(link)).collect();
+    listed.push(docs.join("SUMMARY.md"));
+    listed.sort();
+    let mut pages: Vec<PathBuf> = pages().into_iter().filter(|page| page.starts_with(&docs)).collect();
+    pages.sort();
+    assert_eq!(listed, pages);
+}
+
 #[test]
 fn links_are_found_outside_code_alone() {
     assert_eq!(links("[a](b.md) and ![c](d.svg#x)\n```\n[e](f)\n```\n"), ["b.md", "d.svg#x"]);
     assert_eq!(anchor("In a build pipeline"), "in-a-build-pipeline");
 }
 
-/// A command of a page, and the lines that it is said to print.
-struct Step<'a> {
-    command: &'a str,
-    prints: Vec<&'a str>,
+/// Blocks that cannot run on a test machine, as their pages say. Each line here is a promise that no test holds.
+const NOT_RUN: [(&str, &str); 10] = [
+    ("README.md", "a release build takes minutes"),
+    ("docs/how-to/firecracker-qemu-cloud-hypervisor.md", "needs a guest kernel, and minutes without KVM"),
+    ("docs/how-to/gcs-azure.md", "needs a Google Cloud account"),
+    ("docs/how-to/gcs-azure.md", "needs an Azure account"),
+    ("docs/how-to/install.md", "a release build takes minutes; `make demo` and the pipeline do it"),
+    ("docs/how-to/mount-on-a-host.md", "needs systemd as the init process"),
+    ("docs/how-to/nbd.md", "needs the kernel module nbd"),
+    ("docs/how-to/pin-and-verify.md", "needs a registry and credentials for it"),
+    (
+        "docs/how-to/s3-and-kms.md",
+        "moto does not enforce the policy of step 5, so doctor reports that uploads can overwrite",
+    ),
+    ("docs/how-to/s3-and-kms.md", "moto ignores the condition of this policy, and would refuse every upload"),
+];
+
+/// Runs each page in a test of its own; `docker` has it run beside an engine of its own.
+macro_rules! pages_that_run {
+    ($($test:ident: $page:literal $(with $docker:ident)?;)*) => {
+        const RUN: &[&str] = &[$($page),*];
+        $(
+            #[test]
+            fn $test() {
+                $(
+                    let $docker = Engine::docker("");
+                    let environment = [("DOCKER_HOST", $docker.host()), ("DOCKER_BUILDKIT", "0")];
+                )?
+                let commands = blocks::run($page, pages_that_run!(@ $(environment $docker)?));
+                assert!(commands > 0, "{} has no commands", $page);
+            }
+        )*
+    };
+    (@) => { &[] };
+    (@ $environment:ident $docker:ident) => { &$environment };
 }
 
-/// Returns the commands in the console blocks of `page`.
-fn steps(page: &str) -> Vec<Step<'_>> {
-    let blocks = page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let mut steps: Vec<Step<'_>> = Vec::new();
-    for line in blocks.flat_map(str::lines) {
-        match line.strip_prefix("$ ") {
-            Some(command) => steps.push(Step { command, prints: Vec::new() }),
-            None => steps.last_mut().expect("a command comes first").prints.push(line),
-        }
-    }
-    steps
-}
-
-/// Runs the console blocks of `page` in one shell, as a reader would, and checks what they print: `…` stands for anything.
-///
-/// A reader waits until a command in the background says that it is ready; so does the shell. `sudo` is the test's own, since it runs as root.
-fn run_page(bench: &Bench, page: &str, environment: &[(&str, &str)]) -> usize {
-    let text = std::fs::read_to_string(project().join(page)).unwrap();
-    let steps = steps(&text);
-    let mut script = String::from("set -e\n");
-    for (number, step) in steps.iter().enumerate() {
-        script.push_str(&format!("echo '@@{number}'\n"));
-        match step.command.strip_suffix(" &") {
-            Some(command) => script.push_str(&format!(
-                "{command} >ready.{number} 2>&1 &\nfor i in $(seq 300); do [ -s ready.{number} ] && break; sleep 0.1; done\ncat ready.{number}\n"
-            )),
-            None => script.push_str(&format!("{}\n", step.command)),
-        }
-    }
-    let tools = bench.path("tools");
-    std::fs::create_dir(&tools).unwrap();
-    std::fs::write(tools.join("sudo"), "#!/bin/sh\nexec \"$@\"\n").unwrap();
-    std::fs::set_permissions(tools.join("sudo"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let work = bench.path("work");
-    std::fs::create_dir(&work).unwrap();
-    let programs = Path::new(env!("CARGO_BIN_EXE_coldpress")).parent().unwrap();
-    let output = Command::new("bash")
-        .args(["-c", &format!("exec 2>&1\n{script}")])
-        .current_dir(&work)
-        .env_clear()
-        .env("PATH", format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.display(), programs.display()))
-        .env("HOME", &work)
-        .env("COLDREAD_RUN_DIR", bench.path("run"))
-        .envs(environment.iter().copied())
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{page}: a command failed:\n{printed}");
-    for (number, step) in steps.iter().enumerate() {
-        let of_step = printed.split(&format!("@@{number}\n")).nth(1).unwrap().split("@@").next().unwrap();
-        for line in &step.prints {
-            let parts: Vec<&str> = line.split('…').collect();
-            let is_like = |found: &str| match parts[..] {
-                [whole] => found == whole,
-                _ => found.starts_with(parts[0]) && found.ends_with(parts[parts.len() - 1]),
-            };
-            assert!(of_step.lines().any(is_like), "{page}: `{}` printed no line `{line}`:\n{of_step}", step.command);
-        }
-    }
-    steps.len()
+pages_that_run! {
+    the_session_of_the_readme: "README.md" with docker;
+    getting_started: "docs/tutorial/getting-started.md" with docker;
+    installing: "docs/how-to/install.md";
+    convert_in_a_pipeline: "docs/how-to/convert-in-a-pipeline.md";
+    github_actions: "docs/how-to/github-actions.md";
+    s3_and_kms: "docs/how-to/s3-and-kms.md";
+    mount_on_a_host: "docs/how-to/mount-on-a-host.md";
+    run_with_runc: "docs/how-to/run-with-runc.md";
+    virtual_machines: "docs/how-to/firecracker-qemu-cloud-hypervisor.md";
+    nbd: "docs/how-to/nbd.md";
+    startup_profiles: "docs/how-to/startup-profiles.md";
+    writable_images: "docs/how-to/writable-images.md";
+    zone_cache: "docs/how-to/zone-cache.md";
+    read_the_logs: "docs/how-to/read-the-logs.md";
+    monitor_and_alert: "docs/how-to/monitor-and-alert.md";
+    restrict_a_reader: "docs/how-to/restrict-a-reader.md";
+    pin_and_verify: "docs/how-to/pin-and-verify.md";
+    scrub_and_repair: "docs/how-to/scrub-and-repair.md";
+    delete_old_images: "docs/how-to/delete-old-images.md";
+    rotate_keys: "docs/how-to/rotate-keys.md";
+    shrink_updates: "docs/how-to/shrink-updates.md";
+    troubleshooting: "docs/how-to/troubleshooting.md";
+    upgrade: "docs/how-to/upgrade.md";
 }
 
 /// From `docker build` to a program that runs from chunks, by the tutorial alone.
 #[test]
-fn the_tutorial_works_as_it_stands() {
-    let engine = Engine::docker("");
-    let bench = Bench::new();
-    let environment = [("DOCKER_HOST", engine.host()), ("DOCKER_BUILDKIT", "0")];
-    let commands = run_page(&bench, "docs/tutorial/getting-started.md", &environment);
-    assert!((8..=11).contains(&commands), "{commands} commands");
+fn the_tutorial_has_few_commands() {
+    let text = std::fs::read_to_string(project().join("docs/tutorial/getting-started.md")).unwrap();
+    let is_command = |part: &&Part| matches!(part, Part::Step(_));
+    let commands = blocks::parts(&text).unwrap().iter().filter(is_command).count();
+    assert!(commands < 10, "{commands} commands");
+}
+
+/// Every page with commands is run by a test; what is left out is listed, with its reason.
+#[test]
+fn no_command_is_left_out_silently() {
+    let (mut not_run, mut forgotten) = (Vec::new(), Vec::new());
+    for page in pages() {
+        let name = page.strip_prefix(project()).unwrap().to_str().unwrap().to_owned();
+        if !["README.md", "docs/tutorial/", "docs/how-to/"].iter().any(|place| name.starts_with(place)) {
+            continue;
+        }
+        let parts =
+            blocks::parts(&std::fs::read_to_string(&page).unwrap()).unwrap_or_else(|wrong| panic!("{name}: {wrong}"));
+        if parts.iter().any(|part| matches!(part, Part::Step(_))) && !RUN.contains(&name.as_str()) {
+            forgotten.push(name.clone());
+        }
+        not_run.extend(parts.into_iter().filter_map(|part| match part {
+            Part::NotRun(reason) => Some((name.clone(), reason)),
+            _ => None,
+        }));
+    }
+    assert!(forgotten.is_empty(), "no test runs the commands of {forgotten:?}");
+    not_run.sort();
+    let expected: Vec<_> = NOT_RUN.iter().map(|(page, reason)| ((*page).to_owned(), (*reason).to_owned())).collect();
+    assert_eq!(not_run, expected);
 }

@@ -1,6 +1,6 @@
 //! Hostile input: one image or file each, named after the one thing that is wrong with it.
 //!
-//! Whatever it is, the program ends by itself within ten seconds and 200 MB, with the exit code of docs/reference/cli.md and an error
+//! Whatever it is, the program ends by itself within ten seconds and 200 MB, with the exit code of docs/reference/exit-codes.md and an error
 //! that says which layer, entry or file is wrong and how. It leaves no manifest and nothing temporary, and tells nothing of
 //! a key. What container runtimes accept is converted, and e2fsck finds nothing wrong with it.
 

@@ -3,6 +3,7 @@
 //! Those that mount need root, FUSE and loop devices, and fail without them; `make test` says what it needs.
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod blocks;
 mod bounds;
 mod bundle;
 mod cache_servers;

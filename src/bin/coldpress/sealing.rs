@@ -143,7 +143,7 @@ impl PutArgs {
         Ok(settings)
     }
 
-    /// The same, to repair the store: a directory compares what it has (docs/operations.md).
+    /// The same, to repair the store: a directory compares what it has (docs/how-to/scrub-and-repair.md).
     pub fn open_repair(
         &self,
         store: &StoreArgs,

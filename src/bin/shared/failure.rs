@@ -57,7 +57,7 @@ pub fn result_is_printed() {
     IS_RESULT_PRINTED.store(true, Ordering::Relaxed);
 }
 
-/// Returns what `--json` says of a failure (docs/reference/cli.md, "Errors").
+/// Returns what `--json` says of a failure (docs/reference/json-output.md, "Errors").
 pub fn json(error: &Error) -> serde_json::Value {
     serde_json::json!({
         "kind": error.kind().name(), "message": error.chain(), "object": error.object(), "hint": hint(error),

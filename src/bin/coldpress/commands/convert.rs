@@ -36,7 +36,7 @@ use crate::sources::{access, check_logins, read_manifest_for, registries};
 /// The longest application name; it is in every manifest and every request to a key service.
 const MAX_APPLICATION: usize = 256;
 
-/// Chunks that a longer conversion saw stored may be gone when its manifest is there (docs/operations.md).
+/// Chunks that a longer conversion saw stored may be gone when its manifest is there (docs/how-to/delete-old-images.md).
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {

@@ -327,7 +327,7 @@ impl Report<'_> {
     }
 }
 
-/// Returns the fields of `error.limit` in `--json`: how much is new, of which layers, and why (docs/reference/cli.md, "Errors").
+/// Returns the fields of `error.limit` in `--json`: how much is new, of which layers, and why (docs/reference/json-output.md, "Errors").
 pub fn limit_json(args: &ConvertArgs, reports: &[Report<'_>]) -> Value {
     let sum = |of: fn((u64, u64)) -> u64| reports.iter().filter_map(Report::new_chunks).map(of).sum::<u64>();
     // The store counts for all platforms together.

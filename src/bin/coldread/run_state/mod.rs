@@ -3,7 +3,7 @@
 //! An entry is a directory `PID-RANDOM` with `entry.json`, what FUSE and overlayfs are mounted on, and `mounted` once the mount
 //! stands. It is written before anything else is made. The process and the tools that it runs hold a lock (flock(2)) on
 //! `entry.json` for as long as one of them lives, so that an entry whose lock is free is one of the dead. Entries are made and
-//! cleaned up under the lock of the whole directory, `lock`. docs/operations.md, "After a crash", says what is cleaned up.
+//! cleaned up under the lock of the whole directory, `lock`. docs/how-to/mount-on-a-host.md, "After a crash", says what is cleaned up.
 
 mod clean;
 pub mod kernel;
