@@ -13,7 +13,7 @@
     reason = "a program for its author's terminal"
 )]
 
-#[path = "../tests/it/cache_servers.rs"]
+#[path = "../tests/it/support/cache_servers.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the tests use more of it")]
 mod cache_servers;
 

@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for measurements")]
 #![expect(unreachable_pub, reason = "it is the tests'")]
 
-#[path = "../tests/it/nbd_client.rs"]
+#[path = "../tests/it/support/nbd_client.rs"]
 mod nbd_client;
 
 use std::time::{Duration, Instant};

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for measurements")]
 #![expect(dead_code, unreachable_pub, reason = "the tests use more of it")]
 
-#[path = "../tests/it/slow_store.rs"]
+#[path = "../tests/it/support/slow_store.rs"]
 mod slow_store;
 
 use std::time::Duration;

@@ -6,9 +6,9 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for measurements")]
 #![expect(dead_code, unreachable_pub, reason = "the tests use more of it")]
 
-#[path = "../tests/it/nbd_client.rs"]
+#[path = "../tests/it/support/nbd_client.rs"]
 mod nbd_client;
-#[path = "../tests/it/vhost_client.rs"]
+#[path = "../tests/it/support/vhost_client.rs"]
 mod vhost_client;
 
 use std::collections::BTreeMap;

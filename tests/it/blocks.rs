@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::Bench;
+use crate::support::common::Bench;
 
 /// Returns the root directory of the project.
 pub fn project() -> &'static Path {

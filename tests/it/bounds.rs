@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::common::{Bench, noise};
 use crate::nbd::{Serving, connect, run, served};
-use crate::nbd_client::Client;
-use crate::servers::free_port;
+use crate::support::common::{Bench, noise};
+use crate::support::nbd_client::Client;
+use crate::support::servers::free_port;
 
 /// A number of the process' `/proc/PID/status`.
 fn proc_status(serving: &Serving, field: &str) -> u64 {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Meta, noise, stdout};
 use crate::kernel::{Mount, mounts_below};
 use crate::nbd::Serving;
+use crate::support::common::{Bench, Image, Layer, Meta, noise, stdout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const RUNTIMES: [&str; 2] = ["runc", "crun"];

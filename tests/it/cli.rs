@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Layer, Packing, noise, stdout};
 use crate::determinism::sample;
+use crate::support::common::{Bench, Layer, Packing, noise, stdout};
 
 /// Every command, by the words that name it.
 const COMMANDS: [(&str, &[&str]); 2] = [

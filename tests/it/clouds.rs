@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use coldpress::store::{Service, variables};
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
-use crate::servers::Answering;
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::servers::Answering;
 
 type Answer = (u16, String, Vec<u8>);
 type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;

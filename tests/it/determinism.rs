@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Meta, Packing, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, Meta, Packing, noise, stdout};
 
 /// Two layers with all that flattening knows.
 pub fn sample() -> Image {

@@ -4,7 +4,7 @@ use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, MTIME, Meta, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, MTIME, Meta, noise, stdout};
 
 const NONE: [&str; 2] = ["--compression", "none"];
 

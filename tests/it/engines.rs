@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use coldpress::digest::Sha256;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, listing, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, listing, noise, stdout};
 
 /// Starts within this, or not at all.
 const START: Duration = Duration::from_secs(60);

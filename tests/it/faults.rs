@@ -7,8 +7,8 @@ use std::process::Output;
 use coldpress::digest::Sha256;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Meta, Packing, noise, stdout};
 use crate::determinism::sample;
+use crate::support::common::{Bench, Image, Layer, Meta, Packing, noise, stdout};
 
 /// Exit code and standard error; what was made may be nowhere.
 fn refused(bench: &Bench, output: &Output, code: i32, words: &[&str]) {
@@ -204,7 +204,7 @@ fn a_flipped_bit_anywhere_in_a_manifest_is_refused() {
     let bench = Bench::new();
     bench.convert(&small(), "app", &[]);
     let bytes = std::fs::read(bench.path("app.cpm")).unwrap();
-    let key = coldpress::keys::KeyFile::decode(crate::common::TEST_KEY).unwrap();
+    let key = coldpress::keys::KeyFile::decode(crate::support::common::TEST_KEY).unwrap();
     let opens = |bytes: &[u8]| {
         coldpress::manifest::BlockManifest::decode(bytes).and_then(|manifest| manifest.open(&key.wrapping_key)).is_ok()
     };
@@ -337,7 +337,7 @@ fn layers_of_just_the_limit_are_converted_and_of_a_byte_more_refused() {
 #[test]
 fn a_key_file_may_have_comments_of_some_kibibytes() {
     let bench = Bench::new();
-    let text = crate::common::TEST_KEY.replacen('\n', &format!("\n{}", "# comment\n".repeat(6_000)), 1);
+    let text = crate::support::common::TEST_KEY.replacen('\n', &format!("\n{}", "# comment\n".repeat(6_000)), 1);
     std::fs::write(bench.path("coldpress.key"), text).unwrap();
     bench.convert(&small(), "app", &[]);
 }
@@ -347,7 +347,7 @@ fn keygen_never_replaces_a_key() {
     let bench = Bench::new();
     let output = bench.coldpress(&["keygen"]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(std::fs::read_to_string(bench.path("coldpress.key")).unwrap(), crate::common::TEST_KEY);
+    assert_eq!(std::fs::read_to_string(bench.path("coldpress.key")).unwrap(), crate::support::common::TEST_KEY);
 }
 
 /// A full disk (a small tmpfs, so it needs root) is a matter of trying again, and leaves no manifest.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{Bench, noise, stdout};
-use crate::nbd_client::Client;
-use crate::reading::{Served, Slowed, cached};
-use crate::slow_store::Answer;
+use crate::read_faults::{Served, Slowed, cached};
+use crate::support::common::{Bench, noise, stdout};
+use crate::support::nbd_client::Client;
+use crate::support::slow_store::Answer;
 
 /// The number of chunks of the image.
 fn chunks(bench: &Bench) -> usize {

@@ -6,7 +6,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::common::{Bench, Image, Layer, Meta, Mounted, Packing, listing, noise, shown};
+use crate::support::common::{Bench, Image, Layer, Meta, Mounted, Packing, listing, noise, shown};
 
 /// What the kernel shows of `layers`.
 pub fn flattened(layers: impl IntoIterator<Item = Layer>) -> Vec<String> {

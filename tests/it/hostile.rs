@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use coldpress::digest::Sha256;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Meta, Packing, TEST_KEY, e2fsck, noise};
 use crate::sources::filter;
+use crate::support::common::{Bench, Image, Layer, Meta, Packing, TEST_KEY, e2fsck, noise};
 
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// Of all that a process can write to in its memory (RLIMIT_DATA), so what is resident is less.

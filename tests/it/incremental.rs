@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, TEST_KEY, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, Packing, TEST_KEY, noise, stdout};
 
 const CACHED: [&str; 2] = ["--cache", "cache"];
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{Bench, Image, Layer, MTIME, Meta, Mounted, listing, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, MTIME, Meta, Mounted, listing, noise, stdout};
 
 /// A tree with every kind of file, and what tar headers have no field for.
 fn image() -> Image {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Bench, Image, Layer, e2fsck, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, e2fsck, noise, stdout};
 
 /// A converted image `app.cpm` of two layers, with a file that a later layer hides, and `free` of space.
 fn converted(free: &str) -> Bench {
@@ -84,7 +84,7 @@ fn the_kernel_writes_to_it_and_recovers_what_was_committed() {
         let mut mount = Command::new("mount");
         mount.args(["-t", "ext4", "-o", "loop,rw"]).arg(image).arg(directory.path());
         stdout(&mount.output().unwrap());
-        crate::common::Mounted(directory)
+        crate::support::common::Mounted(directory)
     };
     let disk = mounted(&image);
     for n in 0..200 {

@@ -18,8 +18,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Meta, TEST_KEY, noise, stdout};
 use crate::readers::{assert_same, everything, host_listing, sparse};
+use crate::support::common::{Bench, Image, Layer, Meta, TEST_KEY, noise, stdout};
 
 /// For what should take a moment, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,9 +7,9 @@ use coldpress::keys::KeyFile;
 use coldpress::manifest::BlockManifest;
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
 use crate::kernel::Mount;
-use crate::servers::Moto;
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::servers::Moto;
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&stdout(output)).unwrap()
@@ -357,7 +357,7 @@ fn no_secret_is_printed_or_written() {
         }
     }
     assert!(written.len() > 8, "the store, the cache and the manifests were read");
-    let key = KeyFile::decode(crate::common::TEST_KEY).unwrap();
+    let key = KeyFile::decode(crate::support::common::TEST_KEY).unwrap();
     let manifest = std::fs::read(bench.path("file.cpm")).unwrap();
     let manifest = BlockManifest::decode(&manifest).unwrap().open(&key).unwrap();
     let mut secrets = vec![

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
 use crate::kernel::{entries, loop_devices, mounts_below};
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
 
 /// How many moments each test tries where nothing else is said.
 const MOMENTS: u64 = 40;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, stdout};
-use crate::servers::Answering;
+use crate::support::common::{Bench, Image, Layer, Packing, stdout};
+use crate::support::servers::Answering;
 
 const PRIMARY: &str = "arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
 const REPLICA: &str = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
-use crate::liar::{
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::scripted_servers::{
     Asked, CREDENTIALS, MEMORY, Objects, Server, answer, case, chunked, endless, get, http_chunk, object, put, run,
     slow, stored, trickle, try_all,
 };

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, noise, stdout};
 use crate::kernel::mounts_below;
-use crate::nbd_client::Client;
-use crate::servers::free_port;
+use crate::support::common::{Bench, Image, Layer, noise, stdout};
+use crate::support::nbd_client::Client;
+use crate::support::servers::free_port;
 
 pub fn image(seed: u64) -> Image {
     let layer =

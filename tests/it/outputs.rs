@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::common::{Bench, Image, Layer, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, noise, stdout};
 
 /// A converted image `app.cpm`, exported to `app.img`, and its profile.
 fn bench() -> Bench {

@@ -11,7 +11,7 @@ use coldpress::read::profile::{Profile, Use};
 use coldpress::read::tier::Place;
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, noise, stdout};
 
 /// A name that ends an element, opens another one, and has control characters.
 const HOSTILE: &str = "<b>&\"'";

@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
-use crate::servers::python;
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::servers::python;
 
 fn image(version: &[u8]) -> Image {
     Image::new([Layer::new().file("bin/app", &noise(800_000, 1)), Layer::new().file("version", version)])

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
-use crate::failing_disk::FailingDisk;
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::failing_disk::FailingDisk;
 
 /// How many moments are tried where nothing else is said.
 const MOMENTS: u64 = 3;

@@ -8,7 +8,7 @@ use coldpress::keys::KeyFile;
 use coldpress::progress::{Progress, Stage};
 use coldpress::source;
 
-use crate::common::{Bench, Image, Layer, Packing, TEST_KEY, noise};
+use crate::support::common::{Bench, Image, Layer, Packing, TEST_KEY, noise};
 
 const MIB: u64 = 1 << 20;
 const CHUNK: u64 = MIB / 2;

@@ -13,7 +13,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::{self, Bench, IMPLIED_ROOT, Image, Meta, Mounted, Packing, listing, noise, shown, shown_time};
+use crate::support::common::{
+    self, Bench, IMPLIED_ROOT, Image, Meta, Mounted, Packing, listing, noise, shown, shown_time,
+};
 
 const CASES: u32 = 96;
 /// `-` sorts before `/`: path order is not the order of the bytes.

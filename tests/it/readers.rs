@@ -18,7 +18,7 @@ use coldpress::fs::path::Display;
 use rustix::fs::FallocateFlags;
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Meta, Mounted, Packing, e2fsck, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, Meta, Mounted, Packing, e2fsck, noise, stdout};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use coldpress::digest::Sha256;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
 use crate::kernel::Mount;
-use crate::servers::{Answering, Fault, Proxy, free_port, python, wait_for};
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::servers::{Answering, Fault, Proxy, free_port, python, wait_for};
 
 const USER: (&str, &str) = ("someone", "a password: with colons");
 

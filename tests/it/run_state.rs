@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Meta, stdout};
 use crate::kernel::{Mount, entries, loop_devices, mounts_below};
 use crate::nbd::Serving;
+use crate::support::common::{Bench, Image, Layer, Meta, stdout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

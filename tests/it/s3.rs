@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clouds::{Clouds, failed, header, json};
-use crate::common::stdout;
-use crate::servers::Answering;
+use crate::support::common::stdout;
+use crate::support::servers::Answering;
 
 const REGION: (&str, &str) = ("AWS_REGION", "us-east-1");
 const ID: (&str, &str) = ("AWS_ACCESS_KEY_ID", "AKIDENV");

@@ -11,8 +11,8 @@ use std::sync::mpsc::channel;
 use coldpress::sandbox::{Mode, Needs, Paths, enter};
 use serde_json::Value;
 
-use crate::common::{Bench, stdout};
 use crate::nbd::{Serving, connect, image, run};
+use crate::support::common::{Bench, stdout};
 
 /// How often each of `patterns` is in the memory of a process that can be written to: its heap, stacks and data.
 fn count_in_memory(process: u32, patterns: &[&[u8]]) -> Vec<usize> {
@@ -123,7 +123,7 @@ fn without_root_files_appear_whole_all_the_same() {
         chown(bench.path(path), Some(65534), Some(65534)).unwrap();
     }
     fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    image(1).oci_layout(&bench.path("app"), crate::common::Packing::Gzip);
+    image(1).oci_layout(&bench.path("app"), crate::support::common::Packing::Gzip);
     let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
     let convert = format!(
         "cd home && {nobody} {} convert oci:../app --store store -o app.cpm --cache cache",

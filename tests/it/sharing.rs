@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, MTIME, Meta, noise};
+use crate::support::common::{Bench, Image, Layer, MTIME, Meta, noise};
 
 /// 300 files in 30 directories: about 6 MiB, so 12 chunks of data.
 fn base(seed: u64) -> Layer {

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use coldpress::digest::{Sha256, to_hex};
 use serde_json::{Value, json};
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

@@ -9,8 +9,8 @@ use coldpress::store::conformance::check;
 use coldpress::store::{Settings, StoreUrl, open_collect, open_get, open_put};
 use serde_json::Value;
 
-use crate::common::{Image, Layer, Packing, noise, stdout};
-use crate::servers::{Fault, Moto, Proxy};
+use crate::support::common::{Image, Layer, Packing, noise, stdout};
+use crate::support::servers::{Fault, Moto, Proxy};
 
 /// Which store the suite is run against; without it a directory. Its credentials are the environment's.
 const STORE: &str = "COLDPRESS_CONFORMANCE_STORE";

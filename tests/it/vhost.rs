@@ -13,9 +13,9 @@ use coldpress::digest::Sha256;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::GuestMemoryBackend;
 
-use crate::common::{Bench, Image, Layer, Meta, noise, stdout};
 use crate::nbd::{Serving, run, served};
-use crate::vhost_client::{EVENT_IDX, Entry, GET_ID, Guest, IN, INDIRECT, LONGEST, NEXT, OUT, RING, WRITABLE};
+use crate::support::common::{Bench, Image, Layer, Meta, noise, stdout};
+use crate::support::vhost_client::{EVENT_IDX, Entry, GET_ID, Guest, IN, INDIRECT, LONGEST, NEXT, OUT, RING, WRITABLE};
 
 fn disk(bench: &Bench) -> Serving {
     Serving::with(bench, &["one.cpm"], &[], &["--vhost-user-blk", "a.sock"])

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Bench, Image, Layer, Packing};
+use crate::support::common::{Bench, Image, Layer, Packing};
 
 /// The longest silence that a loaded machine makes of two seconds.
 const SILENCE: Duration = Duration::from_millis(3500);

@@ -1,7 +1,7 @@
 //! The field's words: help and documents use the terms of the glossary, and none of the terms that they replaced.
 
 use crate::cli::help_pages;
-use crate::common::Bench;
+use crate::support::common::Bench;
 
 /// Terms of this project alone, each with the term that a reader knows.
 const BANNED: [(&str, &str); 27] = [

@@ -25,9 +25,9 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::common::{Bench, Image, Layer, Mounted, TEST_KEY, e2fsck, listing, noise, stdout};
 use crate::kernel::{Mount, entries};
 use crate::nbd::{Serving, connect, run};
+use crate::support::common::{Bench, Image, Layer, Mounted, TEST_KEY, e2fsck, listing, noise, stdout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const READ: u16 = 0;

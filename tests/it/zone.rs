@@ -20,11 +20,11 @@ use coldpress::zone::stripe::{Code, Coder};
 use coldpress::zone::{Settings, Zone, ZoneTier};
 use serde_json::Value;
 
-use crate::cache_servers::{Apart, CacheServer, Hostile, Slowed, hostile, urls};
-use crate::common::{Bench, noise, stdout};
 use crate::nbd::{Serving, image};
-use crate::nbd_client::Client;
-use crate::slow_store::SlowStore;
+use crate::support::cache_servers::{Apart, CacheServer, Hostile, Slowed, hostile, urls};
+use crate::support::common::{Bench, noise, stdout};
+use crate::support::nbd_client::Client;
+use crate::support::slow_store::SlowStore;
 
 struct Chunk {
     name: ObjectName,

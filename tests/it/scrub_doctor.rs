@@ -6,8 +6,8 @@ use std::process::Output;
 use coldpress::digest::Sha256;
 use serde_json::Value;
 
-use crate::common::{Bench, Image, Layer, Packing, noise, stdout};
-use crate::servers::{Fault, Moto, Proxy};
+use crate::support::common::{Bench, Image, Layer, Packing, noise, stdout};
+use crate::support::servers::{Fault, Moto, Proxy};
 
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&stdout(output)).unwrap()
@@ -194,7 +194,7 @@ fn scrub_goes_on_where_it_was_and_takes_samples() {
     let chunks = sampled["chunks"].as_u64().unwrap();
     assert!((all / 20..all / 5).contains(&chunks), "{chunks} of {all}");
     // One is damaged; healed while the scrub was dead, it is not deleted.
-    let damaged = super::upkeep::chunks(&bench.path("store"))[1].clone();
+    let damaged = super::scrub_doctor::chunks(&bench.path("store"))[1].clone();
     let good = std::fs::read(&damaged).unwrap();
     std::fs::write(&damaged, b"damaged").unwrap();
     // Killed on its way, at 100 MiB a second; it goes on from its note, which is gone at the end.
@@ -216,7 +216,7 @@ fn scrub_goes_on_where_it_was_and_takes_samples() {
     let checked = note["scrubbed"]["checked"].as_u64().unwrap();
     assert!(checked > 0 && checked < all);
     // What was looked at before is not looked at again: it may even be gone.
-    let first = super::upkeep::chunks(&bench.path("store"))[0].clone();
+    let first = super::scrub_doctor::chunks(&bench.path("store"))[0].clone();
     std::fs::remove_file(first).unwrap();
     std::fs::write(&damaged, &good).unwrap();
     let text = String::from_utf8(std::fs::read(bench.path("note.json")).unwrap()).unwrap();
@@ -424,7 +424,7 @@ fn bad_manifests_are_findings_and_the_rest_is_scrubbed() {
 
     let scrub = |more: &[&str]| {
         let args = [&["scrub", "--all", "--store", "store", "--json"], more].concat();
-        crate::liar::run(&bench, env!("CARGO_BIN_EXE_coldpress"), &args)
+        crate::support::scripted_servers::run(&bench, env!("CARGO_BIN_EXE_coldpress"), &args)
     };
     let end = scrub(&[]);
     let found = ended(&end.output, 3);
@@ -447,7 +447,12 @@ fn bad_manifests_are_findings_and_the_rest_is_scrubbed() {
     ] {
         assert!(reason(&path).contains(word), "{}", reason(&path));
     }
-    assert!(end.took.as_secs() < 20 && end.peak_kib < crate::liar::MEMORY, "{:?}, {} KiB", end.took, end.peak_kib);
+    assert!(
+        end.took.as_secs() < 20 && end.peak_kib < crate::support::scripted_servers::MEMORY,
+        "{:?}, {} KiB",
+        end.took,
+        end.peak_kib
+    );
     assert!(end.message.contains("manifests that cannot be read: 13"), "{}", end.message);
     let deleted = ended(&scrub(&["--delete-damaged"]).output, 3);
     assert_eq!((&deleted["deleted_manifests"], &deleted["deleted"]), (&12.into(), &0.into()));
@@ -479,7 +484,7 @@ fn what_is_no_file_under_a_chunks_name_is_damage_and_is_not_waited_for() {
         let object = format!("main/{}", path.file_name().unwrap().to_str().unwrap());
         let (coldpress, coldread) = (env!("CARGO_BIN_EXE_coldpress"), env!("CARGO_BIN_EXE_coldread"));
         let run = |program: &str, args: &[&str]| {
-            let end = crate::liar::run(&bench, program, &[args, &["--store", "store"]].concat());
+            let end = crate::support::scripted_servers::run(&bench, program, &[args, &["--store", "store"]].concat());
             assert!(end.took.as_secs() < 20, "{what}: {args:?} took {:?}", end.took);
             end
         };

@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::common::{Bench, Image, Layer, noise, stdout};
-use crate::failing_disk::FailingDisk;
-use crate::nbd_client::Client;
-use crate::slow_store::{Answer, SlowStore};
-use crate::vhost_client::Guest;
+use crate::support::common::{Bench, Image, Layer, noise, stdout};
+use crate::support::failing_disk::FailingDisk;
+use crate::support::nbd_client::Client;
+use crate::support::slow_store::{Answer, SlowStore};
+use crate::support::vhost_client::Guest;
 
 const CHUNK: u64 = 512 << 10;
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::common::{Bench, stdout};
 use crate::nbd::{Serving, run, served};
+use crate::support::common::{Bench, stdout};
 
 fn serve(bench: &Bench, args: &[&str]) -> Serving {
     Serving::at(bench, Command::new(env!("CARGO_BIN_EXE_coldread")).arg("serve").args(args))

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::Bench;
+use super::common::Bench;
 
 /// Address space of a program, in KiB: `ulimit -v`.
 const ADDRESS_SPACE: u32 = 500_000;

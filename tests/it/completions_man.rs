@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::common::{Bench, stdout};
+use crate::support::common::{Bench, stdout};
 
 /// What bash offers for the last of `words`, by the completions that the program prints.
 fn completed(program: &str, words: &[&str]) -> Vec<String> {

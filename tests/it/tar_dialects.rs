@@ -3,8 +3,8 @@
 //! The source of each value is Go's `archive/tar` (1.19), which containerd reads layers with, and `setxattr` and `chmod` on ext4 of
 //! Linux 6.18; tools/differential.py compares both with containerd 1.6.20 on random layers.
 
-use crate::common::{Bench, Layer, Meta, shown, stdout};
 use crate::flattening::{flattened, pax};
+use crate::support::common::{Bench, Layer, Meta, shown, stdout};
 
 /// Docker before 17.06 wrote such headers for long names with owners past 2097151 (moby/moby#34092, golang/go#12594).
 #[test]

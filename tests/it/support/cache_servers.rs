@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coldpress::zone::resp::{Decoder, Reply, encode};
 
-use crate::servers::free_port;
+use super::servers::free_port;
 
 /// One server; gone when it is dropped.
 pub struct CacheServer {

@@ -14,11 +14,11 @@ use coldpress::read::profile::{Profile, Use};
 use coldpress::read::tier::Place;
 use serde_json::Value;
 
-use crate::common::{Bench, stdout};
 use crate::nbd::{Serving, run, served};
-use crate::nbd_client::Client;
-use crate::servers::{free_port, python};
-use crate::slow_store::{Answer, SlowStore};
+use crate::support::common::{Bench, stdout};
+use crate::support::nbd_client::Client;
+use crate::support::servers::{free_port, python};
+use crate::support::slow_store::{Answer, SlowStore};
 
 /// Prints each sample as a JSON object a line; fails where the text is not Prometheus'.
 const PARSER: &str = "

@@ -11,7 +11,7 @@ use coldpress::serve::Watch;
 use coldpress::serve::fuse::Door;
 use coldpress::{Error, ErrorKind, Result};
 
-use crate::common::stdout;
+use super::common::stdout;
 
 /// What happens, and what happened.
 pub struct Health {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::Bench;
+use super::common::Bench;
 
 /// A moto server with users of one role each; gone when it is dropped.
 pub struct Moto {
