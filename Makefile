@@ -1,4 +1,4 @@
-# coldpress: every command there is. `make` alone lists them.
+# coldpress: every command there is. `make` alone lists those for daily work (##), `make bench-help` the others (###).
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -9,7 +9,15 @@ export COLDREAD_NO_CACHE ?= true
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*[^#]## ' '/^[a-z-]+:.*[^#]## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: bench-help
+bench-help: ## The list of measurements and long tests
+	@awk -F ':.*### ' '/^[a-z-]+:.*### / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: docs
+docs: ## The documentation of the code, in target/doc
+	$(CARGO) doc --locked --no-deps --document-private-items
 
 .PHONY: build
 build: ## The two programs, optimised, in target/release
@@ -34,7 +42,7 @@ test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	$(VENV)/bin/python tools/check_shards.py testdata/vectors/shards.json
 
 .PHONY: test-long
-test-long: build test-tools ## Store conformance suite and write-only conversions against Ceph RGW and Azurite; ten minutes with credentials that live for one (root; 16 minutes)
+test-long: build test-tools ### Store conformance suite and write-only conversions against Ceph RGW and Azurite; ten minutes with credentials that live for one (root; 16 minutes)
 	tools/test-long.sh
 
 .PHONY: check
@@ -51,91 +59,91 @@ check: ## Format, lints, documentation, licences, duplicate crates and sources o
 	@echo "check: all four hold"
 
 .PHONY: sharing
-sharing: build ## What seven related images put into one store (needs COLDPRESS_CORPUS)
+sharing: build ### What seven related images put into one store (needs COLDPRESS_CORPUS)
 	tools/sharing.sh
 
 .PHONY: compression
-compression: build ## Stored bytes and time of each codec (needs COLDPRESS_CORPUS)
+compression: build ### Stored bytes and time of each codec (needs COLDPRESS_CORPUS)
 	tools/compression.sh
 
 .PHONY: bench
-bench: build test-tools ## Whole conversions against the floor of this machine and against peers (needs COLDPRESS_CORPUS; 10 minutes)
+bench: build test-tools ### Whole conversions against the floor of this machine and against peers (needs COLDPRESS_CORPUS; 10 minutes)
 	$(CARGO) build --release --locked --manifest-path tools/peers/Cargo.toml --target-dir target/peers
 	$(CARGO) install --locked --quiet mkext4 --example mkfs --root target/peers/mkext4
 	$(CARGO) bench --locked --bench whole
 
 .PHONY: instructions
-instructions: build ## Instructions of a small conversion against those of the last release (needs valgrind)
+instructions: build ### Instructions of a small conversion against those of the last release (needs valgrind)
 	tools/instructions.sh
 
 .PHONY: bench-upload
-bench-upload: build test-tools ## Uploads to a Ceph gateway beside a bare client (needs root for the gateway; 10 minutes)
+bench-upload: build test-tools ### Uploads to a Ceph gateway beside a bare client (needs root for the gateway; 10 minutes)
 	$(CARGO) bench --locked --bench upload --no-run
 	tools/bench-upload.sh
 
 .PHONY: bench-parts
-bench-parts: ## The parts of a conversion, timed: packing, keys, sealing
+bench-parts: ### The parts of a conversion, timed: packing, keys, sealing
 	$(CARGO) bench --locked --bench parts
 
 .PHONY: test-corpus
-test-corpus: build ## Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view; random layers against containerd (needs COLDPRESS_CORPUS and root; 15 minutes)
+test-corpus: build ### Every image of the corpus against umoci, GNU tar, mkext4 and ext4-view; random layers against containerd (needs COLDPRESS_CORPUS and root; 15 minutes)
 	tools/test-corpus.sh
 
 .PHONY: bundle-corpus
-bundle-corpus: build test-tools ## Real images as runtime bundles, started by runc: numpy computes, gunicorn answers HTTP (needs COLDPRESS_CORPUS and root; 1 minute)
+bundle-corpus: build test-tools ### Real images as runtime bundles, started by runc: numpy computes, gunicorn answers HTTP (needs COLDPRESS_CORPUS and root; 1 minute)
 	tools/bundle-corpus.sh
 
 .PHONY: lying-servers
-lying-servers: test-tools ## Stores and key services that lie, with those lies that only the clock ends (3 minutes)
+lying-servers: test-tools ### Stores and key services that lie, with those lies that only the clock ends (3 minutes)
 	COLDPRESS_LYING_SERVERS=all $(CARGO) nextest run --locked -E 'test(lying_servers::)'
 
 .PHONY: kills
-kills: test-tools ## Conversions and mounts killed at 200 random moments each, 50 full disks, 50 removed stores, 50 power cuts (needs root; 8 minutes)
+kills: test-tools ### Conversions and mounts killed at 200 random moments each, 50 full disks, 50 removed stores, 50 power cuts (needs root; 8 minutes)
 	COLDPRESS_KILLS=200 $(CARGO) nextest run --locked --release -E 'test(kills::) or test(power_cut::)'
 
 .PHONY: mutants
-mutants: test-tools ## Every mutant of fs, crypto, manifest and convert against all tests (needs cargo-mutants and root; 10 hours)
+mutants: test-tools ### Every mutant of fs, crypto, manifest and convert against all tests (needs cargo-mutants and root; 10 hours)
 	if command -v cargo-mutants >/dev/null; then $(CARGO) mutants --output target; else echo "cargo-mutants is missing: cargo install cargo-mutants"; exit 1; fi
 
 .PHONY: big
-big: build test-tools ## Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
+big: build test-tools ### Memory for a million files, a million in one directory, and 10 GiB (needs 30 GiB of disk; 10 minutes)
 	tools/big.sh
 
 .PHONY: bench-nbd
-bench-nbd: build test-tools ## Warm reads, and writes, over NBD beside qemu-nbd serving the exported file (needs COLDPRESS_CORPUS; 4 minutes)
+bench-nbd: build test-tools ### Warm reads, and writes, over NBD beside qemu-nbd serving the exported file (needs COLDPRESS_CORPUS; 4 minutes)
 	tools/bench-nbd.sh
 
 .PHONY: bench-doors
-bench-doors: build test-tools ## Warm reads through every door, beside raw files and bare memory at the same doors; misses side by side (needs COLDPRESS_CORPUS and root; 4 minutes)
+bench-doors: build test-tools ### Warm reads through every door, beside raw files and bare memory at the same doors; misses side by side (needs COLDPRESS_CORPUS and root; 4 minutes)
 	$(CARGO) build --release --locked --examples
 	tools/bench-doors.sh target/release
 
 .PHONY: miss-costs
-miss-costs: build test-tools ## A chunk from an S3 store on loopback through NBD, beside a plain GET of the same object (needs COLDPRESS_CORPUS; 1 minute)
+miss-costs: build test-tools ### A chunk from an S3 store on loopback through NBD, beside a plain GET of the same object (needs COLDPRESS_CORPUS; 1 minute)
 	$(CARGO) build --release --locked --examples
 	tools/miss-costs.sh target/release
 
 .PHONY: soak
-soak: build test-tools ## Random reads of every alignment and size through four doors at once against the file, for MINUTES (default 5; needs COLDPRESS_CORPUS and root); then the simulation of the read path for as long
+soak: build test-tools ### Random reads of every alignment and size through four doors at once against the file, for MINUTES (default 5; needs COLDPRESS_CORPUS and root); then the simulation of the read path for as long
 	$(CARGO) build --release --locked --examples
 	tools/soak.sh target/release
 	COLDPRESS_SIMULATE=$${MINUTES:-5} $(CARGO) test --locked --features age --lib simulation::a_million -- --nocapture
 
 .PHONY: cold-start
-cold-start: build test-tools ## Starts from a store that takes 30 ms more for each chunk, with and without a profile, beside raw images (needs COLDPRESS_CORPUS and root; 5 minutes)
+cold-start: build test-tools ### Starts from a store that takes 30 ms more for each chunk, with and without a profile, beside raw images (needs COLDPRESS_CORPUS and root; 5 minutes)
 	$(CARGO) build --release --locked --examples
 	tools/cold-start.sh target/release
 
 .PHONY: serve-costs
-serve-costs: build ## The time from the start of `coldread serve` to the first byte, and its memory for one image and for 100 (needs COLDPRESS_CORPUS)
+serve-costs: build ### The time from the start of `coldread serve` to the first byte, and its memory for one image and for 100 (needs COLDPRESS_CORPUS)
 	tools/serve-costs.sh target/release
 
 .PHONY: demo-zone
-demo-zone: build test-tools ## The whole chain once: store, key service, six cache servers of a zone, two hosts (root; everything under target/demo-zone)
+demo-zone: build test-tools ### The whole chain once: store, key service, six cache servers of a zone, two hosts (root; everything under target/demo-zone)
 	tools/demo-zone.sh target/release target/demo-zone
 
 .PHONY: bench-zone
-bench-zone: test-tools ## A chunk from the zone beside what it cannot do without; tails with a slow server, for 1, 2, 4+1 and 4+2 (10 minutes)
+bench-zone: test-tools ### A chunk from the zone beside what it cannot do without; tails with a slow server, for 1, 2, 4+1 and 4+2 (10 minutes)
 	CURVES=target/zone.csv $(CARGO) bench --locked --bench zone -- parts tail
 	python3 tools/zone_picture.py target/zone.csv >docs/explanation/zone.svg
 
@@ -144,11 +152,11 @@ pictures: build test-tools ## Draw the pictures of the documents again, and chec
 	python3 tools/pictures.py target/release
 
 .PHONY: fs-suites
-fs-suites: build test-tools ## pjdfstest and fsx on writable mounts, in memory and in a file (needs root; 3 minutes)
+fs-suites: build test-tools ### pjdfstest and fsx on writable mounts, in memory and in a file (needs root; 3 minutes)
 	tools/fs-suites.sh
 
 .PHONY: incremental
-incremental: build test-tools ## What a conversion costs where a cache knows most of it (needs COLDPRESS_CORPUS and 30 GiB of disk; 5 minutes)
+incremental: build test-tools ### What a conversion costs where a cache knows most of it (needs COLDPRESS_CORPUS and 30 GiB of disk; 5 minutes)
 	tools/incremental.sh
 
 .PHONY: fuzz
