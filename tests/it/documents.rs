@@ -175,3 +175,26 @@ fn no_command_is_left_out_silently() {
     let expected: Vec<_> = NOT_RUN.iter().map(|(page, reason)| ((*page).to_owned(), (*reason).to_owned())).collect();
     assert_eq!(not_run, expected);
 }
+
+/// Files whose bytes are the formats: golden root digests and vectors.
+const FORMATS: [&str; 5] = [
+    "testdata/golden-epoch-1.txt",
+    "testdata/vectors/image.cpm",
+    "testdata/vectors/none.cpm",
+    "testdata/vectors/zstd.cpm",
+    "testdata/vectors/shards.json",
+];
+
+#[test]
+fn a_changed_format_has_an_entry_in_the_changelog() {
+    let changelog = std::fs::read_to_string(project().join("CHANGELOG.md")).unwrap();
+    let entries = changelog.split("### Formats").nth(1).unwrap().split("\n#").next().unwrap();
+    for file in FORMATS {
+        let digest = coldpress::digest::Sha256::of(&std::fs::read(project().join(file)).unwrap()).to_hex();
+        let entry = format!("- `{file}` is `{}`: ", &digest[..16]);
+        assert!(
+            entries.contains(&entry),
+            "{file} changed: CHANGELOG.md needs the line `{entry}…` under \"Formats\", with the reason"
+        );
+    }
+}
