@@ -36,7 +36,7 @@ pub struct ContainerArgs {
     user: Option<String>,
 
     /// Working directory of the program [default: the image's]
-    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    #[arg(long, value_name = "DIR", hide_short_help = true, value_parser = absolute)]
     workdir: Option<String>,
 
     /// Mount a path of the host, or a tmpfs (repeatable)
@@ -62,7 +62,7 @@ pub struct ContainerArgs {
     memory_limit: Option<Size>,
 
     /// Maximum number of CPUs, such as 1.5
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     cpus: Option<Cpus>,
 
     /// Host name in the container [default: start of the root digest]
