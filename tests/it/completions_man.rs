@@ -35,7 +35,7 @@ fn run(bench: &Bench, program: &str, args: &[&str]) -> Vec<u8> {
 
 #[test]
 fn bash_completes_commands_options_and_their_values() {
-    assert_eq!(completed("coldpress", &["coldpress", "con"]), ["convert"]);
+    assert_eq!(completed("coldpress", &["coldpress", "con"]), ["convert", "config"]);
     assert_eq!(completed("coldpress", &["coldpress", "diff", "--no"]), ["--no-files"]);
     assert_eq!(completed("coldpress", &["coldpress", "verify", "--store-style", "v"]), ["virtual-host"]);
     assert_eq!(completed("coldpress", &["coldpress", "completions", "fi"]), ["fish"]);
@@ -71,7 +71,7 @@ fn bash_completes_transports_stores_keys_and_the_files_behind_them() {
     assert_eq!(offered("coldpress", "coldpress verify app.cpm --source oc"), ["oci-archive:", "oci:"]);
     assert_eq!(offered("coldpress", "coldpress convert x --store s"), ["s3://", "script"]);
     assert_eq!(offered("coldpress", "coldpress inspect app.cpm --key fi"), ["file:"]);
-    assert_eq!(offered("coldpress", "coldpress con"), ["convert"]);
+    assert_eq!(offered("coldpress", "coldpress con"), ["config", "convert"]);
     assert_eq!(offered("coldread", "coldread mount d"), ["docker://"]);
     assert_eq!(offered("coldread", "coldread ls app.c"), ["app.cpm"]);
     assert_eq!(offered("coldread", "coldread ls --rec"), ["--recursive"]);

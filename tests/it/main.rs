@@ -42,6 +42,7 @@ mod s3;
 mod sandbox;
 mod scrub_doctor;
 mod serve_fuse;
+mod settings;
 mod sharing;
 mod sources;
 mod stores;

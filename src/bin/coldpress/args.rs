@@ -10,11 +10,13 @@ use coldpress::registry::{ParseRegistryRefError, RegistryRef};
 use coldpress::source::{ImageRef, Platform};
 use coldpress::store::RootId;
 
+use crate::program::PROGRAM;
 use crate::sealing::{PutArgs, SaltArgs};
 use crate::shared::help::{GLOBAL, choice, hide_switches};
 use crate::shared::keys::{KeyArgs, KeyRef, StoreArgs};
 use crate::shared::manifests::{ManifestArgs, ManifestRef, RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
+use crate::shared::settings::{self, ConfigArgs};
 use crate::shared::size::Size;
 use crate::size::Share;
 
@@ -55,6 +57,12 @@ pub struct Cli {
     #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
     pub verbose: u8,
 
+    /// Configuration file [default: coldpress.toml in the working directory, if it exists]
+    ///
+    /// Options and environment variables win over the file. `coldpress config` shows what holds.
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL, hide_short_help = true)]
+    pub config: Option<PathBuf>,
+
     /// Print help (`-h`: a summary)
     #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Help)]
     help: Option<bool>,
@@ -68,7 +76,8 @@ pub fn command() -> clap::Command {
     let without_effect = |command: clap::Command| {
         hide_switches(command, &[("json", None), ("quiet", Some('q')), ("verbose", Some('v'))])
     };
-    Cli::command().mut_subcommand("completions", without_effect).mut_subcommand("man", without_effect)
+    let command = Cli::command().mut_subcommand("completions", without_effect).mut_subcommand("man", without_effect);
+    settings::describe(&PROGRAM, command)
 }
 
 /// Each variant's text is that of its arguments.
@@ -84,6 +93,7 @@ pub enum Command {
     Profile(ProfileArgs),
     Scrub(ScrubArgs),
     Doctor(DoctorArgs),
+    Config(ConfigArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

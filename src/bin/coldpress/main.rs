@@ -5,6 +5,7 @@ mod args;
 mod clock;
 mod commands;
 mod output;
+mod program;
 mod sealing;
 #[path = "../shared/mod.rs"]
 mod shared;
@@ -14,20 +15,30 @@ mod sources;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use program::PROGRAM;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldpress");
     shared::memory::spare_address_space();
-    let cli = shared::help::parse::<args::Cli>(args::command(), std::env::args_os());
+    let (cli, resolution) = match shared::help::parse::<args::Cli>(&PROGRAM, args::command(), std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(failure) => return shared::failure::finish("coldpress", shared::help::asks_for_json(), Err(failure)),
+    };
+    if !cli.quiet {
+        for line in resolution.notices(false) {
+            let _ = writeln!(std::io::stderr(), "coldpress: {}", coldpress::printable::Printable(&line));
+        }
+    }
     end_on_signals();
     shared::terminal::start(output::write_above_bars);
     if !cli.quiet {
         shared::waits::start("coldpress", || false);
     }
     let logging = shared::logs::start(cli.verbose, "COLDPRESS_LOG", shared::logs::Format::Text);
-    shared::failure::finish("coldpress", cli.json, logging.and_then(|()| commands::run(&cli)))
+    let result = logging.and_then(|()| commands::run(&cli, &resolution));
+    shared::failure::finish("coldpress", cli.json, result)
 }
 
 /// Ctrl-C ends at once: every file is whole or not there at any moment, so there is nothing to clean up.

@@ -17,6 +17,7 @@ use coldpress::zone::stripe::Code;
 
 pub use self::inside::{CatArgs, CpArgs, DuArgs, FindArgs, LsArgs, StatArgs, TarArgs, TypeLetter, find_words};
 use crate::container::ContainerArgs;
+use crate::program::PROGRAM;
 use crate::reading::{ReadArgs, Wait};
 use crate::sandbox::{SandboxArgs, UserArgs};
 use crate::shared::failure::Failure;
@@ -25,6 +26,7 @@ use crate::shared::keys::{KeyArgs, StoreArgs};
 use crate::shared::logs::Format;
 use crate::shared::manifests::{ManifestRef, RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
+use crate::shared::settings::{self, ConfigArgs};
 use crate::shared::size::Size;
 use crate::sockets::Address;
 use crate::zone::ServersArgs;
@@ -66,6 +68,12 @@ pub struct Cli {
     ]))]
     pub log_format: Format,
 
+    /// Configuration file [default: /etc/coldread/coldread.toml, if it exists]
+    ///
+    /// Options and environment variables win over the file. `coldread config` shows what holds.
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL, hide_short_help = true)]
+    pub config: Option<PathBuf>,
+
     /// Print help (`-h`: a summary)
     #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Help)]
     help: Option<bool>,
@@ -78,7 +86,7 @@ pub struct Cli {
 pub fn command() -> clap::Command {
     let without_verbose = |command: clap::Command| hide_switches(command, &[("verbose", Some('v'))]);
     let mut command = Cli::command();
-    for name in ["ps", "umount", "status", "top", "report", "completions", "man"] {
+    for name in ["ps", "umount", "status", "top", "report", "config", "completions", "man"] {
         command = command.mut_subcommand(name, without_verbose);
     }
     // It has the container's options, too.
@@ -86,10 +94,11 @@ pub fn command() -> clap::Command {
     command = command.mut_subcommand("bundle", |bundle| {
         rarely.into_iter().fold(bundle, |bundle, name| bundle.mut_arg(name, |arg| arg.hide_short_help(true)))
     });
-    command.mut_subcommand("zone", |zone| {
+    command = command.mut_subcommand("zone", |zone| {
         let zone = ["status", "plan"].into_iter().fold(zone, |zone, name| zone.mut_subcommand(name, without_verbose));
         without_verbose(zone)
-    })
+    });
+    settings::describe(&PROGRAM, command)
 }
 
 /// Each variant's text is that of its arguments.
@@ -112,6 +121,7 @@ pub enum Command {
     Top(TopArgs),
     Report(ReportArgs),
     Zone(ZoneArgs),
+    Config(ShowConfigArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -127,6 +137,7 @@ impl Command {
             Self::Ps(args) => args.json,
             Self::Status(args) => args.json,
             Self::Report(args) => args.json,
+            Self::Config(args) => args.json,
             Self::Zone(ZoneArgs { command: ZoneCommand::Status(args) }) => args.json,
             Self::Zone(ZoneArgs { command: ZoneCommand::Plan(args) }) => args.json,
             _ => false,
@@ -363,6 +374,21 @@ impl WritableArgs {
 #[command(after_help = "Example:\n  coldread ps")]
 pub struct PsArgs {
     /// Print one JSON object per line
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// Show the settings that hold, and where each comes from
+///
+/// An option wins over the environment variable, that over the configuration file, and that over the default. With a command line behind
+/// `--`, shows the settings of that command. Secrets are never shown.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coldread config\n  coldread config -- mount app.cpm /mnt/app --memory 1GiB")]
+pub struct ShowConfigArgs {
+    #[command(flatten)]
+    pub shared: ConfigArgs,
+
+    /// Print one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 }

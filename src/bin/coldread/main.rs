@@ -8,6 +8,7 @@ mod glob;
 mod history;
 mod human;
 mod keyboard;
+mod program;
 mod reading;
 mod run_state;
 mod sandbox;
@@ -21,12 +22,20 @@ mod zone;
 
 use std::process::ExitCode;
 
+use program::PROGRAM;
+
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
     shared::memory::spare_address_space();
-    let cli = shared::help::parse::<args::Cli>(args::command(), args::find_words(std::env::args_os()));
+    let words = args::find_words(std::env::args_os());
+    let (cli, resolution) = match shared::help::parse::<args::Cli>(&PROGRAM, args::command(), words) {
+        Ok(parsed) => parsed,
+        Err(failure) => return shared::failure::finish("coldread", shared::help::asks_for_json(), Err(failure)),
+    };
+    resolution.notices(cli.verbose > 0).iter().for_each(|line| commands::say(line));
     shared::terminal::start(shared::terminal::plain);
     shared::waits::start("coldread", commands::is_serving);
     let logging = shared::logs::start(cli.verbose, "COLDREAD_LOG", cli.log_format);
-    shared::failure::finish("coldread", cli.command.is_json(), logging.and_then(|()| commands::run(&cli)))
+    let result = logging.and_then(|()| commands::run(&cli, &resolution));
+    shared::failure::finish("coldread", cli.command.is_json(), result)
 }

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, FromArgMatches};
 
-use super::failure::print_usage_json;
+use super::failure::{Failure, print_usage_json};
+use super::settings::{self, Program, Resolution, Stop};
 use super::version;
 
 /// Heading of the options that every command has.
@@ -33,18 +34,33 @@ pub fn hide_switches(command: Command, names: &[(&'static str, Option<char>)]) -
     })
 }
 
-/// Parses the command line `args` by `command`, a description of `T`; prints help and usage errors and exits.
-pub fn parse<T: FromArgMatches>(mut command: Command, args: impl IntoIterator<Item = OsString>) -> T {
-    let args: Vec<OsString> = args.into_iter().collect();
-    let parsed = command.clone().try_get_matches_from(&args).and_then(|matches| T::from_arg_matches(&matches));
-    parsed.unwrap_or_else(|error| {
-        version::print_long(&command, &error, &args);
-        let error = error.format(&mut command);
-        if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
-            let message = error.to_string();
-            let message = message.lines().next().unwrap_or_default();
-            print_usage_json(message.strip_prefix("error: ").unwrap_or(message));
+/// Parses the `words` of a command line of `program` by `command`, a description of `T`, with the settings of the environment and the
+/// configuration file; prints help and usage errors and exits.
+pub fn parse<T: FromArgMatches>(
+    program: &Program,
+    mut command: Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<(T, Resolution), Failure> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let parsed = settings::resolve(program, &command, &words)
+        .and_then(|resolution| Ok((T::from_arg_matches(&resolution.matches)?, resolution)));
+    match parsed {
+        Ok(parsed) => Ok(parsed),
+        Err(Stop::Failure(failure)) => Err(failure),
+        Err(Stop::Clap(error)) => {
+            version::print_long(&command, &error, &words);
+            let error = error.format(&mut command);
+            if error.use_stderr() && asks_for_json() {
+                let message = error.to_string();
+                let message = message.lines().next().unwrap_or_default();
+                print_usage_json(message.strip_prefix("error: ").unwrap_or(message));
+            }
+            error.exit()
         }
-        error.exit()
-    })
+    }
+}
+
+/// Returns whether the command line has `--json`, also where it cannot be parsed.
+pub fn asks_for_json() -> bool {
+    std::env::args_os().any(|arg| arg == "--json")
 }

@@ -10,6 +10,7 @@ pub mod logs;
 pub mod manifests;
 pub mod memory;
 pub mod pages;
+pub mod settings;
 pub mod size;
 pub mod stdout;
 pub mod terminal;

@@ -36,12 +36,14 @@ use coldpress::read::ChunkDevice;
 use coldpress::{Error, ErrorKind};
 
 use crate::args::{self, Cli, Command};
+use crate::program::PROGRAM;
 use crate::shared::failure::Failure;
 use crate::shared::manifests::Source;
 use crate::shared::pages;
+use crate::shared::settings::{self, Resolution};
 
 /// Runs the command that was asked for.
-pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+pub fn run(cli: &Cli, resolution: &Resolution) -> Result<ExitCode, Failure> {
     let done = match &cli.command {
         Command::Ls(args) => ls::run(cli, args),
         Command::Cat(args) => cat::run(cli, args),
@@ -60,6 +62,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
         Command::Zone(args) => zone::run(&args.command),
+        Command::Config(args) => settings::show(&PROGRAM, &args::command(), &args.shared, args.json, resolution),
         Command::Completions(args) => pages::completions(args::command(), args),
         Command::Man(args) => pages::man(args::command(), args),
     };
