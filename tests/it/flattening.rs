@@ -946,10 +946,15 @@ fn a_sparse_file_may_be_one_hole() {
 
 #[test]
 fn a_sparse_map_that_lies_is_refused() {
-    for map in ["0,4,2,4", "0,4,20482,4", "0,8,20480,4", "0,4"] {
+    for (map, fault) in [
+        ("0,4,2,4", "segment 2 (offset 2, 4 bytes) overlaps segment 1"),
+        ("0,4,20482,4", "segment 2 (offset 20482, 4 bytes) is past the file's end at 20484"),
+        ("0,8,20480,4", "its segments have 12 bytes, the entry has 8"),
+        ("0,4", "its segments have 4 bytes, the entry has 8"),
+    ] {
         let count = (map.split(',').count() / 2).to_string();
         let meta = pax(&[("GNU.sparse.size", "20484"), ("GNU.sparse.numblocks", &count), ("GNU.sparse.map", map)]);
-        refused([Layer::new().file_with("sparse", b"headtail", &meta)], "sparse", "a sparse map that lies");
+        refused([Layer::new().file_with("sparse", b"headtail", &meta)], "sparse", &format!("sparse map: {fault}"));
     }
 }
 
