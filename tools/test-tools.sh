@@ -3,7 +3,7 @@
 set -eu
 missing=
 for tool in e2fsck:e2fsprogs debugfs:e2fsprogs losetup:mount mount:mount fusermount3:fuse3 setpriv:util-linux faketime:faketime \
-    setfattr:attr openssl:openssl docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo time:time groff:groff-base zsh:zsh fish:fish nbdcopy:libnbd-bin fio:fio curl:curl jq:jq unshare:util-linux xmllint:libxml2-utils qemu-img:qemu-utils qemu-io:qemu-utils findmnt:util-linux cc:gcc tar:tar python3:python3 \
+    setfattr:attr openssl:openssl docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo time:time groff:groff-base zsh:zsh fish:fish nbdcopy:libnbd-bin fio:fio curl:curl jq:jq unshare:util-linux xmllint:libxml2-utils qemu-img:qemu-utils qemu-io:qemu-utils findmnt:util-linux cc:gcc tar:tar bsdtar:libarchive-tools python3:python3 \
     linux.uml:user-mode-linux xz:xz-utils bzip2:bzip2 dockerd:docker.io /usr/bin/docker:docker.io runc:runc crun:crun buildah:buildah podman:podman busybox:busybox-static redis-server:redis-server ip:iproute2 rsvg-convert:librsvg2-bin; do
     command -v "${tool%%:*}" >/dev/null || missing="$missing ${tool##*:}"
 done
