@@ -109,11 +109,21 @@ impl Error {
         if is_full { error.with_hint("free space there, and run the same command again") } else { error }
     }
 
-    /// Wraps an I/O error of the file `path`; for a full disk, the hint gives the free space.
+    /// Wraps an I/O error of the file or directory `path`; for a full disk, the hint gives the free space.
     pub fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::at(path, None, source)
+    }
+
+    /// Wraps an I/O error of the file or directory `path`, to which `needed` bytes are written; for a full disk, the hint gives the needed and
+    /// the free space.
+    pub fn file_of(path: &Path, needed: u64, source: std::io::Error) -> Self {
+        Self::at(path, Some(needed), source)
+    }
+
+    fn at(path: &Path, needed: Option<u64>, source: std::io::Error) -> Self {
         let is_full = is_full(&source);
         let error = Self::io(path.display(), source);
-        match is_full.then(|| free_space(path)).flatten() {
+        match is_full.then(|| free_space(path, needed)).flatten() {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
@@ -188,15 +198,16 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
-/// Returns a hint with the free space of the file system that `path` is on.
-fn free_space(path: &Path) -> Option<String> {
-    let directory = path.ancestors().skip(1).find(|directory| directory.is_dir())?;
+/// Returns a hint with the free space of the file system that the file or directory `path` is on, to which `needed` bytes are written.
+pub(crate) fn free_space(path: &Path, needed: Option<u64>) -> Option<String> {
+    let here = |path| if path == Path::new("") { Path::new(".") } else { path };
+    let directory = path.ancestors().map(here).find(|directory| directory.is_dir())?;
     let stat = rustix::fs::statvfs(directory).ok()?;
     let free = crate::printable::size(stat.f_bavail.saturating_mul(stat.f_frsize));
-    Some(format!(
-        "the file system of {} has {free} free; free more, and run the same command again",
-        directory.display()
-    ))
+    let needed =
+        needed.map_or_else(String::new, |needed| format!(", and {} is needed", crate::printable::size(needed)));
+    let shown = directory.display();
+    Some(format!("the file system of {shown} has {free} free{needed}; free more, and run the same command again"))
 }
 
 /// Returns the message of the innermost cause. The errors around it may contain addresses and requests.
@@ -239,9 +250,17 @@ mod tests {
     fn a_full_disk_says_which_file_system_and_what_is_free() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("none/app.cpm");
-        let error = Error::file(&path, std::io::Error::from_raw_os_error(28));
-        let hint = error.hint().unwrap();
-        assert!(hint.contains(&format!("the file system of {} has ", temp.path().display())), "{hint}");
+        let full = || std::io::Error::from_raw_os_error(28);
+        let shown = format!("the file system of {} has ", temp.path().display());
+        for (error, needed) in [
+            (Error::file(&path, full()), " free; free more"),
+            (Error::file(temp.path(), full()), " free; free more"),
+            (Error::file_of(&path, 3 << 19, full()), " free, and 1.5 MiB is needed; free more"),
+        ] {
+            let hint = error.hint().unwrap();
+            assert!(hint.contains(&shown) && hint.contains(needed), "{hint}");
+        }
+        assert!(Error::file(Path::new("app.cpm"), full()).hint().unwrap().contains("the file system of . has "));
     }
 
     #[test]

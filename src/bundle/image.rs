@@ -68,7 +68,7 @@ impl Image {
         let rest = if given.is_empty() { &self.cmd } else { given };
         let arguments: Vec<String> = self.entrypoint.iter().chain(rest).cloned().collect();
         if arguments.first().is_none_or(String::is_empty) {
-            return Err(refused("Entrypoint and Cmd", "name no program; give one behind `--`"));
+            return Err(refused("Entrypoint and Cmd", "name no program; give one after `--`"));
         }
         check(&arguments, "Entrypoint and Cmd")?;
         Ok(arguments)

@@ -35,7 +35,7 @@ impl User {
             (Some(fields), _) => (Some(fields[0]), number(fields, 2), number(fields, 3)),
             (None, uid) => (None, uid, Some(0)),
         };
-        let uid = uid.ok_or_else(|| refused(text, "no such user in the image's /etc/passwd"))?;
+        let uid = uid.ok_or_else(|| refused(text, "the image's /etc/passwd has no such user"))?;
         if group.is_empty() {
             let gid = own.unwrap_or_default();
             let listing = |fields: &Vec<&[u8]>| {
@@ -52,7 +52,7 @@ impl User {
         }
         let entry = entries(groups).find(|fields| is_called(fields, group));
         let gid = entry.map_or_else(|| parse(group), |fields| number(&fields, 2));
-        let gid = gid.ok_or_else(|| refused(text, "no such group in the image's /etc/group"))?;
+        let gid = gid.ok_or_else(|| refused(text, "the image's /etc/group has no such group"))?;
         Ok(Self { uid, gid, groups: vec![gid] })
     }
 }

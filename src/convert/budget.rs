@@ -7,6 +7,7 @@
 use std::sync::Mutex;
 
 use super::flatten::Usage;
+use crate::printable::size;
 use crate::{Error, ErrorKind, Result};
 
 /// Memory for metadata that every image may use, in bytes, however few entries `--max-entries` allows.
@@ -67,20 +68,22 @@ impl Budget {
         let (max_entries, max_size, max_memory) = (self.max_entries, self.max_size, self.max_memory());
         if entries > max_entries {
             return Err(format!(
-                "with it, the layers read so far have {entries} entries, more than the {max_entries} that --max-entries allows \
-                 (directories that no entry describes count too)"
+                "the layers up to this entry have {entries} entries, more than the {max_entries} that --max-entries allows \
+                 (directories without an entry of their own count)"
             ));
         }
         if memory_bytes > max_memory {
             return Err(format!(
-                "with it, names, link targets, extended attributes and undescribed directories of the layers read so far \
-                 take {memory_bytes} bytes of memory, more than the {max_memory} that --max-entries {max_entries} allows"
+                "names, link targets, extended attributes and directories without an entry of the layers up to this entry \
+                 take more memory than the {} that --max-entries {max_entries} allows",
+                size(max_memory)
             ));
         }
         if device_bytes > max_size {
             return Err(format!(
-                "with it, the layers read so far take {device_bytes} bytes of the device for inodes, directories, extended \
-                 attributes and data, more than the {max_size} that --max-size allows"
+                "inodes, directories, extended attributes and data of the layers up to this entry take more of the block image than \
+                 the {} that --max-size allows",
+                size(max_size)
             ));
         }
         Ok(())
@@ -127,8 +130,8 @@ mod tests {
         assert_eq!(refused(usage(10, memory, 5_000)), None);
         for (past, words) in [
             (usage(11, 0, 0), ["11 entries", "the 10 that --max-entries allows"]),
-            (usage(0, memory + 1, 0), ["67109025 bytes of memory", "the 67109024 that --max-entries 10 allows"]),
-            (usage(0, 0, 5_001), ["5001 bytes of the device", "the 5000 that --max-size allows"]),
+            (usage(0, memory + 1, 0), ["take more memory", "the 64.0 MiB that --max-entries 10 allows"]),
+            (usage(0, 0, 5_001), ["take more of the block image", "the 4.9 KiB that --max-size allows"]),
         ] {
             let message = refused(past).unwrap();
             assert!(words.iter().all(|word| message.contains(word)), "{message}");

@@ -151,9 +151,7 @@ fn emit_segment(
 ) -> Result<()> {
     for index in (segment.first_chunk..segment.first_chunk + segment.chunks).map(ChunkIndex) {
         let mut chunk = sealing.buffer();
-        layout
-            .data_chunk(index, layers, &mut chunk)
-            .map_err(|error| Error::io("a layer's bytes, while its chunks were made", error))?;
+        layout.data_chunk(index, layers, &mut chunk).map_err(|error| Error::io("cannot read a layer again", error))?;
         sealing.put(ChunkPlace::Device(index), chunk)?;
         progress.advance(Stage::Chunks, CHUNK_SIZE.into());
     }

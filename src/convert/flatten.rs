@@ -183,8 +183,7 @@ impl LayerTree {
             return Err(refuse(&path, format!("`{}` is a whiteout and cannot have entries", Display(part))));
         }
         if let Some(part) = parts.iter().find(|part| part.len() > MAX_NAME) {
-            let reason =
-                format!("a name of {} bytes in it is longer than the {MAX_NAME} that Linux allows", part.len());
+            let reason = format!("a component of {} bytes is longer than the {MAX_NAME} that Linux allows", part.len());
             // The error names the directory, without the long name itself.
             let above: Vec<_> = parts.iter().take_while(|part| part.len() <= MAX_NAME).copied().collect();
             let directory = if above.is_empty() { b"/".to_vec() } else { above.join(&b'/') };
@@ -455,7 +454,7 @@ fn whiteout<'a>(path: &[u8], name: &'a [u8], kind: &EntryKind) -> Result<Option<
     }
     if let Some(hidden) = name.strip_prefix(WHITEOUT) {
         return match hidden {
-            b"" | b"." | b".." => Err(refuse(path, "a whiteout of no name")),
+            b"" | b"." | b".." => Err(refuse(path, "a whiteout without a name")),
             _ => Ok(Some(Hidden::Name(hidden))),
         };
     }

@@ -21,6 +21,7 @@ use crate::fs::ext4::BLOCK_SIZE;
 use crate::fs::ext4::write::LayerBytes;
 use crate::fs::path::Display;
 use crate::fs::tree::{Content, Data, LayerIndex, Tree};
+use crate::printable::size;
 use crate::progress::{Progress, Stage};
 use crate::source::{Blob, Image, LayerReader, LayerSource, Limits};
 use crate::threads::side_by_side;
@@ -291,7 +292,7 @@ impl LayerIngest<'_> {
         // The check before the read did not count layers that were read concurrently.
         let (read, most) = (self.ingest.size.fetch_add(tar_bytes, Ordering::Relaxed), self.ingest.limits.max_size);
         if tar_bytes > most.saturating_sub(read) {
-            let message = format!("the layers have more than the {most} bytes uncompressed that --max-size allows");
+            let message = format!("the decompressed size of the layers exceeds --max-size {}", size(most));
             return Err(Error::new(ErrorKind::Input, message));
         }
         if let Some(known) = self.ingest.known {
@@ -376,21 +377,24 @@ fn check_size(path: &[u8], content: &Content, limits: Limits<'_>, sizes: &mut Si
     let refuse = |reason: String| Err(Error::new(ErrorKind::Input, format!("`{}`: {reason}", Display(path))));
     if content.size > limits.max_file {
         return refuse(format!(
-            "a file of {} bytes is larger than the {} that --max-size allows",
-            content.size, limits.max_file
+            "a file of {} is larger than the {} that --max-size allows",
+            size(content.size),
+            size(limits.max_file)
         ));
     }
     sizes.largest = sizes.largest.max(content.size);
     if let Data::Sparse(runs) = &content.data {
         sizes.runs += runs.len();
         if sizes.runs > MAX_RUNS {
-            return refuse(format!("with it, the layer's sparse files have more than {MAX_RUNS} runs of bytes"));
+            return refuse(format!(
+                "the layer's sparse files up to this entry have more than {MAX_RUNS} data segments"
+            ));
         }
         sizes.bytes += runs.len() as u64 * u64::from(BLOCK_SIZE);
         if sizes.bytes > limits.max_size {
-            let most = limits.max_size;
+            let most = size(limits.max_size);
             return refuse(format!(
-                "with it, the layer's sparse files take more than the {most} bytes that --max-size allows"
+                "the layer's sparse files up to this entry take more than the {most} that --max-size allows"
             ));
         }
     }
@@ -399,7 +403,10 @@ fn check_size(path: &[u8], content: &Content, limits: Limits<'_>, sizes: &mut Si
 
 fn tar_error(error: TarError) -> Error {
     match error {
-        TarError::Io(source) => Error::io("its bytes", source),
+        TarError::Io(source) => match source.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::io("cannot be read", source),
+        },
         TarError::Type { .. } => Error::new(ErrorKind::Unsupported, error.to_string()),
         TarError::Truncated(_) => Error::new(ErrorKind::Corrupt, error.to_string()),
         TarError::Header { .. } | TarError::NotANumber { .. } | TarError::Entry { .. } => {

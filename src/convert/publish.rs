@@ -41,7 +41,7 @@ impl Publication {
                     None => config.is_of_same_image(image.whole_config()?),
                 };
                 if !same {
-                    let message = format!("{target} is another image than the one that is converted");
+                    let message = format!("{target} names another image than the converted one");
                     return Err(Error::new(ErrorKind::Input, message));
                 }
                 (Some(*manifest), None)

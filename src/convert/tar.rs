@@ -109,7 +109,7 @@ impl<R: Read> TarReader<R> {
                 field: error.0.to_owned(),
             })?;
             if header.size < 0 && !Header::has_no_data(header.flag) {
-                return Err(TarError::Header { offset: at, reason: "its size is below 0".into() });
+                return Err(TarError::Header { offset: at, reason: "its size is negative".into() });
             }
             if !matches!(header.flag, b'x' | b'L' | b'K' | b'g') {
                 return self.entry(at, &block, &header, &extended).map(Some);
@@ -118,13 +118,16 @@ impl<R: Read> TarReader<R> {
             let size = header.size.unsigned_abs();
             extended.bytes = extended.bytes.saturating_add(size);
             if extended.bytes > MAX_EXTENDED {
-                return Err(TarError::Header { offset: at, reason: "its extended headers are over 8 MiB".into() });
+                return Err(TarError::Header {
+                    offset: at,
+                    reason: "its extended headers are larger than 8 MiB".into(),
+                });
             }
             let body = self.body(at, size)?;
             extended.take(at, header.flag, &body)?;
         }
         if extended.bytes > 0 {
-            return Err(TarError::Header { offset: self.offset, reason: "an extended header stands before it".into() });
+            return Err(TarError::Header { offset: self.offset, reason: "an extended header precedes it".into() });
         }
         Ok(None)
     }
@@ -171,7 +174,7 @@ impl<R: Read> TarReader<R> {
         let number = |key| {
             let value =
                 records.number(key).map_err(|error| fail(&format!("its PAX record `{}` is not a number", error.0)))?;
-            value.map(|size| u64::try_from(size).map_err(|_| fail("its size is below 0"))).transpose()
+            value.map(|size| u64::try_from(size).map_err(|_| fail("its size is negative"))).transpose()
         };
         let size = match number("size")? {
             Some(size) => size,
@@ -226,14 +229,14 @@ impl Names {
             return Err(entry(format!("{}…", Display(&self.path[..64])), too_long("a path", &self.path)));
         }
         if self.path.contains(&0) {
-            return Err(entry(Display(&self.path).to_string(), "a NUL in its name".to_owned()));
+            return Err(entry(Display(&self.path).to_string(), "its name contains a NUL byte".to_owned()));
         }
         Ok(())
     }
 }
 
 fn too_long(what: &str, text: &[u8]) -> String {
-    format!("{what} of {} bytes; at most {MAX_PATH} are possible", text.len())
+    format!("{what} of {} bytes; at most {MAX_PATH} are supported", text.len())
 }
 
 fn checked_link(flag: u8, pax: Option<&[u8]>, long: &[u8], short: &[u8]) -> Result<Vec<u8>, String> {
@@ -255,8 +258,8 @@ fn metadata(header: &Header, records: &Records, fail: &dyn Fn(&str) -> TarError)
     let mtime = written.unwrap_or(Timestamp { secs: header.mtime, nanos: 0 });
     Ok(Metadata {
         mode: u16::try_from(header.mode & 0o7777).expect("twelve bits"),
-        uid: id("uid", header.uid, "an owner past 32 bits")?,
-        gid: id("gid", header.gid, "a group past 32 bits")?,
+        uid: id("uid", header.uid, "its owner does not fit 32 bits")?,
+        gid: id("gid", header.gid, "its group does not fit 32 bits")?,
         mtime: Timestamp {
             secs: clamp_seconds(mtime.secs),
             nanos: if mtime.secs == clamp_seconds(mtime.secs) { mtime.nanos } else { 0 },

@@ -12,7 +12,7 @@ pub struct DataKey(pub(crate) Secret);
 
 /// A data key, a sealed part or a block that cannot be decrypted; the error has no detail on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("does not open")]
+#[error("cannot be decrypted")]
 pub struct UnwrapError;
 
 impl DataKey {

@@ -147,7 +147,7 @@ impl Packer {
 
 /// Bytes that are not a packed chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its packed form is not one that this format has")]
+#[error("its compressed form is not one of this format")]
 pub struct UnpackError;
 
 /// Unpacks `packed` into `chunk`, and fills the rest of `chunk` with zeros.

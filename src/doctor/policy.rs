@@ -205,7 +205,7 @@ fn azure(role: Role, store: &BucketUrl) -> Vec<Policy> {
     vec![signature, Policy { title, body: json!({ "dataActions": actions }) }]
 }
 
-const NOTHING: &str = "a verifier needs the salt and the image, and no right on the store";
+const NOTHING: &str = "a verifier needs the salt and the image, and no permission on the store";
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
-//! Proof that a store holds an image whole: every chunk is there, its name is true, it opens, and all of them together
-//! with the config give the image digest (the root digest was checked when the manifest was opened).
+//! Proof that a store has a whole image: every chunk is stored, authentic and can be decrypted, and all of them together with the config
+//! give the image digest (the root digest was checked when the manifest was decoded).
 
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -11,15 +11,15 @@ use crate::manifest::root_digest::image_digest;
 use crate::progress::Progress;
 use crate::read::device::fetch_all;
 use crate::store::Get;
-use crate::{Error, ErrorKind, Result};
+use crate::{ChunkIndex, Error, ErrorKind, Result};
 
 /// What was found.
 #[derive(Debug)]
 pub struct StoreReport {
-    /// Chunks that were fetched and opened.
+    /// Chunks that were fetched and decrypted.
     pub good: usize,
-    /// One error for each chunk that is missing or wrong, by place on the device.
-    pub bad: Vec<Error>,
+    /// The chunks that are missing or damaged, ascending, with the error of each.
+    pub bad: Vec<(ChunkIndex, Error)>,
     /// Whether all chunks together give the manifest's image digest; not asked where one is bad.
     pub image_digest_matches: bool,
 }
@@ -48,7 +48,7 @@ pub fn verify_store(
         match leaf {
             Ok(leaf) => leaves.push((manifest.sealed.chunks[at].index, leaf)),
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
-            Err(error) => bad.push(error),
+            Err(error) => bad.push((manifest.sealed.chunks[at].index, error)),
         }
     }
     let sealed = &manifest.sealed;

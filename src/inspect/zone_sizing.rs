@@ -73,10 +73,8 @@ impl Plan {
     /// # Errors
     /// `Input` where that is nothing.
     pub fn of(trace: &[Asked], prices: Prices) -> Result<Self> {
-        let (first, last) = trace
-            .first()
-            .zip(trace.last())
-            .ok_or_else(|| Error::new(ErrorKind::Input, "the trace: nothing was asked for in it"))?;
+        let (first, last) =
+            trace.first().zip(trace.last()).ok_or_else(|| Error::new(ErrorKind::Input, "the trace has no requests"))?;
         let (distances, total) = distances(trace);
         let span_millis = (last.millis - first.millis).max(1);
         let chunks = trace.len() - distances.len();
@@ -233,7 +231,7 @@ impl std::str::FromStr for Made {
         };
         parsed().ok_or_else(|| {
             format!(
-                "`{text}` is no made trace; use zipf:CHUNKS,EXPONENT,REQUESTS over a day or cron:CHUNKS,SECONDS,SCANS, of {MADE} requests at most"
+                "`{text}` is not a synthetic trace; use zipf:CHUNKS,EXPONENT,REQUESTS over a day or cron:CHUNKS,SECONDS,SCANS, of {MADE} requests at most"
             )
         })
     }

@@ -80,13 +80,13 @@ impl KeyWrap for AgeKey {
             out.write_all(data_key.0.expose())?;
             out.finish().map(drop)
         });
-        written.map_err(|error| Error::caused(ErrorKind::Internal, "age does not wrap", error))?;
+        written.map_err(|error| Error::caused(ErrorKind::Internal, "age cannot encrypt", error))?;
         Ok(Wrap { kind: WRAP_AGE, key_id: Vec::new(), blob })
     }
 
     fn unwrap(&self, wraps: &[Wrap], context: &EncryptionContext) -> Result<DataKey> {
         if self.identities.is_empty() {
-            let message = "age recipients only wrap; to open, give a file with an identity (AGE-SECRET-KEY-1…)";
+            let message = "age recipients only encrypt; to decrypt, give a file with an identity (AGE-SECRET-KEY-1…)";
             return Err(Error::new(ErrorKind::Denied, message));
         }
         let identities = || self.identities.iter().map(|identity| -> &dyn age::Identity { identity });

@@ -84,10 +84,10 @@ impl KeyFile {
             match name {
                 "wrapping-key" if key.is_none() => key = Some(WrappingKey::new(secret()?)),
                 "salt" if salt.is_none() => salt = Some(Salt::new(secret()?)),
-                "wrapping-key" | "salt" => return Err(broken(format!("line {number}: a second `{name}`"))),
+                "wrapping-key" | "salt" => return Err(broken(format!("line {number}: `{name}` appears twice"))),
                 "wrapping-key-id" | "scope-id" => ids.push((number, name, value)),
                 // The name may be the secret itself, in the wrong place, so it is not shown.
-                _ => return Err(broken(format!("line {number}: an unknown name"))),
+                _ => return Err(broken(format!("line {number}: unknown name"))),
             }
         }
         for (number, name, value) in ids {
@@ -98,7 +98,7 @@ impl KeyFile {
             };
             if found.as_deref() != Some(value) {
                 return Err(broken(format!(
-                    "line {number}: `{name}` is not that of the key in the file; it was altered"
+                    "line {number}: `{name}` does not match the key in the file; the file was modified"
                 )));
             }
         }

@@ -156,10 +156,7 @@ impl KmsKey {
     }
 
     fn unexpected(&self) -> Error {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!("key aws-kms://{}: the service's answer is not what was asked for", self.id),
-        )
+        Error::new(ErrorKind::Corrupt, format!("key aws-kms://{}: the response does not match the request", self.id))
     }
 
     fn failure<E>(&self, operation: &str, error: &SdkError<E>) -> Error
@@ -170,8 +167,7 @@ impl KmsKey {
         let code =
             error.code().filter(|code| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         if find::<TooLong>(error).is_some() {
-            let message =
-                format!("key aws-kms://{}: {operation}: the service's answer is longer than any can be", self.id);
+            let message = format!("key aws-kms://{}: {operation}: the response is too long", self.id);
             return Error::new(ErrorKind::Corrupt, message);
         }
         if let Some(in_clear) = find::<InClear>(error) {
@@ -302,7 +298,7 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
         "OptInRequired" => (K::Denied, "enable the service or the Region for the account"),
         "InvalidCiphertextException" | "IncorrectKeyException" => (
             K::Denied,
-            "another key enclosed the manifest's data key, or the manifest was altered: name the key that it was made for",
+            "another key encrypted the manifest's data key, or the manifest was modified: name the key that it was encrypted for",
         ),
         "InvalidKeyUsageException" => {
             (K::Input, "a data key needs a symmetric key for encryption, --salt-key an HMAC key: name such a key")
@@ -320,7 +316,7 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
         | "DependencyTimeoutException"
         | "KMSInternalException"
         | "InternalFailure"
-        | "ServiceUnavailable" => (K::Unavailable, "the key service cannot do it now; run the same command again"),
+        | "ServiceUnavailable" => (K::Unavailable, "the key service is unavailable; run the same command again"),
         "CloudHsmClusterInvalidConfigurationException"
         | "CustomKeyStoreInvalidStateException"
         | "XksProxyUriUnreachableException" => {

@@ -51,7 +51,7 @@ impl Encoder {
 #[error("{0}")]
 pub struct DecodeError(pub(super) &'static str);
 
-const SHORT: DecodeError = DecodeError("ends too early");
+const SHORT: DecodeError = DecodeError("is truncated");
 
 /// A decoder that takes fields from the front of a buffer.
 pub(super) struct Decoder<'a>(pub(super) &'a [u8]);
@@ -110,7 +110,7 @@ impl<'a> Decoder<'a> {
     }
 
     pub(super) fn end(self) -> Result<(), DecodeError> {
-        if self.0.is_empty() { Ok(()) } else { Err(DecodeError("has bytes behind its end")) }
+        if self.0.is_empty() { Ok(()) } else { Err(DecodeError("has bytes after its end")) }
     }
 }
 

@@ -34,13 +34,13 @@ impl Recipe {
     pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let epoch = from.u16()?;
         let (codec, [level]) = (from.u8()?, from.array::<1>()?);
-        let codec = Codec::from_id(codec, level.cast_signed()).ok_or(DecodeError("names a codec that is not known"))?;
+        let codec = Codec::from_id(codec, level.cast_signed()).ok_or(DecodeError("has an unknown codec"))?;
         let codec_version = from.u32()?;
         if (codec == Codec::None) != (codec_version == 0) {
-            return Err(DecodeError("names a version of its codec's library that cannot be"));
+            return Err(DecodeError("has an impossible version of its codec's library"));
         }
         if from.u32()? != CHUNK_SIZE {
-            return Err(DecodeError("has chunks of another size"));
+            return Err(DecodeError("has chunks of another size than 512 KiB"));
         }
         Ok(Self { epoch, codec, codec_version, free: from.u64()?, platform: from.text()? })
     }

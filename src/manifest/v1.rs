@@ -159,7 +159,7 @@ impl BlockManifest {
     /// `Corrupt` or `Unsupported`.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (mut from, lengths) = Self::prefix(bytes)?;
-        let mut part = |at: usize| from.raw(usize::try_from(lengths[at]).map_err(|_| DecodeError("ends too early"))?);
+        let mut part = |at: usize| from.raw(usize::try_from(lengths[at]).map_err(|_| DecodeError("is truncated"))?);
         let (wraps, clear, sealed) = (part(0)?, part(1)?, part(2)?.to_vec());
         from.end()?;
         Ok(Self { clear: Clear::decode(clear)?, wraps: decode_wraps(wraps)?, associated: associated(clear), sealed })
@@ -177,7 +177,7 @@ impl BlockManifest {
     fn prefix(bytes: &[u8]) -> Result<(Decoder<'_>, [u32; 3])> {
         let mut from = Decoder(bytes);
         if from.array::<8>()? != *MAGIC {
-            return Err(DecodeError("does not begin as one").into());
+            return Err(DecodeError("does not begin with the magic bytes of one").into());
         }
         let (version, reserved) = (from.u16()?, from.u16()?);
         if version != VERSION {
@@ -206,7 +206,7 @@ impl BlockManifest {
     /// As [`BlockManifest::decode`].
     pub fn decode_clear(start: &[u8]) -> Result<Clear> {
         let (mut from, [wraps, clear, _]) = Self::prefix(start)?;
-        let mut part = |length| from.raw(usize::try_from(length).map_err(|_| DecodeError("ends too early"))?);
+        let mut part = |length| from.raw(usize::try_from(length).map_err(|_| DecodeError("is truncated"))?);
         let (wraps, clear) = (part(wraps)?, part(clear)?);
         from.end()?;
         decode_wraps(wraps)?;
@@ -347,7 +347,7 @@ impl Clear {
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Decoder(bytes);
         let recipe = Recipe::decode(&mut from)?;
-        let root = from.text()?.parse().map_err(|_| DecodeError("has a root id that cannot be"))?;
+        let root = from.text()?.parse().map_err(|_| DecodeError("has an invalid root id"))?;
         let scope = ScopeId::from_bytes(from.array()?);
         let application = from.text()?;
         let root_digest = from.sha256()?;
@@ -410,11 +410,11 @@ impl Sealed {
         let source = match (from.u8()?, from.sha256()?) {
             (0, zero) if *zero.as_bytes() == [0; 32] => None,
             (1, digest) => Some(digest),
-            _ => return Err(DecodeError("says of its source what cannot be")),
+            _ => return Err(DecodeError("has an invalid source digest")),
         };
         let store = from.text()?;
         if !is_store_hint(&store) {
-            return Err(DecodeError("says of its store what is neither an absolute path nor a bucket"));
+            return Err(DecodeError("has a store that is neither an absolute path nor a bucket"));
         }
         let mut layers = Vec::new();
         for _ in 0..from.count(48)? {
@@ -426,7 +426,7 @@ impl Sealed {
             let (key, stored) = (ChunkKey::from_bytes(from.array()?), from.u32()?);
             let packed = usize::try_from(stored).unwrap_or(usize::MAX).wrapping_sub(TAG);
             if packed == 0 || !packed.is_multiple_of(PAD) || packed > MAX_PACKED {
-                return Err(DecodeError("has a chunk of a length that cannot be"));
+                return Err(DecodeError("has a chunk of an impossible length"));
             }
             keys.push((key, stored));
         }

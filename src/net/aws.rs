@@ -338,7 +338,9 @@ fn host(url: &str) -> String {
 
 /// Credentials, tokens or data keys would cross a network without TLS. The address can come from an option, a variable or a profile.
 #[derive(Debug, thiserror::Error)]
-#[error("http://{0}: https:// is needed, or an address of this machine: secrets would cross the network in clear")]
+#[error(
+    "http://{0}: http:// is accepted for loopback addresses only, since secrets would cross the network unencrypted; use https://"
+)]
 pub(crate) struct InClear(String);
 
 /// Checks that a request without TLS stays on this machine, or goes to a metadata service: at a link-local address, or a plain question
@@ -352,12 +354,12 @@ fn check_tls(uri: &str, is_signed: bool) -> Result<(), InClear> {
 
 /// A request failed for now, and is not made again at once.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} does not answer as it should")]
+#[error("{0} returned an invalid response")]
 struct FailedBefore(String);
 
 /// A service's answer is longer than it can be. Asking again does not help.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer is longer than {MAX_ANSWER} bytes")]
+#[error("the response is longer than {MAX_ANSWER} bytes")]
 pub(crate) struct TooLong;
 
 async fn read_up_to(mut body: SdkBody, limit: usize) -> Result<Vec<u8>, ConnectorError> {

@@ -27,17 +27,17 @@ pub enum PlainHttp {
 pub fn check(name: &str, endpoint: &str, plain_http: PlainHttp) -> Result<()> {
     let refuse = |what: String| Err(Error::new(ErrorKind::Input, format!("{name}: {what}")));
     let Some(url) = parse(endpoint) else {
-        return refuse("not an address of the form https://HOST[:PORT], without user, query and fragment".to_owned());
+        return refuse("expected https://HOST[:PORT], without user, query and fragment".to_owned());
     };
     if url.scheme() == "https" || plain_http == PlainHttp::Allowed || is_loopback(endpoint) {
         return Ok(());
     }
     let insist = match plain_http {
-        PlainHttp::RefusedUnless(option) => format!(" ({option} allows it)"),
+        PlainHttp::RefusedUnless(option) => format!(", or give {option}"),
         _ => String::new(),
     };
     refuse(format!(
-        "https:// is needed, or http:// and an address of this machine: secrets would cross the network in clear{insist}"
+        "http:// is accepted for loopback addresses only, since secrets would cross the network unencrypted; use https://{insist}"
     ))
 }
 
@@ -50,14 +50,14 @@ pub(crate) fn check_metadata(name: &str, url: &str) -> Result<()> {
     let refuse = |what: &str| Err(Error::new(ErrorKind::Input, format!("{name}: {what}")));
     let Some(url) = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
     else {
-        return refuse("not an address of the form https://HOST[:PORT]/PATH");
+        return refuse("expected https://HOST[:PORT]/PATH");
     };
     let host = url.host_str().unwrap_or_default();
     if url.scheme() == "https" || is_local(host) || is_link_local(host) {
         return Ok(());
     }
     refuse(
-        "https:// is needed, or http:// and a metadata service's link-local address or one of this machine: tokens would cross the network in clear",
+        "http:// is accepted for loopback and for link-local addresses of metadata services only, since tokens would cross the network unencrypted; use https://",
     )
 }
 

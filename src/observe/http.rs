@@ -70,7 +70,14 @@ pub fn answer(stream: &mut (impl Read + Write), hosts: &Hosts, pages: &dyn Fn(&s
         }
         [_] => {}
         [] if version == "HTTP/1.0" || matches!(hosts, Hosts::Any) => {}
-        _ => return write(stream, "400 Bad Request", "", &plain("400 Bad Request: one Host is needed")),
+        _ => {
+            return write(
+                stream,
+                "400 Bad Request",
+                "",
+                &plain("400 Bad Request: exactly one Host header is required"),
+            );
+        }
     }
     if method != "GET" {
         return write(stream, "405 Method Not Allowed", "Allow: GET\r\n", &plain("only GET is answered"));
@@ -120,9 +127,9 @@ fn write(stream: &mut impl Write, status: &str, header: &str, (media_type, body)
 /// Asks for `path`; the body of the answer.
 ///
 /// # Errors
-/// `Unavailable` where no whole answer came, `Input` where it is not one of [`answer`].
+/// `Unavailable` where the response is incomplete came, `Input` where it is not one of [`answer`].
 pub fn get(stream: &mut (impl Read + Write), path: &str) -> Result<Vec<u8>> {
-    let lost = |error| Error::caused(ErrorKind::Unavailable, "no whole answer", error);
+    let lost = |error| Error::caused(ErrorKind::Unavailable, "the response is incomplete", error);
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(lost)?;
     let mut answer = Vec::new();
@@ -130,7 +137,7 @@ pub fn get(stream: &mut (impl Read + Write), path: &str) -> Result<Vec<u8>> {
     if answer.is_empty() {
         return Err(lost(io::ErrorKind::UnexpectedEof.into()));
     }
-    let strange = || Error::new(ErrorKind::Input, "not an answer of coldread's --metrics");
+    let strange = || Error::new(ErrorKind::Input, "not the response of `coldread --metrics`");
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(strange)?;
     let body = answer.split_off(end + 4);
     let head = String::from_utf8(answer).map_err(|_| strange())?;
@@ -138,7 +145,7 @@ pub fn get(stream: &mut (impl Read + Write), path: &str) -> Result<Vec<u8>> {
     match lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")) {
         Some("200 OK") => {}
         Some(status) if status.starts_with("503 ") => {
-            return Err(Error::new(ErrorKind::Unavailable, "too many ask at once"));
+            return Err(Error::new(ErrorKind::Unavailable, "too many requests at a time"));
         }
         _ => return Err(strange()),
     }

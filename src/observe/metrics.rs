@@ -24,25 +24,26 @@ pub fn encode(status: &Status) -> String {
         (
             "coldread_origin_requests_total",
             "counter",
-            "Requests to the store, repetitions and hedges among them.",
+            "Requests to the store, including retries and hedged requests.",
             origin.requests,
         ),
-        ("coldread_origin_requests_in_flight", "gauge", "Requests to the store under way.", origin.in_flight),
+        ("coldread_origin_requests_in_flight", "gauge", "Outstanding requests to the store.", origin.in_flight),
         ("coldread_origin_failures_total", "counter", "Requests to the store that failed.", origin.failures),
-        ("coldread_origin_hedges_total", "counter", "Second requests for what took long.", origin.hedges),
-        ("coldread_ahead_chunks_total", "counter", "Chunks fetched before they were asked for.", status.ahead_chunks),
-        ("coldread_failed_reads_total", "counter", "Reads that were answered with an error.", status.failed_reads),
-        ("coldread_clients", "gauge", "Clients of NBD and vhost-user-blk that are connected.", status.clients),
+        ("coldread_origin_hedges_total", "counter", "Hedged requests to the store.", origin.hedges),
+        ("coldread_ahead_chunks_total", "counter", "Chunks prefetched.", status.ahead_chunks),
+        ("coldread_failed_reads_total", "counter", "Reads that failed.", status.failed_reads),
+        ("coldread_clients", "gauge", "Connected NBD and vhost-user-blk clients.", status.clients),
         ("coldread_refused_clients_total", "counter", "Clients that were refused.", status.refused_clients),
-        ("coldread_memory_bytes", "gauge", "Opened chunks in memory.", status.memory.bytes),
-        ("coldread_memory_max_bytes", "gauge", "Most bytes of opened chunks in memory.", status.memory.max_bytes),
+        ("coldread_memory_bytes", "gauge", "Bytes of decrypted chunks in the memory cache.", status.memory.bytes),
+        ("coldread_memory_max_bytes", "gauge", "Maximum size of the memory cache in bytes.", status.memory.max_bytes),
     ] {
         text.family(name, kind, help, [(Labels::new(), value)]);
     }
     if let Some(cache) = &status.cache {
-        let help = "Sealed chunks in the disk cache: when it was last measured, and what this process wrote since.";
+        let help =
+            "Bytes of encrypted chunks in the disk cache: the last measurement, and what this process wrote since.";
         text.family("coldread_cache_bytes", "gauge", help, [(Labels::new(), cache.bytes)]);
-        let help = "Most bytes of sealed chunks in the disk cache.";
+        let help = "Maximum size of the disk cache in bytes.";
         text.family("coldread_cache_max_bytes", "gauge", help, [(Labels::new(), cache.max_bytes)]);
     }
     if let Some(status) = &status.zone {
@@ -53,37 +54,37 @@ pub fn encode(status: &Status) -> String {
 
 fn zone(text: &mut Text, zone: &ZoneStatus) {
     for (name, help, value) in [
-        ("coldread_zone_hedges_total", "Second requests to the zone for what took long.", zone.hedges),
-        ("coldread_zone_late_total", "Looks in the zone that ended at their deadline.", zone.late),
+        ("coldread_zone_hedges_total", "Hedged requests to the zone cache.", zone.hedges),
+        ("coldread_zone_late_total", "Zone cache lookups that hit --zone-deadline.", zone.late),
         (
             "coldread_zone_filled_chunks_total",
-            "Chunks written to the zone after they were fetched.",
+            "Chunks written to the zone cache after they were fetched.",
             zone.filled_chunks,
         ),
-        ("coldread_zone_repaired_chunks_total", "Chunks of which shards were written anew.", zone.repaired_chunks),
+        (
+            "coldread_zone_repaired_chunks_total",
+            "Chunks whose missing shards were written again.",
+            zone.repaired_chunks,
+        ),
         (
             "coldread_zone_skipped_chunks_total",
-            "Chunks that were not written to the zone for want of room.",
+            "Chunks that were not written to the zone cache because the write queue was full.",
             zone.skipped_chunks,
         ),
         ("coldread_zone_waited_chunks_total", "Chunks that another host fetched meanwhile.", zone.waited_chunks),
-        ("coldread_zone_waited_in_vain_total", "Waits for another host that were in vain.", zone.waited_in_vain),
+        ("coldread_zone_waited_in_vain_total", "Waits for another host that timed out.", zone.waited_in_vain),
     ] {
         text.family(name, "counter", help, [(Labels::new(), value)]);
     }
     type Of = fn(&ZoneServerStatus) -> u64;
     let families: [(&str, &str, &str, Of); 7] = [
-        ("coldread_zone_server_fit", "gauge", "Whether the server is asked like the others.", |server| {
-            server.fit.into()
-        }),
-        ("coldread_zone_server_asked_total", "counter", "Shards asked for.", |server| server.asked),
-        ("coldread_zone_server_hits_total", "counter", "True shards that the server gave.", |server| server.hits),
+        ("coldread_zone_server_fit", "gauge", "Whether the server is healthy.", |server| server.fit.into()),
+        ("coldread_zone_server_asked_total", "counter", "Shards requested.", |server| server.asked),
+        ("coldread_zone_server_hits_total", "counter", "Authentic shards from the server.", |server| server.hits),
         ("coldread_zone_server_misses_total", "counter", "Shards that the server did not have.", |server| {
             server.misses
         }),
-        ("coldread_zone_server_refused_total", "counter", "What the server gave that was no true shard.", |server| {
-            server.refused
-        }),
+        ("coldread_zone_server_refused_total", "counter", "Invalid shards from the server.", |server| server.refused),
         ("coldread_zone_server_failures_total", "counter", "Requests that the server did not answer.", |server| {
             server.failures
         }),
@@ -93,7 +94,7 @@ fn zone(text: &mut Text, zone: &ZoneStatus) {
         let samples = zone.servers.iter().map(|server| (vec![("server", server.server.as_str())], of(server)));
         text.family(name, kind, help, samples);
     }
-    text.head("coldread_zone_server_seconds", "histogram", "From asking a server for a shard to its answer.");
+    text.head("coldread_zone_server_seconds", "histogram", "Latency of a shard request.");
     for server in &zone.servers {
         text.histogram("coldread_zone_server_seconds", ("server", &server.server), &server.took);
     }
@@ -114,11 +115,9 @@ fn images(text: &mut Text, status: &Status) {
 fn tiers(text: &mut Text, tiers: &[TierStatus]) {
     type Of = fn(&TierStatus) -> u64;
     let families: [(&str, &str, Of); 3] = [
-        ("coldread_tier_hits_total", "Chunks that the tier had; of the memory, reads.", |tier| tier.hits),
-        ("coldread_tier_misses_total", "Chunks that the tier did not have.", |tier| tier.misses),
-        ("coldread_tier_refused_total", "Chunks from the tier that were not what their names promise.", |tier| {
-            tier.refused
-        }),
+        ("coldread_tier_hits_total", "Hits of the cache level; of the memory cache, reads.", |tier| tier.hits),
+        ("coldread_tier_misses_total", "Misses of the cache level.", |tier| tier.misses),
+        ("coldread_tier_refused_total", "Invalid chunks from the cache level.", |tier| tier.refused),
     ];
     for (name, help, of) in families {
         text.family(name, "counter", help, tiers.iter().map(|tier| (vec![("tier", tier.tier.as_str())], of(tier))));
@@ -126,8 +125,8 @@ fn tiers(text: &mut Text, tiers: &[TierStatus]) {
     // Chunks in memory are not sealed, and nobody waits for them.
     let sealed = || tiers.iter().filter(|tier| tier.tier != "memory");
     let bytes = sealed().map(|tier| (vec![("tier", tier.tier.as_str())], tier.bytes));
-    text.family("coldread_tier_bytes_total", "counter", "Sealed bytes from the tier.", bytes);
-    let help = "From asking for a chunk to having it opened, by the tier that had it.";
+    text.family("coldread_tier_bytes_total", "counter", "Encrypted bytes from the cache level.", bytes);
+    let help = "Time from a request for a chunk until it is decrypted, by the cache level that had it.";
     text.head("coldread_fetch_seconds", "histogram", help);
     for tier in sealed() {
         text.histogram("coldread_fetch_seconds", ("tier", &tier.tier), &tier.took);

@@ -45,16 +45,21 @@ fn asked_for<'w>(name: &'w ObjectName, chunk: &'w ChunkRef) -> Wanted<'w> {
     Wanted { name, limit: chunk.stored.into(), key: &chunk.key, background: false }
 }
 
-/// Says of a chunk that it did not come.
+/// Returns the error of a chunk that the store did not return.
 fn lost(wanted: &ChunkRef, error: Error) -> Error {
+    let chunk = wanted.index.0;
     match error.kind() {
-        // Without the right to list, a store answers both alike.
-        ErrorKind::NotFound | ErrorKind::Denied => {
-            let message = format!("chunk {}: missing or refused", wanted.index.0);
-            let hint = "if it is missing, `coldpress convert IMAGE --heal MANIFEST` uploads it again from the image";
-            Error::caused(error.kind(), message, error).with_hint(hint)
+        ErrorKind::NotFound => {
+            let hint = "`coldpress convert IMAGE --heal MANIFEST` uploads missing chunks again from the image";
+            Error::caused(error.kind(), format!("chunk {chunk}: missing from the store"), error).with_hint(hint)
         }
-        _ => error.within(format!("chunk {}", wanted.index.0)),
+        // Without permission to list, a store denies access to missing objects.
+        ErrorKind::Denied => {
+            let hint = "check the permissions with `coldpress doctor --as worker`; if the chunk is missing, `coldpress convert IMAGE --heal \
+                        MANIFEST` uploads it again from the image";
+            Error::caused(error.kind(), format!("chunk {chunk}: access denied, or missing"), error).with_hint(hint)
+        }
+        _ => error.within(format!("chunk {chunk}")),
     }
 }
 
@@ -182,7 +187,7 @@ impl Core {
                     Some(Err(error)) if error.kind() == ErrorKind::Unavailable && now() < until => {}
                     Some(Err(error)) => return Err(error),
                     None => {
-                        let message = format!("chunk {}: was not fetched in time", wanted.index.0);
+                        let message = format!("chunk {}: not fetched before the deadline", wanted.index.0);
                         return Err(Error::new(ErrorKind::Unavailable, message));
                     }
                 },
@@ -386,7 +391,7 @@ impl BlockDevice for ChunkDevice {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.size()) {
-            return Err(Error::new(ErrorKind::Input, format!("a read at byte {offset} past the device's end")));
+            return Err(Error::new(ErrorKind::Input, format!("a read at byte {offset} past the end of the device")));
         }
         let until = now() + self.core.host.deadline;
         if buf.len() > CHUNK {

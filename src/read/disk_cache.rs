@@ -327,9 +327,11 @@ impl CachedTier {
 impl CachedTier {
     /// From the next tier, checked; what is not true is asked for again where that may help.
     fn fetch(&self, wanted: &Wanted<'_>, digest: Sha256, until: Instant) -> Result<(Vec<u8>, Place)> {
+        let mut found = digest;
         for _ in 0..LOOKS {
             let (bytes, place) = self.next.get(wanted, until)?;
-            if Sha256::of(&bytes) == digest {
+            found = Sha256::of(&bytes);
+            if found == digest {
                 return Ok((bytes, place));
             }
             self.counts.of(place).refused.add(1);
@@ -337,7 +339,7 @@ impl CachedTier {
                 break;
             }
         }
-        let message = format!("object {}: its bytes are not those of its name", wanted.name);
+        let message = format!("object {}: the SHA-256 of the stored object is {found}", wanted.name);
         Err(Error::new(ErrorKind::Corrupt, message))
     }
 }

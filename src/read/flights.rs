@@ -86,7 +86,7 @@ impl Drop for Lead<'_> {
         self.flights.0.lock().remove(&self.index);
         let mut landed = self.flight.landed.lock();
         landed.get_or_insert_with(|| {
-            Err((ErrorKind::Internal, format!("the fetch of chunk {} broke off", self.index.0)))
+            Err((ErrorKind::Internal, format!("the fetch of chunk {} was aborted", self.index.0)))
         });
         self.flight.landing.notify_all();
     }

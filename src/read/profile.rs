@@ -71,18 +71,21 @@ impl Profile {
     pub fn decode(text: &[u8]) -> Result<Self> {
         let wrong = |line: usize, what: &str| Error::new(ErrorKind::Input, format!("line {line}: {what}"));
         if text.len() as u64 > MAX_BYTES {
-            return Err(wrong(1, "more than a profile has"));
+            return Err(wrong(1, "larger than a profile can be"));
         }
         let text = std::str::from_utf8(text).map_err(|_| wrong(1, "not text"))?;
         let mut lines = text.lines().enumerate();
         if lines.next().is_none_or(|(_, line)| line != HEAD) {
             return Err(wrong(1, "not a coldpress profile, or of another version"));
         }
-        let image = lines.next().and_then(|(_, line)| image(line)).ok_or_else(|| wrong(2, "not an image"))?;
-        let uses = lines.map(|(at, line)| first_use(line).ok_or_else(|| wrong(at + 1, "not the use of a chunk")));
+        let image =
+            lines.next().and_then(|(_, line)| image(line)).ok_or_else(|| wrong(2, "expected `image DIGEST CHUNKS`"))?;
+        let uses = lines.map(|(at, line)| {
+            first_use(line).ok_or_else(|| wrong(at + 1, "expected `MICROSECONDS MICROSECONDS LEVEL CHUNK NAME`"))
+        });
         let uses = uses.collect::<Result<Vec<_>>>()?;
         match uses.iter().position(|used| used.index.0 >= image.1) {
-            Some(at) => Err(wrong(at + 3, "a chunk past the device's end")),
+            Some(at) => Err(wrong(at + 3, "a chunk past the end of the device")),
             None => Ok(Self { root_digest: image.0, device_chunks: image.1, uses }),
         }
     }

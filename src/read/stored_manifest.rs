@@ -54,7 +54,7 @@ impl Reader {
         let missing = usize::try_from(self.wanted).unwrap_or(usize::MAX).saturating_sub(self.start.len());
         let (kept, rest) = piece.split_at(missing.min(piece.len()));
         self.start.try_reserve(kept.len()).map_err(|error| {
-            Error::caused(ErrorKind::Unavailable, "the clear part needs more memory than there is", error)
+            Error::caused(ErrorKind::Unavailable, "the clear part needs more memory than is available", error)
         })?;
         self.start.extend_from_slice(kept);
         Ok(rest)
@@ -64,7 +64,7 @@ impl Reader {
     fn checked_end(&self) -> Result<u64> {
         let said = BlockManifest::length(&self.start)?;
         if said != self.length {
-            let message = format!("a block manifest of {said} bytes by its head, the object has {}", self.length);
+            let message = format!("its header says {said} bytes, the object has {}", self.length);
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         BlockManifest::clear_end(&self.start)
@@ -74,12 +74,12 @@ impl Reader {
         let corrupt = |message: String| Err(Error::new(ErrorKind::Corrupt, message));
         let found = self.hasher.finish();
         if *object != ObjectName::manifest(root, found) {
-            return corrupt(format!("its bytes are those of {found}, not those of its name"));
+            return corrupt(format!("its SHA-256 is {found}, which is not its name"));
         }
         let clear = BlockManifest::decode_clear(&self.start)?;
         match clear.root == *root {
             true => Ok(clear),
-            false => corrupt(format!("a manifest of the root {}, stored below {root}", clear.root)),
+            false => corrupt(format!("it is a manifest of the root {}, but stored under {root}", clear.root)),
         }
     }
 }

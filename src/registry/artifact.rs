@@ -163,7 +163,8 @@ fn add_to_fallback(client: &Client, subject: Sha256, entry: &Descriptor) -> Resu
             }
         }
     }
-    let message = format!("{tag} in {}: others change it all the time", client.reference());
+    let message =
+        format!("tag {tag} in {}: other uploads changed it {} times in a row", client.reference(), MAX_ATTEMPTS);
     Err(Error::new(ErrorKind::Unavailable, message))
 }
 
@@ -247,7 +248,7 @@ pub fn find(client: &Client, subject: Sha256, expect: Option<Sha256>) -> Result<
         (None, _) => {
             let list: Vec<String> = by_root.into_keys().collect();
             let message =
-                format!("several block manifests are of {subject}; choose one by --expect: {}", list.join(", "));
+                format!("several block manifests belong to {subject}; choose one with --expect: {}", list.join(", "));
             return Err(Error::new(ErrorKind::Input, message));
         }
     };
@@ -260,11 +261,12 @@ pub fn find(client: &Client, subject: Sha256, expect: Option<Sha256>) -> Result<
 /// # Errors
 /// `Input` where there is none in it; those of the registry.
 pub fn read(client: &Client, manifest: &[u8]) -> Result<Vec<u8>> {
-    let parsed = ImageManifest::from_reader(manifest)
-        .map_err(|error| Error::caused(ErrorKind::Input, "the artifact's manifest", error))?;
+    let parsed = ImageManifest::from_reader(manifest).map_err(|error| {
+        Error::caused(ErrorKind::Input, "the manifest of the artifact is not an OCI image manifest", error)
+    })?;
     let layer = parsed.layers().iter().find(|layer| layer.media_type().to_string() == LAYER_TYPE);
     let layer = layer.filter(|_| is_artifact(&parsed)).ok_or_else(|| {
-        Error::new(ErrorKind::Input, format!("{}: not a block manifest's artifact", client.reference()))
+        Error::new(ErrorKind::Input, format!("{}: not the artifact of a block manifest", client.reference()))
     })?;
     client.blob_bytes(digest_of(layer)?.into(), layer.size(), crate::manifest::v1::MAX_BYTES)
 }

@@ -22,6 +22,7 @@ use crate::error::{first_cause, first_line};
 use crate::net::retry::{self, Failure, PATIENCE, PATIENCE_AT_FIRST, asked_wait, milliseconds, repeat};
 use crate::net::runtime::Services;
 use crate::net::wait;
+use crate::printable;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of a manifest or an index; registries take no more than 4 MiB.
@@ -116,7 +117,7 @@ impl Client {
         // Of a registry elsewhere, TLS is spoken whatever is said.
         let plain_http = settings.plain_http && is_on_this_machine(&reference.host);
         let follow = move |attempt: redirect::Attempt<'_>| match attempt.previous().len() {
-            _ if !is_safe(attempt.url(), plain_http) => attempt.error("to where there is no TLS"),
+            _ if !is_safe(attempt.url(), plain_http) => attempt.error("the target does not use TLS"),
             0..=MAX_REDIRECTS => attempt.follow(),
             _ => attempt.error("too often"),
         };
@@ -178,7 +179,7 @@ impl Client {
             let bytes = self.body(&name, response, MAX_MANIFEST)?;
             let digest = Sha256::of(&bytes);
             if let Some(wanted) = wanted.filter(|wanted| *wanted != wanted.same_of(&bytes)) {
-                let message = format!("{name}: its bytes are those of {}, not of {wanted}", wanted.same_of(&bytes));
+                let message = format!("{name}: its digest is {}, expected {wanted}", wanted.same_of(&bytes));
                 return Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)));
             }
             Ok(Fetched { bytes, digest, media_type })
@@ -204,7 +205,8 @@ impl Client {
             self.repeat(&name, || self.blob_from(&name, digest, size, written(), write))?;
             cut = if written() - from < LITTLE { cut + 1 } else { 0 };
             if cut > MAX_CUT && written() < size {
-                let message = format!("{name}: {} ends its answers again and again", self.host());
+                let message =
+                    format!("{name}: {} closed the connection {cut} times in a row before the end", self.host());
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
         }
@@ -217,7 +219,8 @@ impl Client {
     /// As [`Client::blob`]; `Input` where it is larger, `Corrupt` where its digest is another.
     pub fn blob_bytes(&self, digest: ContentDigest, size: u64, most: u64) -> Result<Vec<u8>> {
         if size > most {
-            let message = format!("blob {digest}: {size} bytes are more than the {most} that it may have");
+            let message =
+                format!("blob {digest}: {} is more than the limit of {}", printable::size(size), printable::size(most));
             return Err(Error::new(ErrorKind::Input, message));
         }
         let bytes = RefCell::new(Vec::new());
@@ -229,7 +232,7 @@ impl Client {
         match digest.same_of(&bytes) {
             found if found == digest => Ok(bytes),
             found => {
-                let message = format!("blob {digest}: its bytes are those of {found}");
+                let message = format!("blob {digest}: its digest is {found}");
                 Err(Error::new(ErrorKind::Corrupt, message))
             }
         }
@@ -252,7 +255,9 @@ impl Client {
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let range = text_header(response.headers(), &CONTENT_RANGE).unwrap_or_default();
         if partial && !range.starts_with(&format!("bytes {from}-")) {
-            return Err(corrupt(format!("asked for the bytes from {from} on, the registry sent others")));
+            return Err(corrupt(format!(
+                "the registry answered a request for the bytes from {from} on with `{range}`"
+            )));
         }
         // A server without ranges sends all of it.
         let mut skip = if partial { 0 } else { from };
@@ -263,7 +268,7 @@ impl Client {
             text_header(response.headers(), &CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok())
         };
         if let Some(found) = length.filter(|length| *length != size) {
-            return Err(corrupt(format!("{found} bytes, its descriptor says {size}")));
+            return Err(corrupt(format!("its size is {found} bytes, its descriptor says {size}")));
         }
         let mut at = from;
         loop {
@@ -344,11 +349,12 @@ impl Client {
             let location = text_header(begun.headers(), &LOCATION);
             let place = location.and_then(|location| begun.url().join(&location).ok());
             let mut place = place.ok_or_else(|| {
-                let message = format!("{name}: the registry does not say where to upload it");
+                let message = format!("{name}: the registry does not return an upload location");
                 Failure::Final(Error::new(ErrorKind::Unsupported, message))
             })?;
             if !is_safe(&place, self.plain_http) {
-                let message = format!("{name}: {} sends uploads to where there is no TLS", self.host());
+                let message =
+                    format!("{name}: {} returned an upload location without TLS, which was refused", self.host());
                 return Err(Failure::Final(Error::new(ErrorKind::Denied, message)));
             }
             place.query_pairs_mut().append_pair("digest", &digest.to_string());
@@ -489,9 +495,9 @@ impl Client {
 
     fn token(&self, name: &str, realm: &str, service: Option<&str>, scope: &str) -> Result<String, Failure> {
         let refuse = |what: &str| Failure::Final(Error::new(ErrorKind::Denied, format!("{}: {what}", self.host())));
-        let mut url = Url::parse(realm).map_err(|_| refuse("it sends for a token to what is no address"))?;
+        let mut url = Url::parse(realm).map_err(|_| refuse("the address of its token service is not a URL"))?;
         if !is_safe(&url, self.plain_http) {
-            return Err(refuse("it sends for a token to where there is no TLS"));
+            return Err(refuse("its token service does not use TLS, which was refused"));
         }
         let fields = [("service", service), ("scope", Some(scope))];
         let fields = fields.into_iter().filter_map(|(key, value)| Some((key, value?)));
@@ -525,7 +531,7 @@ impl Client {
         };
         let bytes = self.body(name, response, MAX_TOKEN)?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&bytes).ok();
-        answer.and_then(TokenAnswer::token).ok_or_else(|| refuse("its token service gives no token"))
+        answer.and_then(TokenAnswer::token).ok_or_else(|| refuse("its token service returned no token"))
     }
 
     /// Whether an address is the registry's own.
@@ -640,7 +646,7 @@ impl Client {
                 Some(piece) => bytes.extend_from_slice(&piece),
             }
             if bytes.len() as u64 > limit {
-                let message = format!("{name}: more than {limit} bytes");
+                let message = format!("{name}: larger than the limit of {}", printable::size(limit));
                 return Err(Failure::Final(Error::new(ErrorKind::Input, message)));
             }
         }

@@ -51,7 +51,7 @@ impl LoginFile {
         let object = match serde_json::from_slice(&text) {
             Ok(Value::Object(object)) if text.len() as u64 <= MAX_FILE => object,
             _ => {
-                let message = format!("{}: not a file of `docker login`", path.display());
+                let message = format!("{}: not a login file, as `docker login` writes it", path.display());
                 return Err(Error::new(ErrorKind::Input, message));
             }
         };

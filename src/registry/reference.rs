@@ -27,7 +27,7 @@ pub struct RegistryRef {
 
 /// A text that names no image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an image's name; use docker://[HOST[:PORT]/]REPOSITORY[:TAG][@sha256:HEX]")]
+#[error("`{0}` is not an image name; use docker://[HOST[:PORT]/]REPOSITORY[:TAG][@sha256:HEX]")]
 pub struct ParseRegistryRefError(String);
 
 impl RegistryRef {

@@ -41,7 +41,7 @@ impl FromStr for Mode {
             "auto" => Ok(Self::Auto),
             "off" => Ok(Self::Off),
             "require" => Ok(Self::Require),
-            _ => Err(format!("`{text}` is no mode; use auto, off or require")),
+            _ => Err(format!("`{text}` is not a mode; use auto, off or require")),
         }
     }
 }

@@ -32,7 +32,7 @@ impl FromStr for User {
         });
         let (uid, gid) = match (found, user.parse(), group) {
             (Some((uid, _)), _, Some(group)) | (None, Ok(uid), Some(group)) => {
-                (uid, group.parse().map_err(|_| format!("`{group}` is not a group's number"))?)
+                (uid, group.parse().map_err(|_| format!("`{group}` is not a group number"))?)
             }
             (Some(found), ..) => found,
             (None, Ok(_), None) => {

@@ -99,7 +99,7 @@ impl Door {
         std::mem::forget(session);
         detached?;
         if !finished {
-            let message = format!("{}: still open; who reads it gets errors from now on", file.display());
+            let message = format!("{}: still open; further reads fail", file.display());
             return Err(Error::new(ErrorKind::Unavailable, message));
         }
         Ok(())

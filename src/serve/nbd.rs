@@ -117,7 +117,7 @@ pub fn serve(
 }
 
 fn broken(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("not NBD: {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("NBD protocol error: {what}"))
 }
 
 struct Connection<R: Read, W: Write> {
@@ -144,23 +144,23 @@ impl<R: Read, W: Write> Connection<R, W> {
         self.to.flush()?;
         let flags = u32_of(&mut self.from)?;
         if flags & u32::from(FIXED_NEWSTYLE) == 0 || flags & !u32::from(FIXED_NEWSTYLE | NO_ZEROES) != 0 {
-            return Err(broken("flags of the client that are not known"));
+            return Err(broken("unknown client flags"));
         }
         let no_zeroes = flags & u32::from(NO_ZEROES) != 0;
         for _ in 0..MAX_OPTIONS {
             if array(&mut self.from).map(u64::from_be_bytes)? != OPTION_MAGIC {
-                return Err(broken("an option without its magic"));
+                return Err(broken("an option without the magic number"));
             }
             let (option, length) = (u32_of(&mut self.from)?, u32_of(&mut self.from)?);
             if length > MAX_OPTION {
-                return Err(broken("an option of too many bytes"));
+                return Err(broken("an option that is too long"));
             }
             let mut data = vec![0; length as usize];
             self.from.read_exact(&mut data)?;
             match option {
                 option::EXPORT_NAME => {
                     // There is no way to say no but to hang up.
-                    let device = exports.find(&data).ok_or_else(|| broken("an export that is not there"))?;
+                    let device = exports.find(&data).ok_or_else(|| broken("no such export"))?;
                     self.to.write_all(&device.size().to_be_bytes())?;
                     self.to.write_all(&flags_of(&**device).to_be_bytes())?;
                     if !no_zeroes {
@@ -181,7 +181,7 @@ impl<R: Read, W: Write> Connection<R, W> {
                     self.reply(option, reply::ACK, &[])?;
                 }
                 option::INFO | option::GO => match asked(&data) {
-                    None => self.reply(option, reply::INVALID, b"a name and the numbers of what is asked")?,
+                    None => self.reply(option, reply::INVALID, b"expected an export name and information requests")?,
                     Some(name) => match exports.find(name) {
                         None => self.reply(option, reply::UNKNOWN, b"no such export")?,
                         Some(device) => {
@@ -192,11 +192,11 @@ impl<R: Read, W: Write> Connection<R, W> {
                         }
                     },
                 },
-                option::LIST => self.reply(option, reply::INVALID, b"a list is asked for without data")?,
+                option::LIST => self.reply(option, reply::INVALID, b"a list request has no data")?,
                 _ => self.reply(option, reply::UNSUPPORTED, &[])?,
             }
         }
-        Err(broken("more options than anyone needs"))
+        Err(broken("too many options"))
     }
 
     fn describe(&mut self, option: u32, device: &dyn BlockDevice) -> io::Result<()> {

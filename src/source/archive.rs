@@ -46,7 +46,7 @@ impl Container {
         Ok(Self::Directory(path.to_owned()))
     }
 
-    /// Lists the archive; a compressed one is first unpacked into a file without a name.
+    /// Lists the archive; a compressed one is first unpacked into an unlinked file.
     pub(super) fn archive(path: &Path, limits: Limits<'_>) -> Result<Self> {
         if path.is_dir() {
             let shown = path.display();
@@ -87,7 +87,7 @@ impl Container {
         };
         match found {
             Some(what) if error.kind() == ErrorKind::NotFound => {
-                Error::new(ErrorKind::Input, format!("no {name} in it: it is {what}"))
+                Error::new(ErrorKind::Input, format!("{name} is missing: this is {what}"))
             }
             _ => error,
         }
@@ -95,7 +95,7 @@ impl Container {
 
     /// The file `name`.
     pub(super) fn open(&self, name: &str) -> Result<Blob> {
-        let missing = || Error::new(ErrorKind::NotFound, format!("{name}: not in it"));
+        let missing = || Error::new(ErrorKind::NotFound, format!("the archive does not contain `{name}`"));
         match self {
             Self::Directory(directory) => Blob::open(&directory.join(name)),
             Self::Archive { blob, members } => {
@@ -113,7 +113,7 @@ impl Container {
                         Member::Link(target) => key.clone_from(target),
                     }
                 }
-                Err(Error::new(ErrorKind::Input, format!("{name}: more than {MAX_LINKS} links one behind the other")))
+                Err(Error::new(ErrorKind::Input, format!("{name}: more than {MAX_LINKS} links must be followed")))
             }
         }
     }
@@ -137,10 +137,11 @@ fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
         let entry = entry?;
         let extended = matches!(entry.header().as_bytes()[156], b'x' | b'g' | b'L' | b'K');
         if extended && entry.size() > MAX_EXTENDED {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an extended header of more than 8 MiB"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an extended header is larger than 8 MiB"));
         }
         if entry.raw_file_position().checked_add(entry.size()).is_none_or(|end| end > length) {
-            let message = format!("`{}` ends behind the archive's end", Display(&entry.path_bytes()));
+            let message =
+                format!("`{}` extends past the end of the archive; it may be truncated", Display(&entry.path_bytes()));
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
     }
@@ -154,7 +155,8 @@ fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
             tar::EntryType::Regular | tar::EntryType::Continuous => {
                 let (offset, size) = (entry.raw_file_position(), entry.size());
                 if offset.checked_add(size).is_none_or(|end| end > length) {
-                    let message = format!("`{}` ends behind the archive's end", Display(&name));
+                    let message =
+                        format!("`{}` extends past the end of the archive; it may be truncated", Display(&name));
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
                 }
                 Member::File { offset, length: size }

@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use super::Limits;
 use super::spool::{Fetch, GIVEN_UP, Spool};
 use crate::digest::ContentDigest;
+use crate::printable::size;
 use crate::progress::Stage;
 use crate::{Error, ErrorKind, Result};
 
@@ -89,7 +90,7 @@ impl Blob {
         }
         progress.end(Stage::Input);
         if length > most {
-            let message = format!("{name}: more than {most} bytes; --max-size allows more");
+            let message = format!("{name}: larger than {}, which --max-size allows", size(most));
             return Err(Error::new(ErrorKind::Input, message));
         }
         Ok(Self::of_file(name, file, length))
@@ -217,8 +218,9 @@ impl Blob {
         let mut bytes = Vec::new();
         self.reader().take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|error| Error::io(&self.name, error))?;
         if bytes.len() as u64 > MAX_DOCUMENT {
-            let length = self.length().map_or("so many".to_owned(), |length| length.to_string());
-            let message = format!("{}: {length} bytes are too many for a JSON document", self.name);
+            let length = self.length().map_or_else(|| "larger than that".to_owned(), size);
+            let message =
+                format!("{}: a JSON document can have {}, this one is {length}", self.name, size(MAX_DOCUMENT));
             return Err(Error::new(ErrorKind::Input, message));
         }
         match digest {
@@ -262,7 +264,7 @@ pub(super) fn open_input(path: &Path, limits: Limits<'_>) -> Result<Blob> {
 
 /// What stands under a digest is something else.
 pub(super) fn wrong_digest(name: &str, wanted: ContentDigest, found: ContentDigest) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("{name}: its bytes are those of {found}, not of {wanted}"))
+    Error::new(ErrorKind::Corrupt, format!("{name}: its digest is {found}, expected {wanted}"))
 }
 
 /// Reads a blob from its start to its end.

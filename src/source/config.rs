@@ -126,7 +126,7 @@ impl ImageConfig {
             diff_ids.ok_or_else(|| broken("no rootfs.diff_ids, so it is an artifact's and not a container image's"))?;
         let diff_ids: Vec<Sha256> = diff_ids
             .iter()
-            .map(|id| id.parse().map_err(|_| broken("a DiffID that is no sha256 digest")))
+            .map(|id| id.parse().map_err(|_| broken("a DiffID is not a sha256 digest")))
             .collect::<Result<_>>()?;
         let text = |key: &str| -> Result<Option<String>> {
             Ok(fields.get::<String>(key, key)?.filter(|text| !text.is_empty()))
@@ -134,7 +134,7 @@ impl ImageConfig {
         let platform = match (text("os")?, text("architecture")?, text("variant")?) {
             (Some(os), Some(architecture), variant) => {
                 Some(Platform::new(&os, &architecture, variant.as_deref()).ok_or_else(|| {
-                    broken("its os, architecture or variant is no name of at most 64 plain characters")
+                    broken("os, architecture or variant is not a name of at most 64 plain characters")
                 })?)
             }
             _ => None,

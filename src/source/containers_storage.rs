@@ -35,7 +35,7 @@ pub(super) fn open(reference: &str, wanted: Wanted<'_>, limits: Limits<'_>) -> R
             return oci_layout::open(&Container::of_archive(archive, reference, limits)?, None, None, wanted);
         }
     }
-    let message = "none of podman, skopeo and buildah is on the PATH, and one of them must read the storage; install one, or save the \
+    let message = "podman, skopeo or buildah is needed to read the storage, and none of them is on the PATH; install one, or save the \
                    image with it elsewhere and convert oci-archive:FILE";
     Err(Error::new(ErrorKind::NotFound, message))
 }

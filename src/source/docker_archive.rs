@@ -51,8 +51,9 @@ impl TryFrom<BTreeMap<String, Value>> for Item {
 pub(super) fn open(container: &Container, reference: Option<&str>, platform: Option<&Platform>) -> Result<Image> {
     let bytes =
         container.open("manifest.json").map_err(|error| container.explain("manifest.json", error))?.document(None)?;
-    let items: Vec<Item> = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::caused(ErrorKind::Input, "manifest.json: not that of a docker archive", error))?;
+    let items: Vec<Item> = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::caused(ErrorKind::Input, "manifest.json: not the manifest of a docker archive", error)
+    })?;
     let item = choose(&items, reference)?;
     let bytes = container.open(&item.config)?.document(None)?;
     let config = ImageConfig::parse(&bytes)?;
@@ -74,9 +75,8 @@ pub(super) fn open(container: &Container, reference: Option<&str>, platform: Opt
 /// are checked against the config's DiffIDs, and nothing else depends on its name.
 fn edited(name: &str, bytes: &[u8]) -> Option<String> {
     let (named, found) = (digest_in_name(name)?, Sha256::of(bytes));
-    (named != found).then(|| {
-        format!("image config {name}: its bytes have the digest {found}, so it was changed after the image was saved")
-    })
+    (named != found)
+        .then(|| format!("image config {name}: its digest is {found}, so it was changed after the image was saved"))
 }
 
 /// `HEX.json` or `blobs/sha256/HEX`.
@@ -93,9 +93,9 @@ fn choose<'a>(items: &'a [Item], reference: Option<&str>) -> Result<&'a Item> {
     };
     match (reference, items) {
         (None, [item]) => Ok(item),
-        (None, []) => Err(Error::new(ErrorKind::Input, "manifest.json names no image")),
+        (None, []) => Err(Error::new(ErrorKind::Input, "manifest.json lists no image")),
         (None, _) => {
-            Err(Error::new(ErrorKind::Input, format!("several images are in it; add :REF with one of: {}", list())))
+            Err(Error::new(ErrorKind::Input, format!("it contains several images; add :REF with one of: {}", list())))
         }
         (Some(reference), _) => {
             let wanted = canonical(reference);
@@ -103,7 +103,7 @@ fn choose<'a>(items: &'a [Item], reference: Option<&str>) -> Result<&'a Item> {
             found.ok_or_else(|| {
                 Error::new(
                     ErrorKind::NotFound,
-                    format!("no image `{reference}` in it; the names there are: {}", list()),
+                    format!("it does not contain the image `{reference}`; its images are: {}", list()),
                 )
             })
         }

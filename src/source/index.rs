@@ -116,7 +116,7 @@ pub(super) fn choose(content: &dyn Content, descriptors: Vec<Descriptor>, asked:
     }
     let mut names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
     names.dedup();
-    let message = format!("no image for {wanted} in it; --platform can be one of: {}", names.join(", "));
+    let message = format!("there is no image for {wanted}; --platform can be one of: {}", names.join(", "));
     Err(Error::new(ErrorKind::NotFound, message))
 }
 
@@ -146,7 +146,7 @@ pub(super) fn choose_all(content: &dyn Content, descriptors: Vec<Descriptor>) ->
 fn collect(content: &dyn Content, descriptors: Vec<Descriptor>, depth: usize, out: &mut Offered) -> Result<()> {
     out.descriptors += descriptors.len();
     if out.descriptors > MAX_MANIFESTS {
-        return Err(Error::new(ErrorKind::Input, format!("its indexes name more than {MAX_MANIFESTS} manifests")));
+        return Err(Error::new(ErrorKind::Input, format!("its indexes list more than {MAX_MANIFESTS} manifests")));
     }
     for descriptor in descriptors {
         let media_type = descriptor.media_type().to_string();

@@ -17,6 +17,7 @@ use lzma_rust2::XzReader;
 
 use super::blob::{Blob, BlobReader, wrong_digest};
 use crate::digest::{ContentDigest, ContentHasher, Sha256, Sha256Hasher};
+use crate::printable::size;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that go from one thread to the next at once: enough that waking it costs little.
@@ -228,8 +229,8 @@ fn send_all(decoder: &mut impl Read, to: &SyncSender<Sent>, limit: u64, mut told
                 io::Error::new(io::ErrorKind::InvalidData, error)
             }
             io::ErrorKind::OutOfMemory => {
-                let message = format!("decoding it needs more than {} MiB of memory", XZ_MEMORY_KIB >> 10);
-                io::Error::new(io::ErrorKind::FileTooLarge, message)
+                let message = format!("decompression needs more than {} MiB of memory", XZ_MEMORY_KIB >> 10);
+                io::Error::other(Error::new(ErrorKind::Input, message))
             }
             _ => error,
         };
@@ -238,8 +239,8 @@ fn send_all(decoder: &mut impl Read, to: &SyncSender<Sent>, limit: u64, mut told
             return Ok(());
         }
         left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
-            let message = format!("more than the {limit} bytes uncompressed that --max-size leaves it");
-            io::Error::new(io::ErrorKind::FileTooLarge, message)
+            let message = format!("its decompressed size exceeds --max-size, which leaves {} for it", size(limit));
+            io::Error::other(Error::new(ErrorKind::Input, message))
         })?;
         told(piece.len());
         to.send(Sent::Piece(piece)).map_err(|_| gone())?;
@@ -329,7 +330,7 @@ impl LayerSource {
         {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("{}: {found} bytes, its descriptor says {size}", self.blob.name()),
+                format!("{}: its size is {found} bytes, its descriptor says {size}", self.blob.name()),
             ));
         }
         let compression = Compression::detect(&self.blob)?;
@@ -373,7 +374,7 @@ impl LayerReader<'_> {
                 }
                 Ok(Sent::End(digest)) => self.ended = Some(digest),
                 Ok(Sent::Failed(error)) => return Err(error),
-                Err(_) => return Err(io::Error::other("the thread that inflates it is gone")),
+                Err(_) => return Err(io::Error::other("its decompression thread ended early")),
             }
         }
         Ok(&self.now[self.used..])
@@ -421,7 +422,7 @@ impl LayerReader<'_> {
         match self.source.diff_id {
             Some(wanted) if wanted != diff_id => Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("{name}: uncompressed it is {diff_id}, but the image config says {wanted}"),
+                format!("{name}: its decompressed digest (DiffID) is {diff_id}, the image config says {wanted}"),
             )),
             _ => Ok((diff_id, self.plain_bytes)),
         }

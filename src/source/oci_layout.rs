@@ -150,7 +150,8 @@ impl Content for Container {
         let name = format!("blobs/{}", digest_of(descriptor)?.blob_path());
         let blob = self.open(&name).map_err(|error| error.within(format!("blob {}", descriptor.digest())))?;
         if let Some(length) = blob.length().filter(|length| *length != descriptor.size()) {
-            let message = format!("{}: {length} bytes, its descriptor says {}", blob.name(), descriptor.size());
+            let message =
+                format!("{}: its size is {length} bytes, its descriptor says {}", blob.name(), descriptor.size());
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         Ok(blob)
@@ -178,11 +179,11 @@ fn tagged(index: &ImageIndex, tag: Option<&str>) -> Result<Vec<Descriptor>> {
     let list = if tags.is_empty() { "none".to_owned() } else { tags.join(", ") };
     match tag {
         Some(tag) if !tags.contains(&tag) => {
-            Err(Error::new(ErrorKind::NotFound, format!("no image `{tag}` in it; the tags there are: {list}")))
+            Err(Error::new(ErrorKind::NotFound, format!("it does not contain the tag `{tag}`; its tags are: {list}")))
         }
         Some(tag) => Ok(all.iter().filter(|descriptor| tag_of(descriptor) == Some(tag)).cloned().collect()),
         None if tags.len() > 1 => {
-            Err(Error::new(ErrorKind::Input, format!("several images are in it; add :TAG with one of: {list}")))
+            Err(Error::new(ErrorKind::Input, format!("it contains several images; add :TAG with one of: {list}")))
         }
         None => Ok(all.clone()),
     }

@@ -80,7 +80,7 @@ impl FromStr for ImageRef {
         let (transport, rest) = text.split_once(':').filter(|(_, rest)| !rest.is_empty()).unwrap_or((text, ""));
         let engine = |of: fn(String) -> Self| match names_an_image(rest) {
             true => Ok(of(rest.to_owned())),
-            false => Err(error(format!("`{rest}` is no name of an image"))),
+            false => Err(error(format!("`{rest}` is not an image name"))),
         };
         match transport {
             _ if rest.is_empty() => return Err(error(without_transport(text))),
@@ -127,13 +127,13 @@ fn without_transport(text: &str) -> String {
     }
     if path.exists() {
         return format!(
-            "say what the file is: docker-archive:{text} (written by docker save), oci-archive:{text}, or tar:{text} (a root file \
+            "write what the file is: docker-archive:{text} (written by docker save), oci-archive:{text}, or tar:{text} (a root file \
              system, written by docker export)"
         );
     }
     if text.parse::<RegistryRef>().is_ok() {
         return format!(
-            "say where the image is: docker://{text} (a registry) or docker-daemon:{text} (docker on this machine)"
+            "write where the image is: docker://{text} (a registry) or docker-daemon:{text} (docker on this machine)"
         );
     }
     FORMS.to_owned()
@@ -143,7 +143,7 @@ fn without_transport(text: &str) -> String {
 fn why_no_name(name: &str, refused: &ParseRegistryRefError) -> String {
     let lower = name.to_ascii_lowercase();
     if lower != name && lower.parse::<RegistryRef>().is_ok() {
-        return format!("names of repositories are in lower case, as in docker://{lower}");
+        return format!("repository names are in lower case, as in docker://{lower}");
     }
     refused.to_string()
 }

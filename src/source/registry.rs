@@ -15,6 +15,7 @@ use super::oci_layout::{Content, config_of, descriptor_of, digest_of, images};
 use super::spool::{Fetch, Spool};
 use super::{Blob, Image, ImageConfig, Limits, Platform};
 use crate::digest::{ContentDigest, Sha256};
+use crate::printable::size;
 use crate::registry::{Client, RegistryRef, Settings, artifact};
 use crate::{Error, ErrorKind, Result};
 
@@ -38,7 +39,7 @@ pub(super) fn open(
         let stored = image.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size.unwrap_or_default()));
         if stored > limits.max_size {
             let message =
-                format!("its layers have {stored} bytes as stored, more than the {} of --max-size", limits.max_size);
+                format!("its compressed layers have {}, more than --max-size {}", size(stored), size(limits.max_size));
             return Err(Error::new(ErrorKind::Input, message));
         }
     }
@@ -91,7 +92,7 @@ pub fn block_manifest(
 ) -> Result<Vec<Vec<u8>>> {
     let client = Client::new(reference, settings)?;
     let found = top_of(&client, &reference.what(), platform).and_then(|top| match top {
-        None => Err(Error::new(ErrorKind::NotFound, "no such image there")),
+        None => Err(Error::new(ErrorKind::NotFound, "the registry has no such image")),
         Some(Top::Artifact(manifest)) => artifact::read(&client, &manifest).map(|bytes| vec![bytes]),
         Some(Top::Image { manifest, .. }) => {
             let digest = digest_of(&manifest)?.as_sha256().ok_or_else(|| {
@@ -121,8 +122,11 @@ impl Content for Remote<'_> {
         }
         let bytes = self.client.manifest(&digest.to_string())?.bytes;
         if bytes.len() as u64 != descriptor.size() {
-            let message =
-                format!("manifest {digest}: {} bytes, its descriptor says {}", bytes.len(), descriptor.size());
+            let message = format!(
+                "manifest {digest}: its size is {} bytes, its descriptor says {}",
+                bytes.len(),
+                descriptor.size()
+            );
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         Ok(bytes)
@@ -131,7 +135,7 @@ impl Content for Remote<'_> {
     fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
         let (digest, size) = (digest_of(descriptor)?, descriptor.size());
         let pull = self.pull.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "no layer is asked for here"))?;
-        let spool = Spool::new(&pull.temp);
+        let spool = Spool::new(&pull.temp, Some(size));
         let mut state = pull.state();
         state.blobs.push((digest, size, Arc::clone(&spool)));
         let number = state.blobs.len() - 1;
@@ -179,7 +183,8 @@ impl Pull {
             let named = format!("blob {digest}: ");
             let unnamed = |error: Error| {
                 let message = error.chain();
-                Error::new(error.kind(), message.strip_prefix(&named).unwrap_or(&message))
+                let unnamed = Error::new(error.kind(), message.strip_prefix(&named).unwrap_or(&message));
+                error.hint().into_iter().fold(unnamed, Error::with_hint)
             };
             spool.end(pulled.map_err(unnamed));
         }

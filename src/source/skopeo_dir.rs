@@ -16,7 +16,7 @@ pub(super) fn open(directory: &Path, wanted: Wanted<'_>) -> Result<Vec<Image>> {
     let path = directory.join("manifest.json");
     let blob = Blob::open(&path).map_err(|error| match recognize::directory(directory) {
         Some(what) if error.kind() == ErrorKind::NotFound => {
-            Error::new(ErrorKind::Input, format!("no manifest.json in it: it is {what}"))
+            Error::new(ErrorKind::Input, format!("manifest.json is missing: this is {what}"))
         }
         _ => error,
     })?;

@@ -18,12 +18,14 @@ pub(super) trait Fetch: Send + Sync {
     fn begin(self: Arc<Self>);
 }
 
-/// What a reader hears who waits for what nobody needs any more.
+/// The error of a reader that waits for a blob of which nobody needs more.
 pub(super) const GIVEN_UP: &str = "not needed any more";
 
 /// What came of a blob so far.
 pub(super) struct Spool {
     temp: PathBuf,
+    /// Its bytes when it is complete.
+    size: Option<u64>,
     file: OnceLock<File>,
     state: Mutex<State>,
     more: Condvar,
@@ -33,13 +35,27 @@ pub(super) struct Spool {
 struct State {
     written: u64,
     /// `Some` when no more comes, with why where that is too early.
-    end: Option<Result<(), (ErrorKind, String)>>,
+    end: Option<Result<(), Failure>>,
+}
+
+/// The parts of an error, for each of its readers.
+struct Failure {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { kind: error.kind(), message: error.chain(), hint: error.hint().map(str::to_owned) }
+    }
 }
 
 impl Spool {
-    /// Nothing came yet; what comes is kept in the directory `temp`.
-    pub(super) fn new(temp: &Path) -> Arc<Self> {
-        Arc::new(Self { temp: temp.to_owned(), file: OnceLock::new(), state: Mutex::default(), more: Condvar::new() })
+    /// Returns an empty spool, whose file will be in the directory `temp` and have `size` bytes if that is known.
+    pub(super) fn new(temp: &Path, size: Option<u64>) -> Arc<Self> {
+        let (file, state, more) = (OnceLock::new(), Mutex::default(), Condvar::new());
+        Arc::new(Self { temp: temp.to_owned(), size, file, state, more })
     }
 
     /// How many bytes came.
@@ -58,7 +74,10 @@ impl Spool {
             return Err(Error::new(ErrorKind::Unavailable, GIVEN_UP));
         }
         let written = self.written();
-        let fail = |error| Error::file(&self.temp, error);
+        let fail = |error| match self.size {
+            Some(size) => Error::file_of(&self.temp, size.saturating_sub(written), error),
+            None => Error::file(&self.temp, error),
+        };
         let file = match self.file.get() {
             Some(file) => file,
             None => {
@@ -83,7 +102,7 @@ impl Spool {
 
     /// No more comes; what was said first stays.
     pub(super) fn end(&self, how: Result<()>) {
-        self.state().end.get_or_insert(how.map_err(|error| (error.kind(), error.chain())));
+        self.state().end.get_or_insert(how.map_err(Failure::from));
         self.more.notify_all();
     }
 
@@ -96,7 +115,10 @@ impl Spool {
         let left = state.written.saturating_sub(offset);
         if left == 0 {
             return match &state.end {
-                Some(Err((kind, message))) => Err(io::Error::other(Error::new(*kind, message.clone()))),
+                Some(Err(Failure { kind, message, hint })) => {
+                    let error = Error::new(*kind, message.clone());
+                    Err(io::Error::other(hint.iter().cloned().fold(error, Error::with_hint)))
+                }
                 _ => Ok(0),
             };
         }
@@ -122,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_came_is_read_behind_it_and_a_failure_ends_it() {
-        let spool = Spool::new(&std::env::temp_dir());
+        let spool = Spool::new(&std::env::temp_dir(), None);
         let reader = Arc::clone(&spool);
         let read = std::thread::spawn(move || {
             let (mut all, mut buf) = (Vec::new(), [0; 3]);

@@ -227,9 +227,8 @@ fn credentials(connection: ConnectionString, lookup: Lookup<'_>) -> Result<Vec<(
     }
     if key.is_some() && sas.is_some() && CREDENTIAL_TYPE.value(lookup)?.is_none() {
         let message = "both an account key and a shared access signature are given";
-        return Err(Error::new(ErrorKind::Input, message).with_hint(
-            "keep the one whose rights are meant and unset the other: a converter needs a shared access signature only",
-        ));
+        return Err(Error::new(ErrorKind::Input, message)
+            .with_hint("keep the intended one and unset the other: a converter needs a shared access signature only"));
     }
     let authority = AUTHORITY.find(lookup)?;
     if let Some((variable, authority)) = &authority {
@@ -278,7 +277,7 @@ pub(super) fn next_step(code: &str) -> Option<&'static str> {
             "check that the shared access signature has not expired, is of this account and container, and that this machine's clock is right"
         }
         "AuthorizationPermissionMismatch" | "AuthorizationResourceTypeMismatch" | "AuthorizationServiceMismatch" => {
-            "the credentials are valid and lack this right; `coldpress doctor --as ROLE --print` prints what the role needs"
+            "the credentials are valid, but lack this permission; `coldpress doctor --as ROLE --print` prints what the role needs"
         }
         "AuthorizationFailure" | "AuthorizationSourceIPMismatch" => {
             "the account's network rules or the signature's address range exclude this machine"

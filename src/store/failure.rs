@@ -24,7 +24,7 @@ pub(super) fn failure(
     if let Some(refused) = answer.refused {
         return Failure::Final(Error::new(
             ErrorKind::Corrupt,
-            format!("object {object}: the service does not keep to what was asked: {refused}"),
+            format!("object {object}: invalid response of the service: {refused}"),
         ));
     }
     if let Some(error) = credential_failure(service, &object, error, answer) {

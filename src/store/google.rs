@@ -230,7 +230,7 @@ pub(super) const NO_IDENTITY: &str = "no Google credentials are in the environme
 pub(super) fn next_step(code: &str) -> Option<&'static str> {
     Some(match code {
         "AccessDenied" => {
-            "the credentials lack this right, or a retention policy keeps the object; `coldpress doctor --as ROLE --print` prints what the role needs"
+            "the credentials lack this permission, or a retention policy keeps the object; `coldpress doctor --as ROLE --print` prints what the role needs"
         }
         "AuthenticationRequired" | "InvalidSecurity" => "the token is malformed or expired; get a new one",
         "NoSuchBucket" => "create the bucket, or correct the store's URL",
@@ -259,7 +259,10 @@ mod tests {
         }
         for host in ["10.0.0.1:4443", "http://gcs.example"] {
             let error = of(&[("STORAGE_EMULATOR_HOST", host)]).unwrap_err();
-            assert!(error.to_string().starts_with("STORAGE_EMULATOR_HOST: https:// is needed"), "{error}");
+            assert!(
+                error.to_string().starts_with("STORAGE_EMULATOR_HOST: http:// is accepted for loopback"),
+                "{error}"
+            );
         }
         assert!(of(&[("GOOGLE_BASE_URL", "http://storage.example")]).is_err());
     }

@@ -98,13 +98,13 @@ pub(super) struct Redirect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// The body is longer.
-    #[error("its answer is longer than the {0} bytes that it can have")]
+    #[error("it is longer than the {0} bytes that are expected")]
     TooLong(u64),
     /// A listing has more pages.
-    #[error("its listing has more than {0} pages")]
+    #[error("the listing has more than {0} pages")]
     TooManyPages(usize),
     /// A page of a listing was asked for already.
-    #[error("its listing leads back to a page that it gave before (a repeated continuation token)")]
+    #[error("the listing repeats a continuation token")]
     Circle,
 }
 

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::{Collect, Failure, Get, ObjectName, PutIfAbsent, PutOutcome, RootId, Sink};
 use crate::atomic_file::{AtomicFile, open_directory, sync_directory};
+use crate::error::free_space;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are read at a time of an object that is not held whole.
@@ -215,7 +216,7 @@ impl PutIfAbsent for LocalPut {
             io::ErrorKind::NotFound => removed(name),
             io::ErrorKind::IsADirectory => {
                 let message = format!(
-                    "object {name}: a directory stands in the place of a file of {} bytes; remove it from the store {}",
+                    "object {name}: is a directory, expected a file of {} bytes; remove it from the store {}",
                     bytes.len(),
                     self.path.display()
                 );
@@ -227,6 +228,10 @@ impl PutIfAbsent for LocalPut {
                 .is_ok_and(|directory| fstat(&*directory).is_ok_and(|stat| stat.st_nlink == 0)) =>
             {
                 removed(name)
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let hint = free_space(&self.path, Some(bytes.len() as u64));
+                hint.into_iter().fold(failure(name, error), Error::with_hint)
             }
             _ => failure(name, error),
         })
@@ -242,7 +247,7 @@ impl PutIfAbsent for LocalPut {
             Presence::Absent => Err(removed(name)),
             Presence::Directory | Presence::Damaged => {
                 let message = format!(
-                    "object {name}: no longer a regular file of {length} bytes: someone changed it during the conversion; run it again"
+                    "object {name}: no longer a regular file of {length} bytes: it was changed during the conversion; run it again"
                 );
                 Err(Error::new(ErrorKind::Unavailable, message))
             }
@@ -251,7 +256,7 @@ impl PutIfAbsent for LocalPut {
 }
 
 fn removed(name: &ObjectName) -> Error {
-    let message = format!("object {name}: someone removed it, or the store's directory, during the conversion");
+    let message = format!("object {name}: it or the store's directory was removed during the conversion");
     Error::new(ErrorKind::Unavailable, message)
 }
 
@@ -261,7 +266,7 @@ impl Get for LocalGet {
             ErrorKind::Unavailable => Failure::Again { error: self.named(error), after: None },
             // What is missing with all the rest may come back with it.
             ErrorKind::NotFound if !self.0.is_dir() => {
-                let message = format!("store {}: not there now", self.0.display());
+                let message = format!("store {}: the directory does not exist now", self.0.display());
                 Failure::Again { error: Error::caused(ErrorKind::Unavailable, message, error), after: None }
             }
             _ => Failure::Final(self.named(error)),
@@ -316,7 +321,7 @@ impl LocalGet {
         let path = self.0.join(name.as_str());
         let fail = |error: io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::LOOP) => {
-                Error::new(ErrorKind::Corrupt, format!("object {name}: a circle of links, not a regular file"))
+                Error::new(ErrorKind::Corrupt, format!("object {name}: a loop of symlinks, not a regular file"))
             }
             _ => failure(name, error),
         };
@@ -343,7 +348,7 @@ fn regular(name: &ObjectName, metadata: &Metadata) -> Result<u64> {
 }
 
 fn too_long(name: &ObjectName, limit: u64) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("object {name}: longer than the {limit} bytes that it can have"))
+    Error::new(ErrorKind::Corrupt, format!("object {name}: longer than the {limit} bytes that are expected"))
 }
 
 impl LocalCollect {

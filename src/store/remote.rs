@@ -143,7 +143,7 @@ impl Bucket {
         match got {
             Ok(Some(bytes)) => Ok(bytes.into()),
             Ok(None) => {
-                let message = format!("object {name}: longer than the {limit} bytes that it can have");
+                let message = format!("object {name}: longer than the {limit} bytes that are expected");
                 Err(Failure::Final(Error::new(ErrorKind::Corrupt, message)))
             }
             Err(error) => Err(failure(self.url.service, name, &error, &answer)),
@@ -290,11 +290,11 @@ impl RemotePut {
     fn check_claims(&self) -> Result<()> {
         if self.claimed.load(Ordering::Relaxed) && !self.bucket.may_put(&self.root)? {
             let message = format!(
-                "store {}: uploads are refused now, so that chunks that it refused may not be stored",
+                "store {}: access to upload is denied now, so chunks that were denied before may be missing",
                 self.bucket.url
             );
             return Err(Error::new(ErrorKind::Denied, message).with_hint(
-                "the right to upload was taken away during the conversion; give it back and run the command again",
+                "the permission to upload was revoked during the conversion; grant it again and run the same command",
             ));
         }
         Ok(())
@@ -338,8 +338,8 @@ impl PutIfAbsent for RemotePut {
             Condition::Unknown => "does not know",
         };
         Some(format!(
-            "store {} {how} If-None-Match: what is there is sent and stored again, equal bytes under equal names; anyone who \
-             may put there can also overwrite",
+            "store {} {how} If-None-Match: stored chunks are uploaded again (the same bytes), and credentials that \
+             can upload can also overwrite",
             self.bucket.url
         ))
     }

@@ -211,7 +211,7 @@ where
     if !is_settings || has_own_words(error) {
         return None;
     }
-    let message = format!("no request can be made of these settings: {}", first_line(&first_cause(error)));
+    let message = format!("these settings do not make a valid request: {}", first_line(&first_cause(error)));
     let hint =
         "check --store, --store-region, --store-style and the AWS variables and profile in docs/reference/stores.md";
     Some(Error::new(ErrorKind::Input, message).with_hint(hint))

@@ -89,8 +89,10 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         // What stands in a URL may be a password, so errors do not repeat it.
-        let error =
-            || "not a cache server; use redis://HOST[:PORT], rediss:// for TLS, or redis+unix:///PATH".to_owned();
+        let error = || {
+            "not the address of a cache server; use redis://HOST[:PORT], rediss:// for TLS, or redis+unix:///PATH"
+                .to_owned()
+        };
         let (scheme, rest) = text.split_once("://").ok_or_else(error)?;
         let (login, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -169,8 +171,7 @@ pub fn tls(file: Option<&Path>) -> Result<Arc<ClientConfig>> {
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
-                let message =
-                    "TLS to cache servers: this system trusts no authority; name those of the servers (--zone-tls-ca)";
+                let message = "TLS to cache servers: this system has no trusted CA certificates; give those of the servers with --zone-tls-ca";
                 return Err(Error::new(Kind::Input, message));
             }
         }
@@ -362,11 +363,11 @@ impl Link {
 /// What a server says that refuses: its first word, which is a code, since the rest is the server's own.
 pub(super) fn refusal(why: &str) -> String {
     let code: String = why.chars().take_while(char::is_ascii_alphanumeric).take(32).collect();
-    format!("it answers {code}")
+    format!("it responds {code}")
 }
 
 fn connect(found: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("its name is not known");
+    let mut last = io::Error::other("its host name cannot be resolved");
     for (address, others) in found.iter().zip((1..=found.len()).rev()) {
         // One that does not answer leaves time for the others.
         let left = until.saturating_duration_since(now()) / u32::try_from(others).unwrap_or(u32::MAX);

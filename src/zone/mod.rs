@@ -118,12 +118,12 @@ impl Zone {
     /// `Input` where no servers or one twice are named; those of the certificates' file.
     pub fn open(addresses: Vec<Address>, tls_ca: Option<&std::path::Path>, settings: Settings) -> Result<Arc<Self>> {
         if addresses.is_empty() {
-            return Err(Error::new(ErrorKind::Input, "the zone: no servers"));
+            return Err(Error::new(ErrorKind::Input, "zone cache: no servers"));
         }
         let mut names: Vec<&str> = addresses.iter().map(Address::name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::new(ErrorKind::Input, format!("the zone: server {} is named twice", twice[0])));
+            return Err(Error::new(ErrorKind::Input, format!("zone cache: server {} is listed twice", twice[0])));
         }
         let tls = if addresses.iter().any(Address::has_tls) { Some(connection::tls(tls_ca)?) } else { None };
         let shared = Arc::new(Shared {

@@ -102,7 +102,7 @@ impl Decoder {
     /// What a line says; `None` where it is the length of a value that is still to come.
     fn take_line(&mut self, line: &[u8], limit: usize) -> io::Result<Option<Reply>> {
         let (kind, text) = line.split_first().ok_or_else(|| broken("an empty line"))?;
-        let text = str::from_utf8(text).map_err(|_| broken("a line that is no text"))?;
+        let text = str::from_utf8(text).map_err(|_| broken("a line that is not text"))?;
         let number = || text.parse::<i64>().map_err(|_| broken("no number"));
         match kind {
             b'+' => Ok(Some(Reply::Status)),
@@ -112,7 +112,7 @@ impl Decoder {
                 -1 => Ok(Some(Reply::Nothing)),
                 length => {
                     let length = usize::try_from(length).ok().filter(|length| *length <= limit);
-                    let length = length.ok_or_else(|| broken("a value longer than may be"))?;
+                    let length = length.ok_or_else(|| broken("a value that is too long"))?;
                     let mut bytes = vec![0; length + 2];
                     let filled = self.line.len().min(bytes.len());
                     bytes[..filled].copy_from_slice(&self.line[..filled]);

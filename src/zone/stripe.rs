@@ -65,7 +65,9 @@ impl FromStr for Code {
             let shards = code.data.checked_add(code.parity)?;
             (code.data > 0 && shards <= MOST).then_some(code)
         });
-        parsed.ok_or_else(|| format!("`{text}` is no code; use DATA+PARITY, such as 4+2, of {MOST} shards at most"))
+        parsed.ok_or_else(|| {
+            format!("`{text}` is not an erasure code; use DATA+PARITY, such as 4+2, of {MOST} shards at most")
+        })
     }
 }
 

@@ -189,8 +189,8 @@ fn users_are_those_of_the_image() {
         ("1000", Ok((1000, 1001, vec![1001, 50]))),
         ("5:6", Ok((5, 6, vec![6]))),
         ("7", Ok((7, 0, vec![0]))),
-        ("nobody", Err("image config: user `nobody`: no such user in the image's /etc/passwd")),
-        ("app:wheel", Err("image config: user `app:wheel`: no such group in the image's /etc/group")),
+        ("nobody", Err("image config: user `nobody`: the image's /etc/passwd has no such user")),
+        ("app:wheel", Err("image config: user `app:wheel`: the image's /etc/group has no such group")),
         ("4294967295", Err("no such user")),
     ] {
         let bench = Bench::new();
@@ -454,8 +454,8 @@ fn options_that_cannot_be_are_refused() {
         (&["--env", "=secret"], 2, "--env: a name is missing"),
         (&["--env", ""], 2, "--env: a name is missing"),
         (&["--env", "COLDREAD_NOT_SET"], 2, "--env COLDREAD_NOT_SET: not set here; use --env COLDREAD_NOT_SET=VALUE"),
-        (&["--user", "nobody"], 1, "--user: user `nobody`: no such user in the image's /etc/passwd"),
-        (&["--user", "app:wheel"], 1, "--user: user `app:wheel`: no such group in the image's /etc/group"),
+        (&["--user", "nobody"], 1, "--user: user `nobody`: the image's /etc/passwd has no such user"),
+        (&["--user", "app:wheel"], 1, "--user: user `app:wheel`: the image's /etc/group has no such group"),
         (&["--workdir", "apps"], 2, "not an absolute path"),
         (&["--workdir", "/bin/busybox"], 1, "/bin/busybox of the image: a container needs a directory, not a file"),
         (

@@ -231,6 +231,96 @@ fn the_salt_and_the_scope_come_from_the_environment() {
     assert!(String::from_utf8_lossy(&both.stderr).contains("COLDPRESS_SALT_FILE and COLDPRESS_SALT_KEY"), "{both:?}");
 }
 
+/// What only the salt decides needs no wrapping key: counting, comparing with the source, re-uploading.
+#[test]
+fn no_wrapping_key_is_needed_where_the_salt_is_enough() {
+    let bench = Bench::new();
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    let app = bench.convert_from("oci:image", "app", &[]);
+    std::fs::rename(bench.path("coldpress.key"), bench.path("team.salt")).unwrap();
+    let json = |args: &[&str]| {
+        let output = bench.coldpress(&[args, &["--salt-file", "team.salt", "--json"]].concat());
+        serde_json::from_slice::<Value>(&stdout(&output)).unwrap()
+    };
+    assert_eq!(json(&["convert", "oci:image", "--dry-run"])["root_digest"], app["root_digest"]);
+    let verified = json(&["verify", "app.cpm", "--source", "oci:image"]);
+    assert_eq!((&verified["verified"], &verified["image_digest"]), (&json!(true), &Value::Null));
+    let chunk = std::fs::read_dir(bench.path("store/main")).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(&chunk).unwrap();
+    assert_eq!(json(&["convert", "oci:image", "--heal", "app.cpm", "--store", "store"])["put_chunks"], 1);
+    assert!(chunk.exists());
+    // A manifest cannot be written, nor a chunk decrypted.
+    for args in [&["convert", "oci:image", "--store", "store", "-o", "b.cpm"][..], &["verify", "app.cpm"]] {
+        let output = bench.coldpress(&[args, &["--salt-file", "team.salt"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no key: give --key"), "{output:?}");
+    }
+    let mut other = sample();
+    other.layers.push(Layer::new().file("more", b"more"));
+    other.oci_layout(&bench.path("other"), Packing::Gzip);
+    let output = bench.coldpress(&["verify", "app.cpm", "--source", "oci:other", "--salt-file", "team.salt"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("give --key to see which chunks and files differ"));
+}
+
+/// A global option is refused where it has no effect, before the command and behind it.
+#[test]
+fn global_options_are_refused_where_they_have_no_effect() {
+    let bench = Bench::new();
+    let pages = help_pages(&bench, "--help");
+    for (program, commands) in COMMANDS {
+        let globals = ["--json", "--quiet", "--verbose", "--log-format=json", "--config=/dev/null"];
+        let own = |page: &str, option: &str| {
+            let name = option.split('=').next().unwrap();
+            page.lines().any(|line| line.split_whitespace().any(|word| word.trim_end_matches("...") == name))
+        };
+        let (_, top) = pages.iter().find(|(name, _)| *name == format!("{program} --help")).unwrap();
+        for command in commands.iter().filter(|command| !command.is_empty()) {
+            let name = format!("{program} {command} --help");
+            let (_, page) = pages.iter().find(|(page, _)| *page == name).unwrap();
+            let options = page.split_once("Global options:").map_or("", |(_, rest)| rest);
+            for option in globals.into_iter().filter(|option| own(top, option)) {
+                let words: Vec<&str> = command.split(' ').collect();
+                let run =
+                    |args: &[&str]| if program == "coldpress" { bench.coldpress(args) } else { bench.coldread(args) };
+                // An option of the command itself has the same name there.
+                let is_local = own(page, option) && !own(options, option);
+                for args in [
+                    [&words[..], &[option, "--no-such-option"]].concat(),
+                    [&[option], &words[..], &["--no-such-option"]].concat(),
+                ] {
+                    let output = run(&args);
+                    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                    assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+                    let refused =
+                        said.contains(&format!("unexpected argument '{}'", option.split('=').next().unwrap()));
+                    if !is_local && args[0] != option {
+                        assert_eq!(refused, !own(options, option), "{args:?}: {said}");
+                    }
+                }
+            }
+        }
+    }
+    for args in [&["--json", "man"][..], &["man", "--json"], &["-q", "completions", "bash"], &["-v", "keygen"]] {
+        let output = bench.coldpress(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("error: unexpected argument"), "{output:?}");
+    }
+    for args in [&["status", "unix:none", "-v"][..], &["--verbose", "status", "unix:none"], &["--config", "x", "ps"]] {
+        assert_eq!(bench.coldread(args).status.code(), Some(2), "{args:?}");
+    }
+    // Before the command and behind it, together.
+    sample().oci_layout(&bench.path("image"), Packing::Gzip);
+    for args in [
+        &["--json", "convert", "oci:image", "--dry-run", "-q"][..],
+        &["-q", "convert", "oci:image", "--dry-run", "--json"],
+    ] {
+        let output = bench.coldpress(args);
+        assert!(serde_json::from_slice::<Value>(&stdout(&output)).unwrap()["root_digest"].is_string());
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+}
+
 #[test]
 fn no_key_and_no_store_are_usage_errors() {
     let bench = Bench::new();
@@ -329,7 +419,10 @@ fn inspect_shows_the_clear_part_without_a_key_and_all_with_it() {
     assert_eq!(clear.get("config"), None);
     assert_eq!(clear, with_key);
     let text = String::from_utf8(stdout(&bench.coldpress(&["inspect", "app.cpm", "--clear"]))).unwrap();
-    assert!(text.ends_with("Not authenticated: this is what the manifest says without a key.\n"), "{text}");
+    assert!(
+        text.ends_with("Not authenticated: these values are not encrypted, and anyone can have changed them.\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn a_signature_that_may_only_create_converts_again_and_again() {
             (&true.into(), &letters.into()),
             "{role}"
         );
-        failed(&doctor("w"), 3, &["can do more", "overwrite"]);
+        failed(&doctor("w"), 3, &["allow more", "overwrite"]);
         // What it is tried on is there for all of them again.
         with("c", &[&CONVERT[..], &["x.cpm"]].concat());
     }
@@ -223,7 +223,7 @@ fn a_signature_that_may_only_create_converts_again_and_again() {
     failed(
         &refused,
         1,
-        &["403 (AuthorizationPermissionMismatch)", "hint: the credentials are valid and lack this right"],
+        &["403 (AuthorizationPermissionMismatch)", "hint: the credentials are valid, but lack this permission"],
     );
 }
 
@@ -288,12 +288,12 @@ fn each_provider_has_its_own_endpoint_variables() {
             &[("AZURE_STORAGE_ACCOUNT", "acct")],
             &["convert", "oci:app", "--store", store, "--store-endpoint", "storage.example", "-o", "x.cpm"],
         );
-        failed(&output, 2, &["--store-endpoint: not an address of the form https://HOST[:PORT]"]);
+        failed(&output, 2, &["--store-endpoint: expected https://HOST[:PORT]"]);
     }
     for (store, name) in [("az://c/p", "AZURE_STORAGE_ENDPOINT"), ("gs://b/p", "STORAGE_EMULATOR_HOST")] {
         let variables = [("AZURE_STORAGE_ACCOUNT", "acct"), (name, "http://192.0.2.1")];
         let output = clouds.coldpress(&variables, &["convert", "oci:app", "--store", store, "-o", "x.cpm"]);
-        failed(&output, 1, &[name, "in clear (--store-allow-http allows it)"]);
+        failed(&output, 1, &[name, "unencrypted; use https://, or give --store-allow-http"]);
     }
 }
 
@@ -487,7 +487,7 @@ fn a_store_that_refuses_to_overwrite_is_no_store_that_refuses() {
     assert_eq!(json(&run(&["verify", "b.cpm", "--json"]))["verified"], true);
     // It may get here, which is too much, but it may put and cannot overwrite.
     let doctor = run(&["doctor", "--as", "converter", "--json"]);
-    failed(&doctor, 3, &["can do more than a converter: store get\n"]);
+    failed(&doctor, 3, &["allow more than a converter needs: store get\n"]);
     // A right that is taken away is not taken for what is there.
     closed.store(true, Ordering::Relaxed);
     failed(&run(&[&CONVERT[..], &["c.cpm"]].concat()), 1, &["403 (AccessDenied)"]);
@@ -522,7 +522,7 @@ fn a_right_that_is_taken_away_during_a_conversion_publishes_nothing() {
             closed.store(true, Ordering::Relaxed);
         }
     });
-    failed(&convert("b.cpm"), 1, &["uploads are refused now", "hint: the right to upload was taken away"]);
+    failed(&convert("b.cpm"), 1, &["access to upload is denied now", "hint: the permission to upload was revoked"]);
     watch.join().unwrap();
     assert!(!clouds.bench.path("b.cpm").exists());
 }

@@ -352,16 +352,19 @@ fn other_settings_are_said_first_and_files_are_still_compared() {
             (&json!("free_bytes"), &json!(false))
         ]
     );
-    assert_eq!(causes(&json), [("sealed in another way, or kept apart", second_chunks(&two))]);
+    assert_eq!(causes(&json), [("encrypted differently, or in another deduplication scope", second_chunks(&two))]);
     assert_eq!(differing(&json), [("lib/f59", "removed".to_owned(), 1)]);
     let text = two.text(&[]);
-    let line = "compression differs: `none` and `zstd:1`: equal content has other chunks, or is kept apart";
+    let line = "compression differs: `none` and `zstd:1`: equal content has different chunks";
     assert_eq!(text.lines().nth(2), Some(line), "{text}");
 
     two.bench.convert(&Image::new([base()]), "b", &["--compression", "none", "--root", "other"]);
     let json = two.diff_with(&[]);
     assert_eq!((&json["settings"][0]["name"], &json["files"]), (&json!("root"), &json!([])));
-    assert_eq!(causes(&json), [("sealed in another way, or kept apart", json["b"]["chunks"].as_u64().unwrap())]);
+    assert_eq!(
+        causes(&json),
+        [("encrypted differently, or in another deduplication scope", json["b"]["chunks"].as_u64().unwrap())]
+    );
 }
 
 fn second_chunks(two: &Two) -> u64 {
@@ -398,7 +401,7 @@ fn without_a_store_files_are_not_compared() {
             ("inode table", 2),
             ("directory blocks", 1),
             ("data of a new layer", 1),
-            ("data of a layer that both have", 1)
+            ("data of a layer of both images", 1)
         ]
     );
     assert!(two.text(&[]).ends_with("files were not compared: name the store with --store\n"));

@@ -87,7 +87,7 @@ fn a_layer_that_is_not_its_diff_id_is_refused() {
         &bench,
         &convert(&bench, "docker-archive:app.tar"),
         1,
-        &["uncompressed it is sha256:", "but the image config says"],
+        &["its decompressed digest (DiffID) is sha256:", "the image config says sha256:"],
     );
 }
 
@@ -98,7 +98,7 @@ fn an_altered_config_is_refused() {
     let config = small().config_json();
     let path = layout.join("blobs/sha256").join(Sha256::of(&config).to_hex());
     std::fs::write(path, String::from_utf8(config).unwrap().replace("/bin/app", "/bin/bad")).unwrap();
-    refused(&bench, &convert(&bench, "oci:image"), 1, &["its bytes are those of sha256:"]);
+    refused(&bench, &convert(&bench, "oci:image"), 1, &["its digest is sha256:"]);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn encrypted_and_unknown_layers_are_refused_by_name() {
 fn a_missing_tag_and_several_images_are_told_with_what_there_is() {
     let bench = Bench::new();
     let layout = small().oci_layout(&bench.path("image"), Packing::Gzip);
-    refused(&bench, &convert(&bench, "oci:image:v9"), 1, &["no image `v9`", "latest"]);
+    refused(&bench, &convert(&bench, "oci:image:v9"), 1, &["it does not contain the tag `v9`", "latest"]);
     let mut index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
     let mut other = index["manifests"][0].clone();
     other["annotations"]["org.opencontainers.image.ref.name"] = json!("v2");
@@ -221,7 +221,7 @@ fn a_flipped_bit_anywhere_in_a_manifest_is_refused() {
     std::fs::write(bench.path("bad.cpm"), &bytes[..bytes.len() - 1]).unwrap();
     let output = bench.coldread(&["ls", "bad.cpm"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.cpm: not a valid block manifest: it ends too early"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.cpm: not a valid block manifest: it is truncated"));
 }
 
 #[test]
@@ -270,7 +270,54 @@ fn a_missing_chunk_is_missing_or_refused() {
     assert_eq!(output.status.code(), Some(3));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["verified"], false);
-    assert!(json["store"]["bad_chunks"][0].as_str().unwrap().contains("missing or refused"), "{json}");
+    assert!(json["store"]["bad_chunks"][0].as_str().unwrap().contains("missing from the store"), "{json}");
+}
+
+/// Whichever chunk is lost or damaged, its files are named, a few and how many more; with directories lost, those that are still known.
+#[test]
+fn verify_and_scrub_name_the_files_in_bad_chunks() {
+    let bench = Bench::new();
+    let small = (0..15).fold(Layer::new().dir("many"), |layer, i| layer.file(&format!("many/{i:02}"), b"small"));
+    let image = Image::new([small, Layer::new().file("data", &noise(3 << 20, 5))]);
+    bench.convert(&image, "app", &[]);
+    let scrub = ["scrub", "app.cpm", "--store", "store", "--json"];
+    let (mut named, mut regions) = (Vec::new(), Vec::new());
+    for (number, path) in files(&bench.path("store/main")).into_iter().enumerate() {
+        let bytes = std::fs::read(&path).unwrap();
+        match number % 2 {
+            0 => std::fs::remove_file(&path).unwrap(),
+            _ => std::fs::write(&path, [&bytes[..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat()).unwrap(),
+        }
+        let output = bench.coldpress(&["verify", "app.cpm", "--json"]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("hint: `coldpress convert IMAGE --heal app.cpm --store "), "{said}");
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = json["store"]["bad_files"].as_array().unwrap();
+        assert_eq!(found.len(), json["store"]["bad_chunks"].as_array().unwrap().len(), "{json:#}");
+        let scrubbed: Value = serde_json::from_slice(&bench.coldpress(&scrub).stdout).unwrap();
+        assert_eq!(scrubbed["bad_files"][0]["chunks"], json["store"]["bad_files"], "{scrubbed:#}");
+        for chunk in found {
+            let files = chunk["files"].as_array().unwrap();
+            named.extend(files.iter().map(|file| file.as_str().unwrap().to_owned()));
+            if files.iter().any(|file| file.as_str().unwrap().starts_with("/many/")) {
+                assert_eq!((files.len(), &chunk["more_files"]), (10, &Value::from(5)), "{json:#}");
+                let text = String::from_utf8(bench.coldpress(&["verify", "app.cpm"]).stdout).unwrap();
+                assert!(text.contains("layer 1: /many/") && text.contains(" and 5 more\n"), "{text}");
+            }
+            if chunk["part"].as_str().unwrap().starts_with("metadata: ") {
+                regions.push(json["store"]["unreadable"].as_u64().unwrap());
+            }
+        }
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert!(named.contains(&"/data".to_owned()) && named.contains(&"/many/14".to_owned()), "{named:?}");
+    assert!(regions.iter().any(|unreadable| *unreadable > 0), "{regions:?}");
+    // Without the key, chunks are all that is known.
+    std::fs::remove_file(&files(&bench.path("store/main"))[0]).unwrap();
+    std::fs::remove_file(bench.path("coldpress.key")).unwrap();
+    let text = String::from_utf8(bench.coldpress(&scrub[..4]).stdout).unwrap();
+    assert!(text.contains("give --key to see which files are in them"), "{text}");
 }
 
 #[test]
@@ -301,7 +348,7 @@ fn a_key_file_without_a_salt_reads_and_does_not_convert() {
     let output =
         bench.coldpress(&["convert", "oci:app", "--store", "store", "-o", "out.cpm", "--key", "file:worker.key"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no salt: the key has none"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no salt: this key has none"));
 }
 
 #[test]

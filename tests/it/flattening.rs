@@ -392,7 +392,7 @@ fn a_hard_link_never_reaches_through_what_its_own_layer_hid_or_replaced() {
     refused(
         [lower(), Layer::new().file("d", b"").hardlink("link", "d/x")],
         "link",
-        "a hard link to `d/x`, which leads through a file",
+        "a hard link to `d/x`, whose path leads through a file that is not a directory",
     );
     let linked = Layer::new().symlink("lib", "usr/lib").file("usr/lib/x", b"");
     refused(
@@ -706,7 +706,7 @@ fn what_aufs_kept_for_itself_is_passed_over() {
 #[test]
 fn whiteouts_of_no_name_are_refused() {
     for name in [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."] {
-        refused([Layer::new().dir("d"), Layer::new().file(name, b"")], name, "a whiteout of no name");
+        refused([Layer::new().dir("d"), Layer::new().file(name, b"")], name, "a whiteout without a name");
     }
 }
 
@@ -810,7 +810,7 @@ fn a_global_header_is_passed_over() {
 #[test]
 fn a_name_of_256_bytes_is_refused() {
     let name = "n".repeat(256);
-    refused([Layer::new().dir("d").file(&format!("d/{name}"), b"")], "d", "a name of 256 bytes in it");
+    refused([Layer::new().dir("d").file(&format!("d/{name}"), b"")], "d", "a component of 256 bytes");
 }
 
 // Sparse files: three blocks of holes between "head" and "tail", the whole of 5 blocks and 4 bytes.
@@ -1058,6 +1058,6 @@ fn an_owner_below_0_is_taken_by_its_low_32_bits() {
 
 #[test]
 fn ids_past_32_bits_are_refused() {
-    refused([Layer::new().file_with("f", b"", &pax(&[("uid", "4294967296")]))], "f", "an owner past 32 bits");
-    refused([Layer::new().file_with("f", b"", &pax(&[("gid", "-2147483649")]))], "f", "a group past 32 bits");
+    refused([Layer::new().file_with("f", b"", &pax(&[("uid", "4294967296")]))], "f", "its owner does not fit 32 bits");
+    refused([Layer::new().file_with("f", b"", &pax(&[("gid", "-2147483649")]))], "f", "its group does not fit 32 bits");
 }

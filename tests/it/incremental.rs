@@ -333,7 +333,7 @@ fn a_base_of_another_root_or_scope_is_refused() {
     for options in [["--root", "r2"], ["--scope", "s"]] {
         let refused = convert_without(&bench, &image, "two", &[], &[&options[..], &["--base", "one.cpm"]].concat());
         assert_eq!(refused.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("--base one.cpm: its chunks are of root main"));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("--base one.cpm: its chunks have root main"));
     }
 }
 

@@ -142,7 +142,7 @@ fn a_service_that_cannot_be_reached_and_one_without_credentials_are_told_apart()
     refused(&convert(&kms, false), 1, &["key aws-kms://k", "no credentials found"]);
     refused(&convert(&["--store", "s3://b"], false), 1, &["store s3://b", "no credentials found"]);
     let kms = [&kms[..7], &["http://192.0.2.1"]].concat();
-    refused(&convert(&kms, true), 2, &["secrets would cross the network in clear"]);
+    refused(&convert(&kms, true), 2, &["secrets would cross the network unencrypted"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn age_recipients_open_what_is_pinned() {
     }
     refused(&cat("age:one", &[]), 2, &["--expect", "anyone"]);
     refused(&cat("age:three", &["--expect", digest]), 1, &["none of these age identities"]);
-    refused(&cat(&key, &["--expect", digest]), 1, &["recipients only wrap"]);
+    refused(&cat(&key, &["--expect", digest]), 1, &["recipients only encrypt"]);
     // To and from the other kinds.
     let rewrap = |from: &str, key: &str, to: &str, output: &str| {
         stdout(&bench.coldpress(&["rewrap", from, "--key", key, "--to", to, "-o", output, "--expect", digest]));
@@ -266,7 +266,7 @@ fn scopes_are_kept_apart_by_name_and_by_file() {
     assert_eq!(plain["image_digest"], named["image_digest"]);
     // A scope is asked for again where an image is compared.
     let verify = |more: &[&str]| bench.coldpress(&[&["verify", "app.cpm", "--source", "oci:app"], more].concat());
-    refused(&verify(&[]), 1, &["dedup scope", "the salt given makes"]);
+    refused(&verify(&[]), 1, &["the manifest has deduplication scope", "the given salt has"]);
     stdout(&verify(&["--scope", "team"]));
     // Two with keys of their own share one salt.
     stdout(&bench.coldpress(&["keygen", "--salt-only", "-o", "team.salt"]));

@@ -117,7 +117,7 @@ fn each_fault_of_the_service_has_its_own_next_step() {
         (400, "UnrecognizedClientException", 1, "hint: the access key is unknown"),
         (400, "InvalidSignatureException", 1, "this machine's clock is wrong"),
         (400, "InvalidKeyUsageException", 1, "hint: a data key needs a symmetric key"),
-        (400, "KeyUnavailableException", 4, "hint: the key service cannot do it now"),
+        (400, "KeyUnavailableException", 4, "hint: the key service is unavailable"),
         (400, "CustomKeyStoreInvalidStateException", 4, "custom key store is not connected"),
     ] {
         let server = service(move |_, _, _| refused(status, fault));
@@ -264,9 +264,9 @@ fn no_data_key_crosses_a_network_in_clear_whatever_the_environment_says() {
     let profile = |text: &str| std::fs::write(kms.bench.path("home/.aws/config"), text).unwrap();
     for name in ["AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL"] {
         let output = kms.convert("aws-kms://k", &[(name, "http://kms.example.com")], &[]).output().unwrap();
-        failed(&output, 2, &[name, "secrets would cross the network in clear"]);
+        failed(&output, 2, &[name, "secrets would cross the network unencrypted"]);
         let output = kms.convert("aws-kms://k", &[(name, "kms.example.com")], &[]).output().unwrap();
-        failed(&output, 2, &[name, "not an address of the form https://HOST[:PORT]"]);
+        failed(&output, 2, &[name, "expected https://HOST[:PORT]"]);
     }
     for text in [
         "[default]\nendpoint_url = http://kms.example.com\n",
@@ -274,10 +274,13 @@ fn no_data_key_crosses_a_network_in_clear_whatever_the_environment_says() {
     ] {
         profile(text);
         let said = asked(&kms, "aws-kms://k", &[]);
-        assert!(said.contains("secrets would cross the network in clear") && said.contains("endpoint_url"), "{said}");
+        assert!(
+            said.contains("secrets would cross the network unencrypted") && said.contains("endpoint_url"),
+            "{said}"
+        );
         profile(&text.replace("http://", ""));
         let output = kms.convert("aws-kms://k", &[], &[]).output().unwrap();
-        failed(&output, 2, &["endpoint_url of the AWS profile: not an address of the form https://HOST[:PORT]"]);
+        failed(&output, 2, &["endpoint_url of the AWS profile: expected https://HOST[:PORT]"]);
     }
     // With TLS, what is named is asked.
     profile("[default]\nservices = own\n[services own]\nkms =\n  endpoint_url = https://kms.example.com\n");

@@ -125,7 +125,10 @@ fn a_bundle_is_private_and_its_root_has_neither_set_user_id_programs_nor_device_
         mount.ends_well(PATIENCE);
         fs::set_permissions(&bundle, fs::Permissions::from_mode(0o777)).unwrap();
         let refused = bench.coldread(&["bundle", "app.cpm", "bundle", "--store", "store"]);
-        assert!(refused.status.code() == Some(1) && said(&refused).contains("others can change it"), "{refused:?}");
+        assert!(
+            refused.status.code() == Some(1) && said(&refused).contains("others can change config.json"),
+            "{refused:?}"
+        );
         assert_nothing_is_left(&bench);
     }
 }

@@ -335,12 +335,7 @@ fn answering(status: u16, headers: &'static str, body: Vec<u8>) -> Answering {
 fn what_a_service_says_has_its_own_next_step() {
     let bucket = Bucket::new();
     for (status, headers, code, parts) in [
-        (
-            400,
-            "",
-            "ExpiredToken",
-            &["the service says that the AWS credentials expired", "hint: renew the credentials"][..],
-        ),
+        (400, "", "ExpiredToken", &["the AWS credentials have expired", "hint: renew the credentials"][..]),
         (403, "", "InvalidAccessKeyId", &["the service does not know this access key"]),
         (403, "", "SignatureDoesNotMatch", &["the secret access key does not belong to the access key"]),
         (403, "", "AccessDenied", &["`coldpress doctor --as ROLE` prints the policy"]),
@@ -424,10 +419,10 @@ fn a_put_that_is_answered_200_with_an_error_is_not_stored() {
 fn an_endpoint_that_cannot_be_is_named_at_once() {
     let bucket = Bucket::new();
     for (endpoint, part) in [
-        ("s3.example", "not an address of the form https://HOST[:PORT]"),
-        ("ftp://s3.example", "not an address of the form https://HOST[:PORT]"),
-        ("http://s3.example", "https:// is needed"),
-        ("http://10.0.0.1:9000", "https:// is needed"),
+        ("s3.example", "expected https://HOST[:PORT]"),
+        ("ftp://s3.example", "expected https://HOST[:PORT]"),
+        ("http://s3.example", "use https://"),
+        ("http://10.0.0.1:9000", "use https://"),
     ] {
         let began = Instant::now();
         for by_variable in [false, true] {

@@ -49,7 +49,7 @@ fn doctor_finds_what_each_role_can_do() {
     let output = doctor("converter", "converter");
     let report = ended(&output, 3);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("can do more than a converter: store overwrite\n"), "{message}");
+    assert!(message.contains("allow more than a converter needs: store overwrite\n"), "{message}");
     assert_eq!(found(&report, "store", "put"), "allowed");
     for operation in ["get", "head", "list", "delete"] {
         assert_eq!(found(&report, "store", operation), "refused", "{operation}");
@@ -379,7 +379,8 @@ fn a_scrub_of_nothing_is_no_success() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
         let root = args.get(3).unwrap_or(&"main");
-        for part in [args[1], &format!("no block manifest is under manifests/{root}/"), "--root", "--allow-empty"] {
+        for part in [args[1], &format!("there is no block manifest under manifests/{root}/"), "--root", "--allow-empty"]
+        {
             assert!(message.contains(part), "{args:?}: no `{part}` in {message}");
         }
         assert_eq!(json(&scrub(&[args, &["--allow-empty", "--json"]].concat()))["chunks"], 0);
@@ -436,12 +437,12 @@ fn bad_manifests_are_findings_and_the_rest_is_scrubbed() {
         bad.iter().find(|one| one["object"] == object.as_str()).unwrap()["reason"].as_str().unwrap().to_owned()
     };
     for (path, word) in [
-        (of(b"garbage, and no manifest"), "does not begin as one"),
-        (named(2), "not those of its name"),
+        (of(b"garbage, and no manifest"), "does not begin with the magic bytes of one"),
+        (named(2), "which is not its name"),
         (named(6), "a directory, not a regular file"),
         (named(7), "a FIFO, not a regular file"),
         (named(8), "No such file"),
-        (named(9), "circle of links"),
+        (named(9), "loop of symlinks"),
         (named(10), "a device, not a regular file"),
         (of(&other), "a manifest of the root other"),
     ] {
@@ -472,7 +473,7 @@ fn what_is_no_file_under_a_chunks_name_is_damage_and_is_not_waited_for() {
             "damaged",
         ),
         ("a socket", |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()), "damaged"),
-        ("a circle of links", |path| std::os::unix::fs::symlink(path, path).unwrap(), "damaged"),
+        ("a loop of symlinks", |path| std::os::unix::fs::symlink(path, path).unwrap(), "damaged"),
         ("No such file", |path| std::os::unix::fs::symlink("nowhere", path).unwrap(), "missing"),
     ];
     for (what, make, list) in kinds {

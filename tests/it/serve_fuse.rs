@@ -130,7 +130,7 @@ fn who_never_closes_it_is_waited_for_only_so_long() {
     let said = serving.end();
     assert!((10..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert!(said.contains("a.img is still open; it ends when it is closed, or in 10 s"), "{said}");
-    assert!(said.contains("a.img: still open; who reads it gets errors from now on"), "{said}");
+    assert!(said.contains("a.img: still open; further reads fail"), "{said}");
     assert!(file.read_at(&mut [0; 4096], 1 << 20).is_err());
     assert!(!bench.path("a.img").exists() && !bench.path("a.sock").exists());
 }
@@ -153,7 +153,7 @@ fn the_dead_mount_of_one_that_was_killed_is_put_away() {
     let bench = served();
     let mut killed = serve(&bench, &["one.cpm", "--fuse", "a.img"]);
     let (code, said) = refused(&bench, &["one.cpm", "--fuse", "a.img"]);
-    assert!(code == 1 && said.contains("a.img: something is mounted there already"), "{code} {said}");
+    assert!(code == 1 && said.contains("a.img: another file system is mounted there"), "{code} {said}");
     killed.signal("-KILL");
     killed.process.wait().unwrap();
     assert!(File::open(bench.path("a.img")).is_err());
@@ -171,9 +171,13 @@ fn what_is_no_place_for_it_is_said_and_nothing_is_left() {
         (&["one.cpm"][..], 2, "--nbd <ADDRESS>|--fuse <[NAME:]PATH>"),
         (&["one.cpm", "--fuse", "folder"], 1, "folder: not a regular file"),
         (&["one.cpm", "--fuse", "nowhere/a.img"], 1, "nowhere/a.img: No such file"),
-        (&["one.cpm", "--fuse", "three:a.img"], 2, "no image is called `three`"),
+        (&["one.cpm", "--fuse", "three:a.img"], 2, "no image is named `three`"),
         (&["one.cpm", "--fuse", "one:"], 2, "`one:` has no path"),
-        (&["one.cpm", "--fuse", "a.img", "--fuse", "b.img", "--fuse", "a.img"], 1, "mounted there already"),
+        (
+            &["one.cpm", "--fuse", "a.img", "--fuse", "b.img", "--fuse", "a.img"],
+            1,
+            "another file system is mounted there",
+        ),
         (&["one.cpm", "--nbd", "unix:a.sock", "--fuse", "a.img", "--fuse", "folder"], 1, "not a regular file"),
     ] {
         let (found, said) = refused(&bench, args);

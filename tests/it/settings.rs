@@ -99,6 +99,30 @@ fn settings_take_effect_and_give_way_to_options_that_exclude_them() {
 }
 
 #[test]
+fn a_switch_of_the_environment_is_on_unless_it_says_no_and_gives_way_to_a_value() {
+    let bench = Bench::new();
+    fs::write(bench.path("coldread.toml"), "cache = 'by-file'\n").unwrap();
+    let of = |name: &str, variables: &[(&str, &str)]| {
+        let args = ["config", "--json", "--", "mount", "m", "d", "--config", "coldread.toml"];
+        setting(&run(&bench, "coldread", &args, variables), name)
+    };
+    let (cache, off) = (("COLDREAD_CACHE", "dir"), ("COLDREAD_NO_CACHE", "true"));
+    let by_file = (Value::from("by-file"), "file 1".to_owned());
+    for (value, is_on) in [("true", true), ("1", true), ("yes", true), ("false", false), ("0", false)] {
+        let variables = [("COLDREAD_NO_CACHE", value)];
+        assert_eq!(
+            of("no-cache", &variables),
+            (is_on.to_string().into(), "environment \"COLDREAD_NO_CACHE\"".to_owned())
+        );
+        let expected = if is_on { (Value::Null, "default".to_owned()) } else { by_file.clone() };
+        assert_eq!(of("cache", &variables), expected, "{value}");
+    }
+    assert_eq!(of("cache", &[("COLDREAD_NO_CACHE", "")]), by_file);
+    assert_eq!(of("cache", &[cache, off]), ("dir".into(), "environment \"COLDREAD_CACHE\"".to_owned()));
+    assert_eq!(of("no-cache", &[cache, off]).1, "default");
+}
+
+#[test]
 fn mistakes_name_the_file_the_line_and_the_key() {
     let bench = Bench::new();
     let mut all = String::new();

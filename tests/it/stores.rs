@@ -98,7 +98,7 @@ fn who_may_only_put_converts_and_the_server_sees_puts_alone() {
     let cat = moto.coldread("nobody", &["cat", "app.cpm", "/greeting", "--store", "s3://chunks/p"]);
     let message = String::from_utf8_lossy(&cat.stderr).into_owned();
     assert!(
-        cat.status.code() == Some(1) && message.contains("missing or refused") && message.contains("403"),
+        cat.status.code() == Some(1) && message.contains("access denied, or missing") && message.contains("403"),
         "{message}"
     );
     // Where a manifest says a bucket is, no credentials go of themselves.

@@ -288,7 +288,7 @@ fn what_is_deleted_gives_its_room_back_and_a_full_mount_is_read_on() {
     rustix::fs::fadvise(File::open(mount.path("kept")).unwrap(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
     assert!(fs::read(mount.path("data/5")).unwrap() == noise(500_000, 6));
     assert!(fs::read(mount.path("kept")).unwrap() == noise(8 << 20, 5));
-    mount.wait_for("no room is left");
+    mount.wait_for("the write overlay is full");
     mount.unmount();
     mount.ends_well(PATIENCE);
 }
@@ -395,7 +395,7 @@ fn qemu_writes_discards_and_zeros_and_all_clients_see_the_same() {
     let said = qemu_io(&bench, &["discard 16M 9M", "write -P 4 16M 7M", "read -P 4 16M 7M"]);
     assert!(said.starts_with("true") && !said.contains("fail"), "{said}");
     let said = serving.end();
-    assert_eq!(said.matches("no room is left").count(), 1, "{said}");
+    assert_eq!(said.matches("the write overlay is full").count(), 1, "{said}");
     let info = stdout(&{
         let _serving = writable(&bench, &[]);
         run(&bench, "nbdinfo", &[URI])
@@ -436,7 +436,7 @@ fn requests_past_the_end_are_refused_one_by_one() {
     client.ask(WRITE, 7, 0, 33 << 20);
     drop(client);
     let said = serving.end();
-    assert!(said.contains("a client was hung up on: not NBD: a write of too many bytes"), "{said}");
+    assert!(said.contains("disconnected a client: NBD protocol error: a write that is too long"), "{said}");
 }
 
 /// The file of what was written, by its descriptor.

@@ -636,13 +636,13 @@ fn what_is_wrong_with_a_zone_is_said_without_its_password() {
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, said) = status("redis://:hunter2@127.0.0.1:1,redis://127.0.0.1:1");
-    assert!(code == 1 && said.contains("127.0.0.1:1 is named twice"), "{said}");
+    assert!(code == 1 && said.contains("127.0.0.1:1 is listed twice"), "{said}");
     let (code, said) = status("redis://:hunter2@127.0.0.1:1");
     assert!(code == 4 && said.contains("no answer from 127.0.0.1:1"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
     let (code, said) = status("redis:hunter2");
     assert!(code == 2 && said.contains("redis://HOST") && !said.contains("hunter2"), "{said}");
     let (code, said) = status("redis://:hunter2@127.0.0.1:63x9");
-    assert!(code == 2 && said.contains("--zone: ") && !said.contains("hunter2"), "{said}");
+    assert!(code == 2 && said.contains("--zone (COLDREAD_ZONE): ") && !said.contains("hunter2"), "{said}");
     assert_eq!(bench.coldread(&["zone", "status"]).status.code(), Some(2));
 }

@@ -12,7 +12,7 @@ use coldpress::store::RootId;
 
 use crate::program::PROGRAM;
 use crate::sealing::{PutArgs, SaltArgs};
-use crate::shared::help::{GLOBAL, choice, hide_switches};
+use crate::shared::help::{GLOBAL, choice, spread_globals};
 use crate::shared::keys::{KeyArgs, KeyRef, StoreArgs};
 use crate::shared::manifests::{ManifestArgs, ManifestRef, RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
@@ -44,23 +44,23 @@ use crate::size::Share;
 )]
 pub struct Cli {
     /// Print one JSON object instead of text
-    #[arg(long, global = true, help_heading = GLOBAL)]
+    #[arg(long, help_heading = GLOBAL)]
     pub json: bool,
 
     /// Print errors only
-    #[arg(long, short, global = true, help_heading = GLOBAL)]
+    #[arg(long, short, help_heading = GLOBAL)]
     pub quiet: bool,
 
     /// Log to stderr; -vv: each request
     ///
     /// -v logs sources of credentials, regions, endpoints and retries; -vv also each request and decisions of caches. $COLDPRESS_LOG is a filter for more or less, such as `debug` or `coldpress::store=trace`. Logs hold no secret.
-    #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
+    #[arg(long, short, help_heading = GLOBAL, action = ArgAction::Count)]
     pub verbose: u8,
 
     /// Configuration file [default: coldpress.toml in the working directory, if it exists]
     ///
     /// Options and environment variables win over the file. `coldpress config` shows what holds.
-    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL, hide_short_help = true)]
+    #[arg(long, value_name = "FILE", help_heading = GLOBAL, hide_short_help = true)]
     pub config: Option<PathBuf>,
 
     /// Print help (`-h`: a summary)
@@ -71,13 +71,15 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Returns the command line's description. Commands to which a global option means nothing do not show it.
+/// Returns the command line's description. Commands have the global options that have an effect on them.
 pub fn command() -> clap::Command {
-    let without_effect = |command: clap::Command| {
-        hide_switches(command, &[("json", None), ("quiet", Some('q')), ("verbose", Some('v'))])
+    let has = |command: &clap::Command, path: &str, option: &str| match option {
+        "config" => settings::has_settings(&PROGRAM, command),
+        // Nothing is requested there that could be logged.
+        "verbose" => !["keygen", "profile attach", "config", "completions", "man"].contains(&path),
+        _ => !["completions", "man"].contains(&path),
     };
-    let command = Cli::command().mut_subcommand("completions", without_effect).mut_subcommand("man", without_effect);
-    settings::describe(&PROGRAM, command)
+    settings::describe(&PROGRAM, spread_globals(Cli::command(), &has))
 }
 
 /// Each variant's text is that of its arguments.
@@ -280,7 +282,8 @@ fn parse_push(text: &str) -> Result<RegistryRef, String> {
 ///
 /// With a store: fetches every chunk, authenticates and decrypts it, and compares the whole image with the image digest. With
 /// --source: converts the image again without storing anything and compares the root digests; if they differ, prints the first chunk
-/// that differs and its files. Exits with 3 if anything differs.
+/// that differs and its files. --source alone needs no wrapping key, but the salt. Names the files in chunks that are missing or damaged.
+/// Exits with 3 if anything differs.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress verify app.cpm --store ./store\n  coldpress verify app.cpm --source docker-archive:app.tar"
@@ -462,8 +465,8 @@ pub struct AttachArgs {
 
 /// Check that a store still has the chunks of manifests
 ///
-/// Needs no key: checks that each chunk that a manifest names exists and that its SHA-256 is its name. Exits with 3 if chunks are missing
-/// or damaged; `coldpress convert --heal` uploads them again from the image.
+/// Checks that each chunk that a manifest names exists and that its SHA-256 is its name. Needs no key; with one, names the files in chunks
+/// that are missing or damaged. Exits with 3 if there are any; `coldpress convert --heal` uploads them again from the image.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  coldpress scrub app.cpm --store s3://chunks/prod\n  coldpress scrub --all --store s3://chunks/prod --sample 1% --rate 50MiB --resume scrub.json"
@@ -507,6 +510,9 @@ pub struct ScrubArgs {
     /// Delete damaged chunks, so that they can be uploaded again; needs permission to delete
     #[arg(long, help_heading = "Store")]
     pub delete_damaged: bool,
+
+    #[command(flatten)]
+    pub key: KeyArgs,
 
     #[command(flatten)]
     pub registry: RegistryArgs,

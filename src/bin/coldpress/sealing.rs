@@ -1,4 +1,4 @@
-//! How a conversion seals and puts, as the command line says it: the dedup scope, and what may be under way.
+//! How a conversion encrypts and uploads, as the command line says it: the deduplication scope, and concurrent uploads.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use coldpress::store::{Known, PutIfAbsent, RootId, Settings, StoreUrl, open_put,
 use coldpress::{Error, ErrorKind};
 
 use crate::shared::failure::Failure;
-use crate::shared::keys::{KeyRef, KmsArgs, StoreArgs, environment};
+use crate::shared::keys::{KeyRef, KmsArgs, StoreArgs, environment, no_key};
 use crate::shared::size::Size;
 
 /// Which deduplication scope, for commands that encrypt chunks.
@@ -36,43 +36,27 @@ pub struct SaltArgs {
 }
 
 impl SaltArgs {
-    /// The salt; that of `key` where no option names another.
-    pub fn salt(&self, key: &dyn KeyWrap, kms: &KmsArgs) -> Result<Salt, Failure> {
-        let (file, key_of_salt) = self.sources()?;
-        let salt = match (&file, &key_of_salt) {
+    /// Returns the salt; that of `key` if no option names another.
+    pub fn salt(&self, key: Option<&dyn KeyWrap>, kms: &KmsArgs) -> Result<Salt, Failure> {
+        let salt = match (&self.salt_file, &self.salt_key) {
             (Some(path), _) => KeyFile::read_salt(path)?,
             (None, Some(KeyRef::AwsKms(id))) => kms.open(id)?.salt()?,
             (None, Some(KeyRef::File(_) | KeyRef::Age(_))) => {
-                return Err(Failure::Usage("--salt-key: use aws-kms://KEY; a file's is taken with --salt-file".to_owned()));
+                return Err(Failure::Usage("--salt-key: expected aws-kms://KEY; for a file, use --salt-file".to_owned()));
             }
-            (None, None) => key.salt().cloned().ok_or_else(|| {
-                let message = "no salt: the key has none, so it can only read; use the key file that `coldpress keygen` made, \
-                               --salt-file or --salt-key";
+            (None, None) => key.ok_or_else(no_key)?.salt().cloned().ok_or_else(|| {
+                let message = "no salt: this key has none, so it can only read images; give --salt-file, --salt-key, or the key \
+                               file that `coldpress keygen` generated";
                 Error::new(ErrorKind::Denied, message)
             })?,
         };
-        let scope = match self.scope.as_str() {
-            "" => environment("COLDPRESS_SCOPE")?.unwrap_or_default(),
-            scope => scope.to_owned(),
-        };
-        Ok(if scope.is_empty() { salt } else { salt.named(&scope) })
+        Ok(if self.scope.is_empty() { salt } else { salt.named(&self.scope) })
     }
+}
 
-    /// Returns the file or the key that the salt comes from: that of an option, else of the environment.
-    fn sources(&self) -> Result<(Option<PathBuf>, Option<KeyRef>), Failure> {
-        if self.salt_file.is_some() || self.salt_key.is_some() {
-            return Ok((self.salt_file.clone(), self.salt_key.clone()));
-        }
-        let file = environment("COLDPRESS_SALT_FILE")?.map(PathBuf::from);
-        let key = environment("COLDPRESS_SALT_KEY")?.map(|text| text.parse::<KeyRef>()).transpose();
-        let key = key.map_err(|error| Failure::Usage(format!("COLDPRESS_SALT_KEY: {error}")))?;
-        if file.is_some() && key.is_some() {
-            return Err(Failure::Usage(
-                "COLDPRESS_SALT_FILE and COLDPRESS_SALT_KEY are both set; unset one".to_owned(),
-            ));
-        }
-        Ok((file, key))
-    }
+/// Returns the store that was named, for a command that needs one.
+pub fn require_store(store: &StoreArgs) -> Result<StoreUrl, Failure> {
+    store.store.clone().ok_or_else(|| Failure::Usage("no store: give --store or set COLDPRESS_STORE".to_owned()))
 }
 
 /// How chunks are uploaded.
@@ -178,15 +162,14 @@ impl PutArgs {
         if self.no_cache {
             return Ok(None);
         }
-        let named = self.cache.clone().or(environment("COLDPRESS_CACHE")?.map(PathBuf::from));
         let base = || {
             Ok::<_, Failure>(match environment("XDG_CACHE_HOME")? {
                 Some(base) => Some(PathBuf::from(base)),
                 None => environment("HOME")?.map(|home| PathBuf::from(home).join(".cache")),
             })
         };
-        Ok(match named {
-            Some(directory) => Some((directory, true)),
+        Ok(match &self.cache {
+            Some(directory) => Some((directory.clone(), true)),
             None => base()?.map(|base| (base.join("coldpress"), false)),
         })
     }

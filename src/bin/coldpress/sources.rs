@@ -69,7 +69,8 @@ pub fn check_logins<'a>(
     hosts.sort_unstable();
     hosts.dedup();
     if hosts.len() > 1 && registry.settings()?.credentials.given.iter().any(|(host, _)| host.is_none()) {
-        let message = format!("--creds would go to each of {}; say whose it is: HOST=USER:PASSWORD", hosts.join(", "));
+        let message =
+            format!("--creds would be sent to each of {}; name its registry: HOST=USER:PASSWORD", hosts.join(", "));
         return Err(Failure::Usage(message));
     }
     Ok(())

@@ -1,35 +1,35 @@
 //! The command line of `coldread`, and the text of its `--help`.
 
+mod analysis;
+mod images;
 mod inside;
+mod running;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgAction, ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use coldpress::digest::Sha256;
 use coldpress::fs::BlockDevice;
-use coldpress::inspect::zone_sizing::Made;
-use coldpress::printable::is_escaped;
 use coldpress::read::CowDevice;
-use coldpress::zone::stripe::Code;
 
+pub use self::analysis::{ReportArgs, ZoneArgs, ZoneCommand, ZonePlanArgs, ZoneStatusArgs};
+pub use self::images::{ImagePath, NamedImage, name_of};
 pub use self::inside::{CatArgs, CpArgs, DuArgs, FindArgs, LsArgs, StatArgs, TarArgs, TypeLetter, find_words};
+pub use self::running::{PsArgs, StatusArgs, TopArgs, UmountArgs};
 use crate::container::ContainerArgs;
 use crate::program::PROGRAM;
-use crate::reading::{ReadArgs, Wait};
+use crate::reading::ReadArgs;
 use crate::sandbox::{SandboxArgs, UserArgs};
 use crate::shared::failure::Failure;
-use crate::shared::help::{GLOBAL, choice, hide_switches};
+use crate::shared::help::{GLOBAL, choice, spread_globals};
 use crate::shared::keys::{KeyArgs, StoreArgs};
 use crate::shared::logs::Format;
-use crate::shared::manifests::{ManifestRef, RegistryArgs, Source};
+use crate::shared::manifests::{RegistryArgs, Source};
 use crate::shared::pages::{CompletionsArgs, ManArgs};
 use crate::shared::settings::{self, ConfigArgs};
 use crate::shared::size::Size;
 use crate::sockets::Address;
-use crate::zone::ServersArgs;
 
 /// Heading of positional arguments that follow a flattened group, whose heading they would get otherwise.
 const ARGUMENTS: Option<&str> = None;
@@ -57,11 +57,11 @@ pub struct Cli {
     ///
     /// -v prints fetch statistics, and logs sources of credentials, regions, endpoints and retries; -vv also each request and decisions of
     /// caches. $COLDREAD_LOG is a filter for more or less, such as `debug` or `coldpress::store=trace`. Logs hold no secret.
-    #[arg(long, short, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
+    #[arg(long, short, help_heading = GLOBAL, action = ArgAction::Count)]
     pub verbose: u8,
 
     /// Format of the lines on stderr [default: text]
-    #[arg(long, value_name = "FORMAT", global = true, help_heading = GLOBAL, hide_short_help = true, default_value = "text",
+    #[arg(long, value_name = "FORMAT", help_heading = GLOBAL, hide_short_help = true, default_value = "text",
         hide_default_value = true, value_parser = choice::<Format>(&[
         ("text", "Lines of text"),
         ("json", "One JSON object a line, with time and level"),
@@ -71,7 +71,7 @@ pub struct Cli {
     /// Configuration file [default: /etc/coldread/coldread.toml, if it exists]
     ///
     /// Options and environment variables win over the file. `coldread config` shows what holds.
-    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL, hide_short_help = true)]
+    #[arg(long, value_name = "FILE", help_heading = GLOBAL, hide_short_help = true)]
     pub config: Option<PathBuf>,
 
     /// Print help (`-h`: a summary)
@@ -82,21 +82,19 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Returns the command line's description. Commands that fetch nothing do not show --verbose.
+/// Returns the command line's description. Commands have the global options that have an effect on them.
 pub fn command() -> clap::Command {
-    let without_verbose = |command: clap::Command| hide_switches(command, &[("verbose", Some('v'))]);
-    let mut command = Cli::command();
-    for name in ["ps", "umount", "status", "top", "report", "config", "completions", "man"] {
-        command = command.mut_subcommand(name, without_verbose);
-    }
+    let has = |command: &clap::Command, path: &str, option: &str| match option {
+        "config" => settings::has_settings(&PROGRAM, command),
+        // Nothing is requested there that could be logged, and no file sets anything.
+        "verbose" => !["ps", "umount", "status", "top", "zone plan", "config", "completions", "man"].contains(&path),
+        _ => !["config", "completions", "man"].contains(&path),
+    };
+    let mut command = spread_globals(Cli::command(), &has);
     // It has the container's options, too.
     let rarely = ["memory", "cache_max", "zone", "cow_max"];
     command = command.mut_subcommand("bundle", |bundle| {
         rarely.into_iter().fold(bundle, |bundle, name| bundle.mut_arg(name, |arg| arg.hide_short_help(true)))
-    });
-    command = command.mut_subcommand("zone", |zone| {
-        let zone = ["status", "plan"].into_iter().fold(zone, |zone, name| zone.mut_subcommand(name, without_verbose));
-        without_verbose(zone)
     });
     settings::describe(&PROGRAM, command)
 }
@@ -365,19 +363,6 @@ impl WritableArgs {
     }
 }
 
-/// List running coldread processes and their images
-///
-/// Lists this user's `mount`, `bundle`, `serve` and `profile record` processes from the run directory: $COLDREAD_RUN_DIR, else /run/coldread
-/// for root, else $XDG_RUNTIME_DIR/coldread, else ~/.local/state/coldread. STATE is `starting`, `running`, `unmounted` (still in use
-/// elsewhere) or `dead` (killed; `coldread umount` or the next start cleans up).
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread ps")]
-pub struct PsArgs {
-    /// Print one JSON object per line
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
 /// Show the settings that hold, and where each comes from
 ///
 /// An option wins over the environment variable, that over the configuration file, and that over the default. With a command line behind
@@ -391,22 +376,6 @@ pub struct ShowConfigArgs {
     /// Print one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-}
-
-/// Unmount an image and wait for its process to end
-///
-/// If the process was killed, removes its mount, loop device and FUSE mount. Only unmounts what `coldread ps` lists. If the mount is busy,
-/// it stays, and the processes that use it are printed.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sudo coldread umount /mnt/app")]
-pub struct UmountArgs {
-    /// Mount point, or bundle directory
-    #[arg(value_name = "DIR")]
-    pub directory: PathBuf,
-
-    /// Timeout for the process to end
-    #[arg(long, value_name = "DURATION", default_value = "30s")]
-    pub wait: Wait,
 }
 
 /// Record startup profiles
@@ -450,251 +419,4 @@ pub struct RecordArgs {
     /// Command to run, and its arguments
     #[arg(value_name = "COMMAND", required = true, last = true, help_heading = ARGUMENTS)]
     pub command: Vec<String>,
-}
-
-/// Show statistics of a running reader
-///
-/// Shows hit rates, latencies, requests to the store and cache sizes of a `serve`, `mount` or `bundle` that runs with --metrics ADDRESS.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread status unix:/run/app-metrics.sock")]
-pub struct StatusArgs {
-    /// Metrics address of the reader: unix:PATH or tcp:IP:PORT
-    #[arg(value_name = "ADDRESS")]
-    pub address: Address,
-
-    /// Print one JSON object
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// Show statistics of a running reader once a second
-///
-/// Like `status`, for the last second, with a history of the last five minutes. `q` or Ctrl-C ends it. Prints one line per second if
-/// standard output is not a terminal. If the reader ends, exits with 4.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread top unix:/run/app-metrics.sock")]
-pub struct TopArgs {
-    /// Metrics address of the reader: unix:PATH or tcp:IP:PORT
-    #[arg(value_name = "ADDRESS")]
-    pub address: Address,
-}
-
-/// Draw a recorded startup: chunk reads over time, and where they came from
-///
-/// With MANIFEST, the picture shows metadata and layers and names the files behind the slowest reads; this reads the directories of the
-/// image from the store. Pictures and pages have no scripts, fetch nothing, and follow light and dark mode. With MANIFEST, they contain
-/// file names; without it, only the root digest and chunk offsets.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  coldread report app.profile app.cpm -o app.svg\n  coldread report app.profile app.cpm --html app.html"
-)]
-pub struct ReportArgs {
-    /// Profile from `profile record`, or from --record of `serve`, `mount` or `bundle`
-    #[arg(value_name = "PROFILE")]
-    pub profile: PathBuf,
-
-    /// Block manifest of the image that was started, to name layers and files
-    #[arg(value_name = "MANIFEST")]
-    pub manifest: Option<ManifestRef>,
-
-    /// SVG file to write [default: standard output, unless --json or --html]
-    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
-    pub output: Option<PathBuf>,
-
-    /// HTML page to write; it shows chunk and files of the mark under the pointer
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    pub html: Option<PathBuf>,
-
-    /// Print the numbers as one JSON object
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-
-    /// Required root digest of the manifest
-    #[arg(long, value_name = "sha256:HEX", help_heading = "Image")]
-    pub expect: Option<Sha256>,
-
-    #[command(flatten)]
-    pub store: StoreArgs,
-
-    #[command(flatten)]
-    pub key: KeyArgs,
-
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Inspect and size the zone cache
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread zone status --zone redis://cache-1,redis://cache-2,redis://cache-3")]
-pub struct ZoneArgs {
-    #[command(subcommand)]
-    pub command: ZoneCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ZoneCommand {
-    Status(ZoneStatusArgs),
-    Plan(ZonePlanArgs),
-}
-
-/// Show contents and hit rate of each cache server of the zone
-///
-/// As reported by the servers since their start, for all hosts. Exits with 4 if a server does not answer.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coldread zone status --zone redis://cache-1,redis://cache-2,redis://cache-3")]
-pub struct ZoneStatusArgs {
-    #[command(flatten)]
-    pub servers: ServersArgs,
-
-    /// Print one JSON object
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// Recommend a zone cache size from recorded or synthetic traces
-///
-/// Simulates caches of all sizes on the traces and recommends the larger of the cheapest size and the smallest size that meets the
-/// latency goal. Prices are in one --currency.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  coldread zone plan --trace host-1.trace --trace host-2.trace --goal 3ms -o plan.svg\n  \
-        coldread zone plan --make zipf:20000,0.9,500000 --make cron:4000,3600,24"
-)]
-pub struct ZonePlanArgs {
-    /// Trace from --trace of `serve`, `mount` or `bundle` (repeatable, one per host)
-    #[arg(long, value_name = "FILE", required_unless_present = "make", help_heading = "Traces")]
-    pub trace: Vec<PathBuf>,
-
-    /// Synthetic trace: zipf:CHUNKS,EXPONENT,REQUESTS or cron:CHUNKS,SECONDS,SCANS
-    ///
-    /// zipf spreads REQUESTS over a day; cron reads all CHUNKS every SECONDS, SCANS times. Repeatable, and combined with --trace.
-    #[arg(long, value_name = "KIND", help_heading = "Traces")]
-    pub make: Vec<Made>,
-
-    /// Random seed of --make
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Traces")]
-    pub seed: u64,
-
-    /// Erasure code of the zone
-    #[arg(long, value_name = "DATA+PARITY", default_value = "4+2", help_heading = "Costs")]
-    pub code: Code,
-
-    /// Price of 1 GiB of server memory per month
-    #[arg(long, value_name = "PRICE", default_value_t = 3.0, help_heading = "Costs")]
-    pub memory_price: f64,
-
-    /// Price of 1000 requests to the store
-    #[arg(long, value_name = "PRICE", default_value_t = 0.0004, help_heading = "Costs")]
-    pub request_price: f64,
-
-    /// Price of transferring 1 GiB from the store
-    #[arg(long, value_name = "PRICE", default_value_t = 0.0, help_heading = "Costs")]
-    pub transfer_price: f64,
-
-    /// Currency of the prices, as it is written in the plan
-    #[arg(long, value_name = "NAME", default_value = "USD", help_heading = "Costs", value_parser = currency)]
-    pub currency: String,
-
-    /// Latency of a chunk from the zone
-    #[arg(long, value_name = "DURATION", default_value = "1ms", help_heading = "Latency")]
-    pub zone_latency: Wait,
-
-    /// Latency of a chunk from the store
-    #[arg(long, value_name = "DURATION", default_value = "30ms", help_heading = "Latency")]
-    pub origin_latency: Wait,
-
-    /// Maximum acceptable mean latency of a chunk
-    #[arg(long, value_name = "DURATION", default_value = "5ms", help_heading = "Latency")]
-    pub goal: Wait,
-
-    /// SVG file to draw the plan in
-    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
-    pub output: Option<PathBuf>,
-
-    /// Print all numbers as one JSON object
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// Takes the name of a currency, which stands in tables and pictures.
-fn currency(text: &str) -> Result<String, String> {
-    let is_name = (1..=8).contains(&text.chars().count()) && !text.chars().any(|c| is_escaped(c) || c.is_whitespace());
-    is_name
-        .then(|| text.to_owned())
-        .ok_or_else(|| format!("`{text}` is not a currency; use 1 to 8 characters, such as USD or €"))
-}
-
-/// An image and what it is called.
-#[derive(Debug, Clone)]
-pub struct NamedImage {
-    pub name: String,
-    pub manifest: ManifestRef,
-}
-
-impl FromStr for NamedImage {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, manifest) = match text.split_once('=') {
-            Some((name, manifest)) if !name.contains('/') => (Some(name.to_owned()), manifest),
-            _ => (None, text),
-        };
-        let manifest: ManifestRef = manifest.parse()?;
-        let name = name.or_else(|| name_of(&manifest));
-        // NBD's bound.
-        match name.filter(|name| !name.is_empty() && name.len() <= 4096) {
-            Some(name) => Ok(Self { name, manifest }),
-            None => Err(format!("`{text}` gives the image no name; use NAME=MANIFEST")),
-        }
-    }
-}
-
-/// What an image is called that was given no name.
-pub fn name_of(manifest: &ManifestRef) -> Option<String> {
-    match manifest {
-        ManifestRef::File(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
-        ManifestRef::Registry(name) => name.repository.rsplit('/').next().map(str::to_owned),
-    }
-}
-
-/// A path at which one of the images is offered.
-#[derive(Debug, Clone)]
-pub struct ImagePath(String);
-
-impl FromStr for ImagePath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for ImagePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl ImagePath {
-    /// Which of `images`, and where; without a name it is the first.
-    pub fn resolve(&self, images: &[NamedImage]) -> Result<(usize, &Path), Failure> {
-        // Names can have colons in them, so the images say where theirs ends.
-        let named = images.iter().enumerate().filter_map(|(at, image)| {
-            let path = self.0.strip_prefix(&image.name)?.strip_prefix(':')?;
-            Some((at, path))
-        });
-        let (at, path) = match (named.min_by_key(|(_, path)| path.len()), self.0.split_once(':')) {
-            (Some(named), _) => named,
-            (None, Some((name, _))) if !name.contains('/') => {
-                return Err(Failure::Usage(format!(
-                    "no image is called `{name}`; a path with a colon in it begins with ./"
-                )));
-            }
-            (None, _) => (0, self.0.as_str()),
-        };
-        if path.is_empty() {
-            return Err(Failure::Usage(format!("`{}` has no path", self.0)));
-        }
-        Ok((at, Path::new(path)))
-    }
 }

@@ -14,7 +14,7 @@ pub const PROGRAM: Program = Program {
     is_untrusted: false,
 };
 
-const SETTINGS: [Setting; 31] = [
+const SETTINGS: [Setting; 32] = [
     setting("store", Some("COLDPRESS_STORE"), InFile::Trusted),
     setting("store-endpoint", Some("COLDPRESS_STORE_ENDPOINT"), InFile::Trusted),
     setting("store-allow-http", None, InFile::Trusted),
@@ -27,6 +27,7 @@ const SETTINGS: [Setting; 31] = [
     setting("tls-ca", Some("COLDPRESS_TLS_CA"), InFile::Trusted),
     setting("plain-http", None, InFile::Trusted),
     setting("cache", Some("COLDREAD_CACHE"), InFile::Trusted),
+    setting("no-cache", Some("COLDREAD_NO_CACHE"), InFile::Trusted),
     setting("cache-max", Some("COLDREAD_CACHE_MAX"), InFile::Trusted),
     setting("memory", Some("COLDREAD_MEMORY"), InFile::Trusted),
     setting("requests", Some("COLDREAD_REQUESTS"), InFile::Any),

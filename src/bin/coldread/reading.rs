@@ -52,7 +52,7 @@ pub struct ReadArgs {
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
-    /// Do not use a disk cache [env: COLDREAD_NO_CACHE=]
+    /// Do not use a disk cache
     #[arg(long, conflicts_with = "cache", hide_short_help = true)]
     no_cache: bool,
 
@@ -283,15 +283,11 @@ impl ReadArgs {
 impl ReadArgs {
     /// Opens the disk cache: that which was asked for, or the default one if it can be used.
     fn open_cache(&self, becomes_another: bool) -> Result<Option<Arc<DiskCache>>, Failure> {
-        let asked = self.cache.clone().or(environment("COLDREAD_CACHE")?.map(PathBuf::from));
-        if let (Some(directory), false) = (&asked, self.no_cache) {
+        if let Some(directory) = &self.cache {
             return Ok(Some(open_cache(directory, self.cache_max.0)?));
         }
         // The default directory of one user is of no use to another.
-        if becomes_another
-            || self.no_cache
-            || environment("COLDREAD_NO_CACHE")?.is_some_and(|value| !matches!(&value[..], "false" | "0"))
-        {
+        if becomes_another || self.no_cache {
             return Ok(None);
         }
         let Some(directory) = default_cache()? else { return Ok(None) };

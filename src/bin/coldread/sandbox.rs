@@ -153,7 +153,7 @@ impl Collected {
                     // It may come in any of them.
                     let above = path.ancestors().find(|above| above.exists()).unwrap_or(&path);
                     say(&format!(
-                        "warning: while the store is not there, the sandbox lets all of {} be read",
+                        "warning: the store does not exist yet, so the sandbox allows reading all of {}",
                         above.display()
                     ));
                 }

@@ -39,7 +39,7 @@ impl FromStr for Address {
         let address = text.strip_prefix("tcp:").and_then(|address| address.parse::<SocketAddr>().ok());
         match address.filter(|address| address.ip().is_loopback()) {
             Some(address) => Ok(Self::Tcp(address)),
-            None => Err(format!("`{text}` is no address here; use unix:PATH, or tcp:127.0.0.1:PORT")),
+            None => Err(format!("`{text}` is not a local address; use unix:PATH, or tcp:127.0.0.1:PORT")),
         }
     }
 }

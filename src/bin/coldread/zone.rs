@@ -12,7 +12,6 @@ use coldpress::{Error, ErrorKind};
 
 use crate::reading::Wait;
 use crate::shared::failure::Failure;
-use crate::shared::keys::environment;
 
 /// Which servers, and their credentials.
 #[derive(Debug, Clone, Args)]
@@ -61,18 +60,9 @@ pub struct ZoneArgs {
 impl ServersArgs {
     /// The servers, with what opens them.
     fn addresses(&self) -> Result<Vec<Address>, Failure> {
-        // Not parsed by clap, whose errors repeat what was given.
-        let parsed = |named: &[String], by: &str| {
-            let parsed: Result<Vec<Address>, String> = named.iter().map(|server| server.parse()).collect();
-            parsed.map_err(|error| Failure::Usage(format!("{by}: {error}")))
-        };
-        let mut servers = parsed(&self.zone, "--zone")?;
-        if servers.is_empty()
-            && let Some(named) = environment("COLDREAD_ZONE")?
-        {
-            let named: Vec<String> = named.split(',').map(str::to_owned).collect();
-            servers = parsed(&named, "COLDREAD_ZONE")?;
-        }
+        // Not parsed by clap, whose errors repeat what was given, and that can have a password in it.
+        let parsed: Result<Vec<Address>, String> = self.zone.iter().map(|server| server.parse()).collect();
+        let mut servers = parsed.map_err(|error| Failure::Usage(format!("--zone (COLDREAD_ZONE): {error}")))?;
         if let Some(path) = &self.zone_password_file {
             let password = private(path)?;
             servers = servers.into_iter().map(|server| server.with_password(&password)).collect();
@@ -110,7 +100,7 @@ impl ZoneArgs {
         if let (Some(zone), Some(rate)) = (&zone, self.zone_start_rate) {
             let waited = zone.wait_for_turn(rate);
             if waited > Duration::from_secs(1) {
-                let message = format!("waited {:.1} s for its turn among the zone's starts", waited.as_secs_f64());
+                let message = format!("waited {:.1} s because of --zone-start-rate", waited.as_secs_f64());
                 crate::commands::say(&message);
             }
         }

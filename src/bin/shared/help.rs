@@ -1,10 +1,12 @@
-//! What the `--help` pages of both programs share: headings, choices, and options that a command does not show.
+//! What the command lines of both programs share: headings, choices, and global options.
 
 use std::ffi::OsString;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Arg, ArgAction, Command, FromArgMatches};
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
 use super::failure::{Failure, print_usage_json};
 use super::settings::{self, Program, Resolution, Stop};
@@ -25,13 +27,62 @@ where
     })
 }
 
-/// Hides the global switches `names` in the help of `command`, where they have no effect. They are still accepted.
-pub fn hide_switches(command: Command, names: &[(&'static str, Option<char>)]) -> Command {
-    names.iter().fold(command, |command, (name, short)| {
-        // Of the same kind as the option itself.
-        let action = if *name == "verbose" { ArgAction::Count } else { ArgAction::SetTrue };
-        command.arg(Arg::new(*name).long(*name).short(*short).hide(true).action(action))
-    })
+/// Gives the global options of `program` to those of its commands on which they have an effect: `has` decides by the words that name a
+/// command, such as `zone plan`, and by the option. A group of commands has the options of its commands.
+pub fn spread_globals(program: Command, has: &dyn Fn(&Command, &str, &str) -> bool) -> Command {
+    let globals: Vec<Arg> = globals(&program).cloned().collect();
+    program.mut_subcommands(|command| spread(command, "", &globals, has))
+}
+
+fn spread(command: Command, group: &str, globals: &[Arg], has: &dyn Fn(&Command, &str, &str) -> bool) -> Command {
+    let path = format!("{group} {}", command.get_name()).trim_start().to_owned();
+    let command = command.mut_subcommands(|below| spread(below, &path, globals, has));
+    let has = |command: &Command, arg: &&Arg| match command.has_subcommands() {
+        true => {
+            command.get_subcommands().any(|below| below.get_arguments().any(|other| other.get_id() == arg.get_id()))
+        }
+        false => has(command, &path, arg.get_id().as_str()),
+    };
+    let own: Vec<&Arg> = globals.iter().filter(|arg| has(&command, arg)).collect();
+    own.into_iter().fold(command, |command, arg| command.arg(arg.clone()))
+}
+
+/// Returns the options of `program` that can also stand behind a command.
+fn globals(program: &Command) -> impl Iterator<Item = &Arg> {
+    let is_global = |arg: &&Arg| arg.get_help_heading() == Some(GLOBAL) && arg.get_id() != "help";
+    program.get_arguments().filter(is_global)
+}
+
+/// Parses `words` by `program`, whose global options stand before a command or behind it.
+///
+/// # Errors
+/// Those of clap, also for a global option of which the command does not know.
+pub fn parse_words(program: &Command, words: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    // First as it is described: what a command does not have is refused.
+    let matches = program.clone().try_get_matches_from(words)?;
+    let (leaf, _, _) = settings::leaf(program, &matches);
+    let is_given = |arg: &Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let has = |arg: &Arg| leaf.get_arguments().any(|own| own.get_id() == arg.get_id());
+    let is_command = leaf.get_name() != program.get_name();
+    if let Some(arg) = globals(program).find(|arg| is_command && is_given(arg) && !has(arg)) {
+        return Err(unknown(program, leaf, arg));
+    }
+    // Then with values of all places together.
+    let ids: Vec<String> = globals(program).map(|arg| arg.get_id().to_string()).collect();
+    ids.iter()
+        .fold(program.clone(), |program, id| program.mut_arg(id, |arg| arg.global(true)))
+        .try_get_matches_from(words)
+}
+
+/// Returns clap's error of an option that `command` does not have.
+fn unknown(program: &Command, command: &Command, arg: &Arg) -> clap::Error {
+    let mut error = clap::Error::new(clap::error::ErrorKind::UnknownArgument).with_cmd(command);
+    let option = format!("--{}", arg.get_long().unwrap_or_default());
+    let name = format!("{} {}", program.get_name(), command.get_name());
+    let usage = command.clone().bin_name(name).render_usage();
+    error.insert(ContextKind::InvalidArg, ContextValue::String(option));
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    error
 }
 
 /// Parses the `words` of a command line of `program` by `command`, a description of `T`, with the settings of the environment and the

@@ -1,4 +1,4 @@
-//! Where the key and the store are: options first, then the environment, then what is at hand.
+//! Where the key and the store are: what the options say, whose defaults the settings are (settings/mod.rs), else what is at hand.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -101,27 +101,26 @@ fn usage(error: Error) -> Failure {
 }
 
 impl KeyArgs {
-    /// The key that was named, or is at hand.
-    pub fn named(&self) -> Result<Option<KeyRef>, Failure> {
-        match (&self.key, environment("COLDPRESS_KEY")?) {
-            (Some(key), _) => Ok(Some(key.clone())),
-            (None, Some(text)) => {
-                Ok(Some(text.parse().map_err(|error| Failure::Usage(format!("COLDPRESS_KEY: {error}")))?))
-            }
-            (None, None) => Ok(Path::new(DEFAULT_KEY).exists().then(|| KeyRef::File(DEFAULT_KEY.into()))),
-        }
+    /// Returns the key that was named, else the key file in the working directory if there is one.
+    pub fn named(&self) -> Option<KeyRef> {
+        self.key.clone().or_else(|| Path::new(DEFAULT_KEY).exists().then(|| KeyRef::File(DEFAULT_KEY.into())))
     }
 
     /// The key that was named, or is at hand; `None` where there is none.
     pub fn find(&self) -> Result<Option<Box<dyn KeyWrap>>, Failure> {
-        self.named()?.map(|key| open_key(&key, &self.kms)).transpose()
+        self.named().map(|key| open_key(&key, &self.kms)).transpose()
     }
 
-    /// The same where a key is needed.
+    /// Returns the key that was named or is at hand, for a command that needs one.
     pub fn require(&self) -> Result<Box<dyn KeyWrap>, Failure> {
-        let message = "no key: give --key or set COLDPRESS_KEY; `coldpress keygen -o coldpress.key` makes one";
-        self.find()?.ok_or_else(|| Failure::Usage(message.to_owned()))
+        self.find()?.ok_or_else(no_key)
     }
+}
+
+/// Returns the error of a command that needs a key.
+pub fn no_key() -> Failure {
+    let message = "no key: give --key or set COLDPRESS_KEY; `coldpress keygen -o coldpress.key` generates one";
+    Failure::Usage(message.to_owned())
 }
 
 /// Reads or reaches a key.
@@ -203,12 +202,9 @@ impl FromStr for Addressing {
     }
 }
 
+/// Parses the value of --store. What was most likely meant as something else than a directory's path is refused.
+#[expect(clippy::needless_pass_by_value, reason = "a value parser is called so")]
 fn parse_store(text: OsString) -> Result<StoreUrl, String> {
-    store_from(&text)
-}
-
-/// Reads a store from what stands on a command line. What was most likely meant as something else than a directory's path is refused.
-fn store_from(text: &OsStr) -> Result<StoreUrl, String> {
     let shown = text.to_string_lossy();
     let refuse = |reason: String| Err(format!("`{shown}` is not a store: {reason}"));
     if shown.starts_with('~') {
@@ -218,26 +214,14 @@ fn store_from(text: &OsStr) -> Result<StoreUrl, String> {
         Some((scheme @ ("s3" | "gs" | "az" | "file" | "http" | "https"), rest)) if !rest.starts_with("//") => {
             refuse(format!("write {scheme}://{}, or ./{shown} for a directory", rest.trim_start_matches('/')))
         }
-        _ => StoreUrl::parse(text).map_err(|error| error.to_string()),
+        _ => StoreUrl::parse(&text).map_err(|error| error.to_string()),
     }
 }
 
 impl StoreArgs {
-    /// The store that an option or the environment names.
-    pub fn named(&self) -> Result<Option<StoreUrl>, Failure> {
-        match (&self.store, environment("COLDPRESS_STORE")?) {
-            (Some(store), _) => Ok(Some(store.clone())),
-            (None, Some(text)) => {
-                let store = store_from(OsStr::new(&text));
-                Ok(Some(store.map_err(|error| Failure::Usage(format!("COLDPRESS_STORE: {error}")))?))
-            }
-            (None, None) => Ok(None),
-        }
-    }
-
-    /// What else a client of it is told.
+    /// Returns the settings of a client of the store, with at most `in_flight` requests at a time.
     pub fn settings(&self, in_flight: usize) -> Result<Settings, Failure> {
-        let is_s3 = matches!(self.named()?, Some(StoreUrl::Bucket(BucketUrl { service: Service::S3, .. })));
+        let is_s3 = matches!(self.store, Some(StoreUrl::Bucket(BucketUrl { service: Service::S3, .. })));
         let (source, endpoint) = match &self.store_endpoint {
             Some(endpoint) => ("--store-endpoint", Some(endpoint.clone())),
             // AWS's variables are for S3; the other services read their own.
@@ -275,8 +259,8 @@ impl StoreArgs {
     /// Where that is.
     pub fn of(&self, manifest: &OpenManifest) -> Result<StoreUrl, Failure> {
         let said = || StoreUrl::parse(OsStr::new(&manifest.sealed.store)).ok();
-        match (self.named()?, said()) {
-            (Some(url), _) => Ok(url),
+        match (&self.store, said()) {
+            (Some(url), _) => Ok(url.clone()),
             (None, Some(url @ StoreUrl::Directory(_))) => Ok(url),
             // Who made a manifest shall not choose where credentials go.
             (None, Some(url @ StoreUrl::Bucket(_))) => {
@@ -304,7 +288,7 @@ fn aws_endpoint(service: &str, variables: [&'static str; 2]) -> Result<(&'static
     Ok(("endpoint_url of the AWS profile", endpoint))
 }
 
-/// A variable of the environment.
+/// Returns a variable of the environment that is set and not empty. Those of options are read by the settings alone.
 pub fn environment(name: &str) -> Result<Option<String>, Failure> {
     #[expect(clippy::disallowed_methods, reason = "bin reads the environment, and only here")]
     let value = std::env::var_os(name).filter(|value| !value.is_empty());

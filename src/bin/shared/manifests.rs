@@ -49,11 +49,7 @@ impl RegistryArgs {
     }
 
     fn given(&self) -> Result<Vec<(Option<String>, Login)>, Failure> {
-        let given = match environment("COLDPRESS_CREDS")? {
-            Some(creds) if self.creds.is_empty() => vec![creds],
-            _ => self.creds.clone(),
-        };
-        let parsed = given.iter().map(|text| {
+        let parsed = self.creds.iter().map(|text| {
             let (host, login) = match text.split_once('=') {
                 // A password may have anything in it, a user no host's form.
                 Some((host, login)) if !host.contains(':') || is_host_and_port(host) => (Some(host.to_owned()), login),
@@ -63,7 +59,8 @@ impl RegistryArgs {
                 Some((user, password)) if !user.is_empty() => {
                     Ok((host, Login::Password { user: user.to_owned(), password: password.to_owned() }))
                 }
-                _ => Err(Failure::Usage("--creds: not of the form [HOST=]USER:PASSWORD".to_owned())),
+                // What was given is not repeated: it may be a password.
+                _ => Err(Failure::Usage("--creds (COLDPRESS_CREDS): expected [HOST=]USER:PASSWORD".to_owned())),
             }
         });
         parsed.collect()
@@ -75,7 +72,7 @@ fn is_host_and_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
-/// Where `docker login` and `podman login` keep what they were told.
+/// Returns the files in which `docker login` and `podman login` store logins.
 fn login_files() -> Result<Vec<PathBuf>, Failure> {
     if let Some(path) = environment("REGISTRY_AUTH_FILE")? {
         return Ok(vec![path.into()]);

@@ -115,7 +115,7 @@ impl LinkView<'_> {
                     }
                     todo.extend(raw_components(&text).rev().map(<[u8]>::to_vec));
                 }
-                LinkLookup::Other(_) => return Err(fail("which leads through a file")),
+                LinkLookup::Other(_) => return Err(fail("whose path leads through a file that is not a directory")),
             }
         }
         Err(refuse(&self.link.path, format!("a hard link to the directory `{shown}`")))

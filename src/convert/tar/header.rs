@@ -137,7 +137,7 @@ fn octal(field: &[u8]) -> Option<i64> {
 
 /// Checks the sum of the block's bytes, as unsigned ones or, as some old writers summed, signed ones.
 pub(super) fn check_sum(block: &[u8; BLOCK]) -> Result<(), &'static str> {
-    let expected = octal(&block[CHECKSUM]).ok_or("its checksum is no number")?;
+    let expected = octal(&block[CHECKSUM]).ok_or("its checksum is not a number")?;
     let outside = block[..CHECKSUM.start].iter().chain(&block[CHECKSUM.end..]);
     let unsigned: i64 = outside.clone().map(|&byte| i64::from(byte)).sum::<i64>() + 8 * 32;
     let signed: i64 = outside.map(|&byte| i64::from(byte.cast_signed())).sum::<i64>() + 8 * 32;

@@ -128,12 +128,12 @@ impl<'d> Ext4<'d> {
         }
         let features = [get32(&superblock, 0x5C), get32(&superblock, 0x60), get32(&superblock, 0x64)];
         if features != [compat::ALL, incompat::ALL, ro_compat::ALL] || get32(&superblock, 0x18) != 2 {
-            return Err(Error::new(ErrorKind::Unsupported, "file system: not one that coldpress made"));
+            return Err(Error::new(ErrorKind::Unsupported, "file system: not one that coldpress wrote"));
         }
         let (blocks, inodes, inodes_per_group) =
             (get32(&superblock, 4), get32(&superblock, 0), get32(&superblock, 0x28));
         if u64::from(blocks) * u64::from(BLOCK_SIZE) > device.size() || inodes_per_group == 0 {
-            return Err(corrupt("its superblock says what cannot be"));
+            return Err(corrupt("its superblock has impossible values"));
         }
         let groups = blocks.div_ceil(super::spec::BLOCKS_PER_GROUP);
         let mut table = vec![0; groups as usize * DESCRIPTOR_SIZE as usize];
@@ -151,7 +151,7 @@ impl<'d> Ext4<'d> {
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         if u64::from(inodes) > u64::from(inodes_per_group) * tables.len() as u64 {
-            return Err(corrupt("its superblock says what cannot be"));
+            return Err(corrupt("its superblock has impossible values"));
         }
         Ok(Self { device, blocks, inodes, inodes_per_group, tables })
     }

@@ -25,7 +25,7 @@ impl DirectoryWalk {
         let ino = node.stat.ino;
         if !self.entered.insert(ino) {
             let message = format!(
-                "file system: the directory `{}` (inode {}) was listed before: it is in itself, or has two names",
+                "file system: the directory `{}` (inode {}) appears twice: it contains itself, or has two names",
                 Display(path),
                 ino.0
             );

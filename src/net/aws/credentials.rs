@@ -143,7 +143,7 @@ impl RenewedCredentials {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => return Err(reason(&error, passes)),
             Err(_) => {
-                let message = format!("no AWS credentials came within {} seconds", TIMEOUT.as_secs());
+                let message = format!("no AWS credentials within {} seconds", TIMEOUT.as_secs());
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
         };
@@ -152,7 +152,7 @@ impl RenewedCredentials {
             before.access_key_id() == found.access_key_id() && before.session_token() == found.session_token()
         };
         if state.rejected && state.current.as_ref().is_some_and(is_same) {
-            let message = "the service says that the AWS credentials expired, and their source still gives the same";
+            let message = "the AWS credentials have expired, and their source still returns the same ones";
             // Who gives credentials that expire may give others soon.
             let kind = if found.expiry().is_some() { ErrorKind::Unavailable } else { ErrorKind::Denied };
             return Err(Error::new(kind, message).with_hint(RENEW));
@@ -178,12 +178,10 @@ fn reason(error: &CredentialsError, passes: bool) -> Error {
     let (kind, message) = match error {
         CredentialsError::CredentialsNotLoaded(_) => (ErrorKind::Denied, why),
         CredentialsError::ProviderTimedOut(_) => {
-            (ErrorKind::Unavailable, format!("the source of the AWS credentials does not answer: {why}"))
+            (ErrorKind::Unavailable, format!("the source of the AWS credentials does not respond: {why}"))
         }
-        _ if passes => {
-            (ErrorKind::Unavailable, format!("the source of the AWS credentials cannot be asked now: {why}"))
-        }
-        _ => (ErrorKind::Denied, format!("the source of the AWS credentials gives none: {why}")),
+        _ if passes => (ErrorKind::Unavailable, format!("the source of the AWS credentials is unavailable: {why}")),
+        _ => (ErrorKind::Denied, format!("the source of the AWS credentials returned none: {why}")),
     };
     let error = Error::new(kind, message);
     if kind == ErrorKind::Denied { error.with_hint(LOOK) } else { error }

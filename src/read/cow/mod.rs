@@ -67,9 +67,7 @@ impl CowDevice {
     fn check(&self, offset: u64, length: u64) -> Result<()> {
         match offset.checked_add(length).is_some_and(|end| end <= self.size()) {
             true => Ok(()),
-            false => {
-                Err(Error::new(ErrorKind::Input, format!("byte {offset} and what follows it: past the device's end")))
-            }
+            false => Err(Error::new(ErrorKind::Input, format!("bytes from {offset} on: past the end of the device"))),
         }
     }
 
@@ -182,7 +180,7 @@ impl CowDevice {
         let one_less = |left: u64| left.checked_sub(1);
         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
             Ok(_) => Ok(()),
-            Err(_) => Err(Error::new(ErrorKind::Full, "no room is left for what is written to the device")),
+            Err(_) => Err(Error::new(ErrorKind::Full, "the write overlay is full (--cow-max)")),
         }
     }
 

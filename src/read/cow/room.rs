@@ -43,7 +43,7 @@ impl Room {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
                 _ => ErrorKind::Unavailable,
             };
-            Error::caused(kind, format!("block {block} of what is written"), error)
+            Error::caused(kind, format!("block {block} of the write overlay"), error)
         })?;
         Ok(Kept::Sealed(seal))
     }
@@ -67,7 +67,7 @@ impl Room {
             (Self::File { file, key }, Kept::Sealed(seal)) => (file, key, seal),
             (Self::Memory, Kept::Sealed(_)) => unreachable!("memory keeps nothing sealed"),
         };
-        let object = || format!("block {block} of what was written");
+        let object = || format!("block {block} of the write overlay");
         if wait {
             file.read_exact_at(buf, block * BLOCK).map_err(|error| Error::io(object(), error))?;
         } else {
@@ -76,7 +76,7 @@ impl Room {
                 return Ok(None);
             }
         }
-        let altered = |_| Error::new(ErrorKind::Corrupt, format!("{}: not what was put into its file", object()));
+        let altered = |_| Error::new(ErrorKind::Corrupt, format!("{}: its file was modified", object()));
         key.open(seal, buf).map_err(altered).map(Some)
     }
 

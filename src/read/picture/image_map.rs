@@ -105,10 +105,20 @@ impl ImageMap {
     /// Returns what `chunk` is a part of: `layer 2`, or `metadata: inode table`.
     #[must_use]
     pub fn part(&self, chunk: u32) -> String {
-        let band = self.bands.iter().find(|band| (band.from..band.to).contains(&chunk));
-        let label = band.map_or("past the image", |band| &band.label);
-        self.regions.get(&chunk).map_or_else(|| label.to_owned(), |region| format!("{label}: {region}"))
+        part(&self.bands, self.regions.get(&chunk).copied(), chunk)
     }
+}
+
+/// Returns what `chunk` of the image of `manifest` is a part of: `layer 2`, or `metadata: inode table`.
+#[must_use]
+pub fn part_of(manifest: &OpenManifest, chunk: ChunkIndex) -> String {
+    part(&bands(manifest), region(manifest, chunk), chunk.0)
+}
+
+fn part(bands: &[Band], region: Option<Region>, chunk: u32) -> String {
+    let band = bands.iter().find(|band| (band.from..band.to).contains(&chunk));
+    let label = band.map_or("past the image", |band| &band.label);
+    region.map_or_else(|| label.to_owned(), |region| format!("{label}: {region}"))
 }
 
 fn bands(manifest: &OpenManifest) -> Vec<Band> {

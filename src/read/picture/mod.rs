@@ -8,5 +8,5 @@ mod image_map;
 mod numbers;
 
 pub use chart::{html, svg};
-pub use image_map::ImageMap;
+pub use image_map::{ImageMap, part_of};
 pub use numbers::{Numbers, SlowRead, TierShare};

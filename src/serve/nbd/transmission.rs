@@ -66,7 +66,7 @@ fn request(from: &mut impl Read) -> io::Result<Option<Request>> {
     }
     from.read_exact(&mut magic[1..])?;
     if u32::from_be_bytes(magic) != REQUEST_MAGIC {
-        return Err(broken("a request without its magic"));
+        return Err(broken("a request without the magic number"));
     }
     // Each is on its disk before it is answered, as far as it ever is, and zeros may always be holes.
     let _flags = array::<2>(from)?;
@@ -166,7 +166,7 @@ impl<W: Write> Session<'_, W> {
             }
             (command::WRITE, writable) => {
                 if length > MAX_DATA {
-                    return Err(broken("a write of too many bytes"));
+                    return Err(broken("a write that is too long"));
                 }
                 // Also where it is refused: behind it begins the next request.
                 let written = self.receive(from, offset, length, writable.filter(|_| inside))?;
@@ -277,7 +277,7 @@ impl<W: Write> Session<'_, W> {
             let piece = &mut buf[..length];
             self.device.read_at(at, piece).map_err(|error| {
                 self.client.watch.failed(&error);
-                io::Error::other("a read failed in the middle of its answer")
+                io::Error::other("a read failed in the middle of its reply")
             })?;
             send(&mut to, piece)?;
         }

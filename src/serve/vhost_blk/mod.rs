@@ -115,14 +115,16 @@ impl Session {
     pub fn wait(mut self) -> io::Result<()> {
         let ended = self.daemon.wait();
         let broken = self.shared.broken();
-        let broken = broken.map(|broken| format!("a guest broke its disk's protocol: {broken}"));
+        let broken = broken.map(|broken| format!("virtio protocol error of the guest: {broken}"));
         match (broken, ended) {
             (Some(broken), _) => Err(io::Error::new(io::ErrorKind::InvalidData, broken)),
             (
                 None,
                 Ok(()) | Err(DaemonError::HandleRequest(ProtocolError::Disconnected | ProtocolError::PartialMessage)),
             ) => Ok(()),
-            (None, Err(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not vhost-user: {error}"))),
+            (None, Err(error)) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("vhost-user protocol error: {error}")))
+            }
         }
     }
 }
@@ -194,7 +196,7 @@ impl VhostUserBackend for Door {
             let file = region.file_offset().ok_or(io::ErrorKind::InvalidInput)?;
             let end = file.start().checked_add(region.len());
             if end.is_none_or(|end| file.file().metadata().is_ok_and(|metadata| metadata.len() < end)) {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "memory behind the end of its file"));
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "memory past the end of its file"));
             }
         }
         Ok(())

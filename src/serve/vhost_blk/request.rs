@@ -105,14 +105,15 @@ impl Disk {
     {
         // Header and status can have buffers of their own; a loop ends here as well.
         if chain.clone().count() > MAX_SEGMENTS as usize + 2 {
-            return Err(Broken("a request of too many buffers"));
+            return Err(Broken("a request with too many buffers"));
         }
         let outside = |_| Broken("a buffer outside the guest's memory");
         let mut reader = Reader::new(chain.memory(), chain.clone()).map_err(outside)?;
         let mut writer = Writer::new(chain.memory(), chain.clone()).map_err(outside)?;
         let header = header(&mut reader).map_err(|_| Broken("a request without a header"))?;
-        let room = writer.available_bytes().checked_sub(1).ok_or(Broken("a request without a place for its status"))?;
-        let mut status = writer.split_at(room).map_err(|_| Broken("a request without a place for its status"))?;
+        let room =
+            writer.available_bytes().checked_sub(1).ok_or(Broken("a request without a buffer for its status"))?;
+        let mut status = writer.split_at(room).map_err(|_| Broken("a request without a buffer for its status"))?;
         let done = match header.kind {
             kind::IN if reach == Reach::Hand => match self.read_at_hand(&header, &mut writer, buf) {
                 None => return Ok(Answer::Later),
@@ -130,7 +131,7 @@ impl Disk {
             },
             _ => Status::Unsupported,
         };
-        status.write_all(&[done as u8]).map_err(|_| Broken("a status that cannot be written"))?;
+        status.write_all(&[done as u8]).map_err(|_| Broken("the status cannot be written"))?;
         // A chain has less than 2^32 bytes, or it would have been cut.
         Ok(Answer::Given(u32::try_from(writer.bytes_written() + 1).unwrap_or(u32::MAX)))
     }

@@ -46,7 +46,7 @@ pub(super) struct Shared {
 
 impl From<RingError> for Broken {
     fn from(_: RingError) -> Self {
-        Self("a ring that makes no sense")
+        Self("invalid ring addresses")
     }
 }
 
@@ -180,7 +180,7 @@ impl Shared {
                 // Those that fetch are there as long as this.
                 Answer::Later => misses
                     .send(Miss { number, ring: ring.clone(), chain })
-                    .map_err(|_| Broken("a request after the end"))?,
+                    .map_err(|_| Broken("a request after the end of the session"))?,
             }
         }
         if answered > 0 {
@@ -208,7 +208,7 @@ impl Shared {
 
     fn finish(&self, miss: &Miss, room: &mut Vec<u8>) -> Result<(), Broken> {
         let Answer::Given(written) = self.disk.answer(&miss.chain, Reach::Anywhere, room)? else {
-            return Err(Broken("a request that is never at hand"));
+            return Err(Broken("a request without a reply"));
         };
         miss.ring.add_used(miss.chain.head_index(), written)?;
         self.told(miss.number, &miss.ring, 1)
@@ -217,7 +217,7 @@ impl Shared {
     /// Tells the guest of answers in its ring, where it wants to be told.
     fn told(&self, number: usize, ring: &VringMutex, answers: u32) -> Result<(), Broken> {
         if ring.needs_notification()? {
-            ring.signal_used_queue().map_err(|_| Broken("a guest that cannot be told"))?;
+            ring.signal_used_queue().map_err(|_| Broken("the guest cannot be notified"))?;
         }
         self.under_way[number].fetch_sub(answers, Ordering::SeqCst);
         Ok(())

@@ -15,6 +15,7 @@ use crate::error::first_cause;
 use crate::net::retry::milliseconds;
 use crate::net::runtime::Services;
 use crate::net::wait::Wait;
+use crate::printable::size;
 use crate::source::blob::MAX_DOCUMENT;
 use crate::{Error, ErrorKind, Result};
 
@@ -105,7 +106,7 @@ impl Api {
     pub(super) fn inspect(&self, reference: &str) -> Result<(Vec<u8>, bool)> {
         let missing = || {
             let message = format!(
-                "no image `{reference}` in the engine at {}; `docker image ls` lists those there are, `docker pull` gets one",
+                "no image `{reference}` in the engine at {}; `docker image ls` lists its images, `docker pull` downloads one",
                 self.name
             );
             Error::new(ErrorKind::NotFound, message)
@@ -118,7 +119,7 @@ impl Api {
             .read_to_end(&mut bytes)
             .map_err(|error| Error::io(format!("engine at {}", self.name), error))?;
         if bytes.len() as u64 > MAX_DOCUMENT {
-            let message = format!("engine at {}: its answer is too long", self.name);
+            let message = format!("engine at {}: its response is larger than {}", self.name, size(MAX_DOCUMENT));
             return Err(Error::new(ErrorKind::Input, message));
         }
         Ok((bytes, is_docker))
@@ -127,7 +128,10 @@ impl Api {
     /// The stream of an image that `docker save` would write.
     pub(super) fn save(&self, id: &str) -> Result<Body<'_>, Failure> {
         self.get(&format!("images/{id}/get"), || {
-            Error::new(ErrorKind::NotFound, format!("the engine at {} has the image no more", self.name))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("engine at {}: the image was removed while it was exported", self.name),
+            )
         })
     }
 
@@ -164,14 +168,13 @@ impl Api {
         let name = &self.name;
         match io_kind(error) {
             Some(io::ErrorKind::PermissionDenied) => {
-                let message = format!(
-                    "the engine at {name} may not be asked by this user: permission denied; be in the socket's group, or root"
-                );
+                let message =
+                    format!("engine at {name}: permission denied; add this user to the socket's group, or run as root");
                 Error::new(ErrorKind::Denied, message)
             }
             Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 let message = format!(
-                    "no engine answers at {name}: {}; start it, or set DOCKER_HOST to where it is",
+                    "no engine answers at {name}: {}; start it, or set DOCKER_HOST to its address",
                     first_cause(error)
                 );
                 Error::new(ErrorKind::Unavailable, message)
@@ -240,7 +243,7 @@ fn place(host: &str, tls: bool) -> Result<Place> {
                 return refuse(ErrorKind::Input, format!("{host}: not of the form tcp://HOST:PORT"));
             };
             if !tls && !on_this_machine(host) {
-                let message = "tcp:// without TLS is for this machine only: set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to a \
+                let message = "tcp:// without TLS is accepted for loopback addresses only: set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to a \
                                directory with ca.pem, cert.pem and key.pem";
                 return refuse(ErrorKind::Unsupported, message.to_owned());
             }
@@ -273,7 +276,7 @@ fn certified(client: ClientBuilder, directory: Option<&Path>) -> Result<ClientBu
             Err(error) => Err(Error::file(&path, error)),
         }
     };
-    let wrong = |what: &str| Error::new(ErrorKind::Input, format!("DOCKER_CERT_PATH: {what} is not of the form PEM"));
+    let wrong = |what: &str| Error::new(ErrorKind::Input, format!("DOCKER_CERT_PATH: {what} is not in PEM format"));
     let client = match read("ca.pem")? {
         Some(ca) => client.tls_certs_only(Certificate::from_pem_bundle(&ca).map_err(|_| wrong("ca.pem"))?),
         None => client,

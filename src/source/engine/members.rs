@@ -20,10 +20,10 @@ pub enum Broken {
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
     /// The archive ends too early, as it does when its writer fails.
-    #[error("the stream ended too early")]
+    #[error("the export ended before its last byte")]
     Early,
     /// The engine says why in place of a member.
-    #[error("the engine broke off: {0}")]
+    #[error("the engine aborted the export: {0}")]
     Said(String),
     /// This is no tar.
     #[error("not a tar archive: {0}")]
@@ -82,7 +82,7 @@ impl<R: Read> Members<R> {
         loop {
             self.pass_over()?;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().map_err(|_| Broken::Malformed("a member's size is no number"))?;
+            let size = header.entry_size().map_err(|_| Broken::Malformed("the size of a member is not a number"))?;
             let kind = header.entry_type().as_byte();
             self.begin(if matches!(kind, b'x' | b'g' | b'L' | b'K') { size } else { extended.size.unwrap_or(size) })?;
             match kind {
@@ -115,7 +115,9 @@ impl<R: Read> Members<R> {
     }
 
     fn begin(&mut self, size: u64) -> Result<(), Broken> {
-        let padded = size.checked_next_multiple_of(BLOCK as u64).ok_or(Broken::Malformed("a member without an end"))?;
+        let padded = size
+            .checked_next_multiple_of(BLOCK as u64)
+            .ok_or(Broken::Malformed("the size of a member is too large"))?;
         (self.left, self.padding) = (size, padded - size);
         Ok(())
     }
@@ -148,13 +150,13 @@ impl<R: Read> Members<R> {
         let header = tar::Header::from_byte_slice(&block).clone();
         match header.cksum() {
             Ok(said) if said == sum => Ok(Some(header)),
-            _ => Err(Broken::Malformed("a header's checksum is wrong")),
+            _ => Err(Broken::Malformed("the checksum of a header is wrong")),
         }
     }
 
     fn extended(&mut self) -> Result<Vec<u8>, Broken> {
         if self.left > MAX_EXTENDED {
-            return Err(Broken::Malformed("an extended header of more than 1 MiB"));
+            return Err(Broken::Malformed("an extended header is larger than 1 MiB"));
         }
         let mut bytes = Vec::new();
         let mut buf = [0; BLOCK];
@@ -170,7 +172,7 @@ impl<R: Read> Members<R> {
 impl Extended {
     /// A PAX header.
     fn read(&mut self, records: &[u8]) -> Result<(), Broken> {
-        const WRONG: Broken = Broken::Malformed("a PAX header that is none");
+        const WRONG: Broken = Broken::Malformed("a PAX header is malformed");
         for record in tar::PaxExtensions::new(records) {
             let record = record.map_err(|_| WRONG)?;
             let value = record.value_bytes();

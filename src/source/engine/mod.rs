@@ -83,13 +83,13 @@ pub(super) fn open(reference: &str, platform: Option<&Platform>, limits: Limits<
 
 /// The image's id, and its config as far as the engine tells it: podman leaves out what OCI's has not.
 fn inspected(answer: &[u8]) -> Result<(String, ImageConfig)> {
-    let not_one = |error| Error::caused(ErrorKind::Input, "its answer is none of a container engine", error);
+    let not_one = |error| Error::caused(ErrorKind::Input, "its response is not that of a container engine", error);
     let Inspected { id, architecture, os, variant, config, root_fs } =
         serde_json::from_slice(answer).map_err(not_one)?;
     // It becomes part of the next request.
     let hex = id.strip_prefix("sha256:").unwrap_or(&id);
     if from_hex::<32>(hex).is_none() {
-        return Err(Error::new(ErrorKind::Input, "its answer has an image id that is no sha256 digest"));
+        return Err(Error::new(ErrorKind::Input, "the image id in its response is not a sha256 digest"));
     }
     let rootfs = BTreeMap::from([("diff_ids", root_fs.layers.unwrap_or_default())]);
     let config = Config { architecture, os, variant, config, rootfs };

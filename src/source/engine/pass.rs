@@ -20,6 +20,7 @@ use super::api::Failure;
 use super::members::{Broken, Kind, Member, Members};
 use crate::digest::{Sha256, Sha256Hasher, from_hex};
 use crate::fs::path::Display;
+use crate::printable::size;
 use crate::source::ImageConfig;
 use crate::source::archive::{MAX_LINKS, clean};
 use crate::source::blob::{MAX_DOCUMENT, wrong_digest};
@@ -112,7 +113,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         self.room = self.room.checked_sub(members.left()).ok_or_else(|| {
-            let message = format!("`{}`: with it, more bytes come than --max-size allows", Display(&name));
+            let message = format!("`{}`: the export up to it exceeds --max-size", Display(&name));
             Error::new(ErrorKind::Input, message)
         })?;
         let (Some(diff_id), Some(spool)) = (diff_id, spool) else { return self.keep(name, members, buf) };
@@ -178,7 +179,7 @@ impl<'a> Pass<'a> {
     /// What is left when all members passed.
     fn finish(&mut self, buf: &mut [u8]) -> Result<ImageConfig> {
         let items: Vec<Item> = serde_json::from_slice(&self.document("manifest.json", None)?).map_err(|error| {
-            Error::caused(ErrorKind::Corrupt, "manifest.json: not that of an image that was saved", error)
+            Error::caused(ErrorKind::Corrupt, "manifest.json: not the manifest of a saved image", error)
         })?;
         for item in items.iter().filter(|item| item.layers.len() == self.diff_ids.len()) {
             let config = ImageConfig::parse(&self.document(&item.config, digest_in_name(&item.config))?)?;
@@ -187,7 +188,10 @@ impl<'a> Pass<'a> {
                 return Ok(config);
             }
         }
-        Err(Error::new(ErrorKind::Corrupt, "the stream has another image in it than the engine said"))
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            "the engine exported another image than it described; it may have been tagged anew meanwhile: run the command again",
+        ))
     }
 
     /// Gives what is still missing, by what manifest.json says.
@@ -210,7 +214,10 @@ impl<'a> Pass<'a> {
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(fail)?;
         if bytes.len() as u64 > MAX_DOCUMENT {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{name}: too long for a JSON document")));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{name}: a JSON document larger than {}", size(MAX_DOCUMENT)),
+            ));
         }
         match digest {
             Some(digest) if Sha256::of(&bytes) != digest => {
@@ -234,11 +241,11 @@ impl<'a> Pass<'a> {
 }
 
 fn too_many(what: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("the stream has too many {what} for an image"))
+    Error::new(ErrorKind::Corrupt, format!("the export has too many {what} for an image"))
 }
 
 fn missing(name: &[u8]) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("`{}` is not in the stream", Display(name)))
+    Error::new(ErrorKind::Corrupt, format!("the export does not contain `{}`", Display(name)))
 }
 
 /// `HEX.tar` or `blobs/sha256/HEX`.
@@ -358,7 +365,7 @@ mod tests {
     }
 
     fn spools() -> Vec<(Sha256, Arc<Spool>)> {
-        diff_ids()[..2].iter().map(|diff_id| (*diff_id, Spool::new(&std::env::temp_dir()))).collect()
+        diff_ids()[..2].iter().map(|diff_id| (*diff_id, Spool::new(&std::env::temp_dir(), None))).collect()
     }
 
     fn read(stream: &[u8], wanted: &[(Sha256, Arc<Spool>)]) -> Result<ImageConfig, Failure> {
@@ -441,9 +448,9 @@ mod tests {
         changed[3].1 = serde_json::to_vec(&json!({ "rootfs": { "diff_ids": [] } })).unwrap();
         changed[5] = manifest("config.json", ["c/layer.tar", "b/layer.tar", "a/layer.tar"]);
         for (stream, words) in [
-            (other, "its bytes are those of"),
+            (other, "its digest is"),
             (without, "manifest.json"),
-            (less, "is not in"),
+            (less, "does not contain"),
             (changed, "another image"),
         ] {
             let (again, kind, message) = error_of(read(&bytes_of(&stream), &spools()));
@@ -475,6 +482,6 @@ mod tests {
         assert!(refused(&links, 1 << 20).2.contains("too many links"));
         let mut long = old();
         long[5].1 = vec![b' '; usize::try_from(MAX_DOCUMENT).unwrap() + 1];
-        assert!(refused(&long, 1 << 30).2.contains("too long"));
+        assert!(refused(&long, 1 << 30).2.contains("larger than 8.0 MiB"));
     }
 }

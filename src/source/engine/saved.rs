@@ -61,7 +61,7 @@ impl Saved {
             api,
             id,
             diff_ids: diff_ids.to_vec(),
-            spools: distinct.into_iter().map(|diff_id| (diff_id, Spool::new(limits.temp))).collect(),
+            spools: distinct.into_iter().map(|diff_id| (diff_id, Spool::new(limits.temp, None))).collect(),
             platform: platform.cloned(),
             told,
             config: OnceLock::new(),

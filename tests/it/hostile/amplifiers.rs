@@ -24,7 +24,7 @@ fn empty_files(names: std::ops::Range<usize>) -> Layer {
 fn a_small_tar_that_would_take_much_is_refused() {
     let xattrs = || Layer::new().file_with("f", b"", &Meta::default().xattr("user.a", &[b'x'; 3_900]));
     let directories = |count: usize| (0..count).fold(Layer::new(), |layer, i| layer.dir(&format!("{i:05}")));
-    let memory = ["bytes of memory, more than the ", "--max-entries"];
+    let memory = ["take more memory than the ", "--max-entries"];
     check(
         "hostile_tar_that_would_take_much",
         [
@@ -36,7 +36,7 @@ fn a_small_tar_that_would_take_much_is_refused() {
             }),
             bad_layer(
                 "directories_for_1_mib",
-                &["bytes of the device", "the 1048576 that --max-size allows"],
+                &["take more of the block image", "the 1.0 MiB that --max-size allows"],
                 directories(300),
             )
             .with(&["--max-size", "1MiB"]),

@@ -103,7 +103,7 @@ fn a_directory_in_itself_ends_every_walk_with_its_name() {
             let program = if args[0] == "diff" { COLDPRESS } else { COLDREAD };
             let ended = run(&bench, program, args);
             let named = ended.said.contains("dir")
-                && ended.said.contains("was listed before: it is in itself, or has two names");
+                && ended.said.contains("appears twice: it contains itself, or has two names");
             assert!(ended.code == Some(1) && named && ended.took < MAX_TIME, "{name}, {args:?}: {}", ended.shown());
             let _ = fs::remove_dir_all(bench.path("out"));
         }

@@ -27,7 +27,7 @@ use super::report::{self, Report, file_part};
 use crate::args::{Cli, ConvertArgs, LimitArgs, ThreadArgs};
 use crate::clock::Started;
 use crate::output;
-use crate::sealing::known_puts;
+use crate::sealing::{known_puts, require_store};
 use crate::shared::failure::{self, CommandResult, Failure};
 use crate::shared::manifests::ManifestRef;
 use crate::size::show;
@@ -46,8 +46,13 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         return heal(cli, args, path);
     }
     let (started, began) = (Started::now(), Instant::now());
-    let key = args.key.require()?;
-    let salt = args.salt.salt(&*key, &args.key.kms)?;
+    // A plan writes no manifest, so it needs no wrapping key.
+    let key = match args.dry_run {
+        true => args.key.find()?,
+        false => Some(args.key.require()?),
+    };
+    let key = key.as_deref();
+    let salt = args.salt.salt(key, &args.key.kms)?;
     if args.application.len() > MAX_APPLICATION {
         return Err(Failure::Usage(format!("--application: longer than {MAX_APPLICATION} bytes")));
     }
@@ -59,18 +64,18 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
         && manifest_path.is_some_and(|path| Destination::of(path).is_ok_and(|there| there.is_stdout()))
     {
         return Err(Failure::Usage(
-            "--all-platforms: several manifests do not go to standard output; name a file".to_owned(),
+            "--all-platforms: several manifests cannot be written to standard output; give a file name".to_owned(),
         ));
     }
     for path in [manifest_path, args.summary.as_deref(), args.outputs.as_deref()].into_iter().flatten() {
         output::check(path)?;
     }
-    let message = "no store: give --store or set COLDPRESS_STORE (or count only, with --dry-run)";
-    let url = args.store.named()?;
-    let named = |base| open_base(args, base, &*key, &salt, url.as_ref());
+    let message = "no store: give --store or set COLDPRESS_STORE; --dry-run only counts chunks and needs none";
+    let url = args.store.store.clone();
+    let named = |base| open_base(args, base, key, &salt, url.as_ref());
     let Base { names: base, manifest: base_manifest } = args.base.as_ref().map(named).transpose()?.unwrap_or_default();
     if args.max_new_bytes.is_some() && url.is_none() && args.base.is_none() {
-        let message = "--max-new-bytes: nothing says what would be new; give --store, or --base MANIFEST";
+        let message = "--max-new-bytes needs --store or --base MANIFEST to know which chunks are new";
         return Err(Failure::Usage(message.to_owned()));
     }
     if url.is_none() && !args.dry_run {
@@ -78,8 +83,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
     }
     let progress = output::progress(cli);
     let cache = args.put.cache(&salt, &*progress)?;
-    // Before any work: who may not wrap or put shall hear it now.
-    if url.is_some() && !args.dry_run {
+    // Before any work: a key or a store that refuses is reported now.
+    if let Some(key) = key.filter(|_| url.is_some() && !args.dry_run) {
         key.check(&args.application)?;
     }
     let open = |url| {
@@ -131,8 +136,8 @@ pub fn run(cli: &Cli, args: &ConvertArgs) -> CommandResult {
             let mut artifact = None;
             // Beyond the limit, chunks were only counted, and no manifest may name them.
             let uploaded = store.as_ref().and_then(LimitedStore::exceeded);
-            if let (Some(store), false, None) = (&store, args.dry_run, uploaded) {
-                let publish = Publish { key: &*key, store, publication: publication.as_ref(), started };
+            if let (Some(store), Some(key), false, None) = (&store, key, args.dry_run, uploaded) {
+                let publish = Publish { key, store, publication: publication.as_ref(), started };
                 artifact = publish.run(&converted, path.as_deref())?;
             }
             let seconds = began.elapsed().as_secs_f64();
@@ -253,13 +258,13 @@ struct Base {
 fn open_base(
     args: &ConvertArgs,
     base: &ManifestRef,
-    key: &dyn KeyWrap,
+    key: Option<&dyn KeyWrap>,
     salt: &Salt,
     url: Option<&StoreUrl>,
 ) -> Result<Base, Failure> {
     let manifest = read_manifest_for(args.platform.as_ref(), base, &args.registry, None)?;
     // A key of a service is not asked: who converts need not be allowed to open.
-    let open = key.salt().and_then(|_| manifest.clone().open(key).ok());
+    let open = key.filter(|key| key.salt().is_some()).and_then(|key| manifest.clone().open(key).ok());
     if let (Some(url @ StoreUrl::Bucket(_)), Some(open)) = (url, &open) {
         let (there, here) = (&open.sealed.store, hint(url));
         if *there != here {
@@ -270,7 +275,7 @@ fn open_base(
     let clear = manifest.clear;
     if clear.root != args.root || clear.scope != salt.scope() {
         let message = format!(
-            "--base {base}: its chunks are of root {} and dedup scope {}, those of this conversion of root {} and {}",
+            "--base {base}: its chunks have root {} and deduplication scope {}, those of this conversion have root {} and scope {}",
             clear.root,
             clear.scope,
             args.root,
@@ -297,14 +302,13 @@ fn open_store<'a>(
     })
 }
 
-/// Puts again what the store lost of the image of the manifest `named`.
+/// Re-uploads the chunks of the manifest `named` that are missing from the store.
 fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let manifest = read_manifest_for(args.platform.as_ref(), named, &args.registry, None)?;
-    let key = args.key.require()?;
-    let salt = args.salt.salt(&*key, &args.key.kms)?;
+    // Chunks are encrypted under the salt alone, and the manifest is uploaded as it is.
+    let salt = args.salt.salt(args.key.find()?.as_deref(), &args.key.kms)?;
     let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.limits)?;
-    let message = "no store: give --store or set COLDPRESS_STORE";
-    let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
+    let url = require_store(&args.store)?;
     let progress = output::progress(cli);
     // A store that lost something is not what a note says of it.
     let open = || args.put.open_repair(&args.store, &url, &options.root);
@@ -315,7 +319,7 @@ fn heal(cli: &Cli, args: &ConvertArgs, named: &ManifestRef) -> CommandResult {
     let converted = convert(&image, &salt, &options, target, &*progress)?;
     let (wanted, found) = (manifest.clear.root_digest, converted.manifest.clear.root_digest);
     if wanted != found {
-        let message = format!("{named}: its root digest is {wanted}, but {} gives {found}", args.image);
+        let message = format!("{named}: its root digest is {wanted}, but {} converts to {found}", args.image);
         return Err(Error::new(ErrorKind::Difference, message).into());
     }
     // Also makes the chunks durable, which it names.
@@ -343,12 +347,13 @@ pub fn options_of(
     limits: LimitArgs,
 ) -> Result<(Options, Option<Platform>), Failure> {
     if salt.scope() != clear.scope {
-        let message = format!("the manifest is of dedup scope {}, the salt given makes {}", clear.scope, salt.scope());
+        let message =
+            format!("the manifest has deduplication scope {}, the given salt has {}", clear.scope, salt.scope());
         return Err(Error::new(ErrorKind::Denied, message).into());
     }
     let recipe = &clear.recipe;
     if recipe.epoch != EPOCH {
-        let message = format!("the manifest is of layout epoch {}; this program writes {EPOCH}", recipe.epoch);
+        let message = format!("the manifest has layout epoch {}; this program writes {EPOCH}", recipe.epoch);
         return Err(Error::new(ErrorKind::Unsupported, message).into());
     }
     let platform = Some(recipe.platform.as_str()).filter(|platform| !platform.is_empty());
@@ -431,8 +436,8 @@ fn put_in_time(
     let took = elapsed();
     if took > LONGEST {
         let message = format!(
-            "the conversion took {} hours until its manifest was uploaded, the longest is 24: chunks that it saw stored may have been \
-             collected meanwhile; run it again ({object} stays in the store and may be deleted)",
+            "the conversion took {} hours until its manifest was uploaded, at most 24 are allowed: chunks that were stored at its start may have \
+             been collected meanwhile; run it again ({object} stays in the store and may be deleted)",
             took.as_secs() / 3600
         );
         return Err(Error::new(ErrorKind::Unavailable, message));

@@ -68,7 +68,7 @@ fn open(
 fn store_of(args: &DiffArgs, manifest: &OpenManifest) -> Result<Option<Box<dyn Get>>, Failure> {
     let said = StoreUrl::parse(OsStr::new(&manifest.sealed.store));
     let at_hand = matches!(said, Ok(StoreUrl::Directory(path)) if path.is_dir());
-    match at_hand || args.store.named()?.is_some() {
+    match at_hand || args.store.store.is_some() {
         true => args.store.open(manifest).map(Some),
         false => Ok(None),
     }
@@ -76,12 +76,12 @@ fn store_of(args: &DiffArgs, manifest: &OpenManifest) -> Result<Option<Box<dyn G
 
 pub fn cause_text(cause: Cause) -> String {
     match cause {
-        Cause::Sealing => "sealed in another way, or kept apart".to_owned(),
+        Cause::Sealing => "encrypted differently, or in another deduplication scope".to_owned(),
         Cause::Zone(zone) => zone.to_string(),
         Cause::Metadata => "metadata".to_owned(),
         Cause::Data(why) => format!("data: {}", why.name()),
         Cause::NewLayer => "data of a new layer".to_owned(),
-        Cause::OldLayer => "data of a layer that both have".to_owned(),
+        Cause::OldLayer => "data of a layer of both images".to_owned(),
     }
 }
 
@@ -220,7 +220,7 @@ pub fn state(layer: &LayerDiff) -> &'static str {
 fn text(args: &DiffArgs, [a, b]: [&OpenManifest; 2], diff: &Diff) -> String {
     let mut out = format!("A  {}  {}\nB  {}  {}\n", args.a, a.clear.root_digest, args.b, b.clear.root_digest);
     for setting in &diff.settings {
-        let parts = if setting.parts { ": equal content has other chunks, or is kept apart" } else { "" };
+        let parts = if setting.parts { ": equal content has different chunks" } else { "" };
         let _ = writeln!(out, "{} differs: `{}` and `{}`{parts}", setting.name, setting.a, setting.b);
     }
     if !diff.config.is_empty() {
@@ -261,7 +261,7 @@ fn totals_text(diff: &Diff) -> String {
 }
 
 fn layers_text(layers: &[LayerDiff]) -> String {
-    let mut out = "layers (of A, of B, chunks of data that the other image has not)\n".to_owned();
+    let mut out = "layers (of A, of B, data chunks that the other image does not have)\n".to_owned();
     let number = |place: Option<usize>| place.map_or_else(|| "-".to_owned(), |place| (place + 1).to_string());
     for layer in layers {
         let (a, b) = (number(layer.a), number(layer.b));

@@ -84,7 +84,7 @@ fn tables(args: &DiffArgs, diff: &Diff, files: usize) -> Vec<Table> {
     if diff.files.is_none()
         && let Some(last) = tables.last_mut()
     {
-        let why = if args.no_files { "--no-files was given" } else { "no store was named that has both images" };
+        let why = if args.no_files { "--no-files was given" } else { "no store that has both images was given" };
         last.note = Some(format!("Files were not compared: {why}."));
     }
     tables
@@ -117,9 +117,11 @@ fn settings(diff: &Diff) -> Option<Table> {
     rows.extend(
         diff.config.iter().map(|field| vec![Cell::Name(format!("config: {field}")), words("differs"), words("")]),
     );
-    let note = diff.settings.iter().any(|setting| setting.parts).then(|| {
-        "A setting that changes every chunk differs, so equal content has other chunks, or is stored apart.".to_owned()
-    });
+    let note = diff
+        .settings
+        .iter()
+        .any(|setting| setting.parts)
+        .then(|| "A setting that changes every chunk differs, so equal content has different chunks.".to_owned());
     (!rows.is_empty()).then(|| Table { heading: "Settings and config", heads: vec!["", "older", "newer"], rows, note })
 }
 

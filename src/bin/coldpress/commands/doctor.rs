@@ -10,20 +10,22 @@ use serde_json::{Value, json};
 
 use crate::args::{Cli, DoctorArgs};
 use crate::output;
-use crate::shared::failure::{CommandResult, Failure};
+use crate::sealing::require_store;
+use crate::shared::failure::CommandResult;
 use crate::shared::keys::KeyRef;
 
 pub fn run(cli: &Cli, args: &DoctorArgs) -> CommandResult {
-    let message = "no store: give --store or set COLDPRESS_STORE";
-    let url = match args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))? {
+    let url = match require_store(&args.store)? {
         StoreUrl::Bucket(url) => url,
         StoreUrl::Directory(path) => {
-            let message =
-                format!("{}: a directory; who may do what there is said by its mode and owner", path.display());
+            let message = format!(
+                "{}: is a directory, whose mode and owner decide who has access; doctor checks s3://, gs:// and az://",
+                path.display()
+            );
             return Err(Error::new(ErrorKind::Unsupported, message).into());
         }
     };
-    let key = match args.key.named()? {
+    let key = match args.key.named() {
         Some(KeyRef::AwsKms(id)) => Some(id),
         // No service decides about these.
         Some(KeyRef::File(_) | KeyRef::Age(_)) | None => None,
@@ -55,16 +57,16 @@ pub fn run(cli: &Cli, args: &DoctorArgs) -> CommandResult {
     });
     output::result(cli, &text(&policies, &findings), &json)?;
     if !too_much.is_empty() {
-        let message = format!("these credentials can do more than a {}: {too_much}", args.role);
+        let message = format!("these credentials allow more than a {} needs: {too_much}", args.role);
         return Err(Error::new(ErrorKind::Difference, message).into());
     }
     if !too_little.is_empty() {
         // Without the right to list, a service answers alike for what is refused and what is not there.
         let perhaps = match too_little.contains("store get") {
-            true => "; or nothing was put there yet: `doctor --as converter` puts what is asked for",
+            true => "; or nothing is stored there yet: `coldpress doctor --as converter` uploads the probe object",
             false => "",
         };
-        let message = format!("these credentials cannot do what a {} needs: {too_little}{perhaps}", args.role);
+        let message = format!("these credentials do not allow what a {} needs: {too_little}{perhaps}", args.role);
         return Err(Error::new(ErrorKind::Denied, message).into());
     }
     Ok(())
@@ -98,7 +100,7 @@ fn text(policies: &[Policy], findings: &[Finding]) -> String {
         let verdict = match (finding.is_too_much(), finding.is_too_little()) {
             (true, _) => "TOO MUCH",
             (_, true) => "MISSING",
-            _ => "as it should be",
+            _ => "ok",
         };
         let found = match &finding.found {
             Found::Unclear(why) => why,

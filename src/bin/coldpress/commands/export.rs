@@ -118,14 +118,16 @@ impl Export<'_> {
                 let options = Options { mode: MODE, sync: false };
                 output_file::replace(path, options, |file| {
                     file.set_len(self.manifest.device_bytes()).map_err(|error| Error::file(path, error))?;
-                    self.copy(&SparseFile(path, file))
+                    let bytes = self.manifest.sealed.chunks.len() as u64 * u64::from(CHUNK_SIZE);
+                    self.copy(&SparseFile { path, file, bytes })
                 })
             }
             Destination::BlockDevice(path) => {
                 let device = output_file::open_block_device(path, self.manifest.device_bytes())?;
                 let written = self.copy(&Device(path, &device));
                 let written = written.and_then(|()| device.sync_all().map_err(|error| Error::file(path, error)));
-                written.map_err(|error| error.within(format!("{}: the device is not complete", path.display())))
+                written
+                    .map_err(|error| error.within(format!("{}: the device was written in part only", path.display())))
             }
             Destination::Stream(path) | Destination::Descriptor(path) => {
                 let file = output_file::open_stream(path)?;
@@ -195,13 +197,18 @@ fn each_run(
 }
 
 /// A new file of the device's length: what is not written is a hole.
-struct SparseFile<'a>(&'a Path, &'a File);
+struct SparseFile<'a> {
+    path: &'a Path,
+    file: &'a File,
+    /// Bytes of the chunks that are written.
+    bytes: u64,
+}
 
 impl Sink for SparseFile<'_> {
     fn chunk(&self, _: usize, _: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         each_run(offset, bytes, |at, run, zero| match zero {
             true => Ok(()),
-            false => self.1.write_all_at(run, at).map_err(|error| Error::file(self.0, error)),
+            false => self.file.write_all_at(run, at).map_err(|error| Error::file_of(self.path, self.bytes, error)),
         })
     }
 

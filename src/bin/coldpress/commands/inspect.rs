@@ -23,7 +23,7 @@ pub fn run(cli: &Cli, args: &InspectArgs) -> CommandResult {
         }
         None => {
             let end = if args.clear {
-                "Not authenticated: this is what the manifest says without a key.\n"
+                "Not authenticated: these values are not encrypted, and anyone can have changed them.\n"
             } else {
                 "Not authenticated; the rest is encrypted: give --key.\n"
             };

@@ -23,7 +23,7 @@ fn attach(cli: &Cli, args: &AttachArgs) -> CommandResult {
     let ManifestRef::File(file) = &args.manifest else {
         let (named, profile) = (&args.manifest, args.profile.display());
         let message = format!(
-            "{named}: nothing lies beside a manifest in a registry; readers take the profile by --profile {profile}"
+            "{named}: a profile cannot be attached to a manifest in a registry; give it to readers with --profile {profile}"
         );
         return Err(Failure::Usage(message));
     };
@@ -35,7 +35,7 @@ fn attach(cli: &Cli, args: &AttachArgs) -> CommandResult {
     let fail = |error| Error::file(&path, error);
     write_whole(&path, |mut file| file.write_all(profile.encode().as_bytes()).map_err(fail))?;
     let text = format!(
-        "{}: {known} of its {all} chunks are the image's\nnext: coldread mount {} DIR, which prefetches them\n",
+        "{}: {known} of its {all} chunks are in the image\nnext: coldread mount {} DIR, which prefetches them\n",
         path.display(),
         file.display()
     );

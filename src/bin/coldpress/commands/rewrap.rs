@@ -34,7 +34,7 @@ pub fn run(cli: &Cli, args: &RewrapArgs) -> CommandResult {
     output::write_manifest(path, &bytes)?;
     let digest = manifest.clear.root_digest;
     let text = format!(
-        "{0}: root digest {digest}, for the new key alone\n  stored        in {url} as {object}\nnext: coldread mount {0} DIR, with the new key\n",
+        "{0}: root digest {digest}, encrypted for the new key only\n  stored        in {url} as {object}\nnext: coldread mount {0} DIR, with the new key\n",
         path.display()
     );
     let store = url.to_string();
@@ -49,8 +49,8 @@ fn put(
     from: &dyn KeyWrap,
     new: &[u8],
 ) -> Result<(StoreUrl, ObjectName), Failure> {
-    let url = match args.store.named()? {
-        Some(url) => url,
+    let url = match &args.store.store {
+        Some(url) => url.clone(),
         None => args.store.of(&old.clone().open(from)?)?,
     };
     let root = &old.clear.root;

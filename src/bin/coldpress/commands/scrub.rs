@@ -1,24 +1,29 @@
 //! `coldpress scrub`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coldpress::digest::{Sha256, Sha256Hasher};
+use coldpress::inspect::chunk_files::ChunkFiles;
 use coldpress::inspect::scrub::{Plan, Sample, Scrubbed, is_damaged, scrub};
-use coldpress::manifest::Clear;
+use coldpress::manifest::{BlockManifest, Clear};
 use coldpress::output_file::Destination;
-use coldpress::read::stored_manifest;
-use coldpress::store::{Collect, ObjectName, RootId, StoreUrl, open_collect, open_get};
+use coldpress::read::{ChunkDevice, stored_manifest};
+use coldpress::store::{Collect, Get, ObjectName, RootId, StoreUrl, open_collect, open_get};
 use coldpress::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::verify::{contents_json, contents_text, repair_hint, unreadable_text};
 use crate::args::{Cli, ScrubArgs};
 use crate::output;
+use crate::sealing::require_store;
 use crate::shared::failure::{CommandResult, Failure};
 use crate::shared::files::write_whole;
+use crate::shared::manifests::ManifestRef;
 use crate::size::show;
 use crate::sources::{check_logins, read_manifest, registries};
 
@@ -37,8 +42,7 @@ struct Note {
 }
 
 pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
-    let message = "no store: give --store or set COLDPRESS_STORE";
-    let url = args.store.named()?.ok_or_else(|| Failure::Usage(message.to_owned()))?;
+    let url = require_store(&args.store)?;
     let settings = args.store.settings(coldpress::store::IN_FLIGHT)?;
     let collect = match args.all || args.delete_damaged {
         true => Some(open_collect(&url, &settings)?),
@@ -51,8 +55,11 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     let store = collect.as_ref().map(|collect| collect.get()).or(get.as_deref()).expect("one of both is open");
     let mut names = Vec::new();
     check_logins(&args.registry, registries([], &args.manifests))?;
-    for manifest in &args.manifests {
-        name_all(&read_manifest(manifest, &args.registry, None)?.clear, &mut names);
+    let mut manifests = Vec::new();
+    for named in &args.manifests {
+        let manifest = read_manifest(named, &args.registry, None)?;
+        name_all(&manifest.clear, &mut names);
+        manifests.push((named, manifest));
     }
     let bad = match collect.as_deref().filter(|_| args.all) {
         Some(collect) => {
@@ -80,7 +87,7 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
             note.scrubbed
         }
         Some(_) => {
-            let message = "--resume: the note is of other manifests or another sample; give those, or remove it";
+            let message = "--resume: the progress file belongs to other manifests or another sample; repeat those, or remove the file";
             return Err(Failure::Usage(message.to_owned()));
         }
     };
@@ -90,6 +97,7 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
         None => Ok(()),
     };
     let found = scrub(&plan, store, so_far, &*output::progress(cli), &mut note)?;
+    let files = BadFiles::find(args, &found, manifests, || Ok(open_get(&url, &settings)?))?;
     let deleted = match collect.as_deref().filter(|_| args.delete_damaged) {
         Some(collect) => delete(args, collect, &plan, &found, &bad)?,
         None => Deleted::default(),
@@ -101,10 +109,11 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     let json = json!({
         "chunks": found.checked, "bytes": found.bytes, "missing": found.missing, "damaged": found.damaged,
         "bad_manifests": bad.iter().map(BadManifest::json).collect::<Vec<_>>(),
+        "bad_files": files.json,
         "deleted": deleted.chunks, "deleted_manifests": deleted.manifests, "not_deleted": deleted.failed,
         "seed": sample.seed, "scrubbed": clean,
     });
-    output::result(cli, &text(&found, &bad, &deleted, sample), &json)?;
+    output::result(cli, &text(&found, &files, &bad, &deleted, sample), &json)?;
     if clean {
         return Ok(());
     }
@@ -114,15 +123,92 @@ pub fn run(cli: &Cli, args: &ScrubArgs) -> CommandResult {
     };
     let (missing, damaged) = (found.missing.len(), found.damaged.len());
     let message = format!("store {url}: {missing} chunks are missing and {damaged} damaged{manifests}");
-    Err(Error::new(ErrorKind::Difference, message).into())
+    let error = Error::new(ErrorKind::Difference, message);
+    let named = args.manifests.first().map_or_else(|| "MANIFEST".to_owned(), ToString::to_string);
+    let is_bad = missing + damaged > 0;
+    Err(if is_bad { error.with_hint(repair_hint(&named, Some(&url))) } else { error }.into())
 }
 
-/// A store without a manifest is most likely named wrongly, and a scrub of nothing proves nothing.
+/// The files in missing and damaged chunks, as far as a key is at hand.
+#[derive(Default)]
+struct BadFiles {
+    text: String,
+    json: Vec<Value>,
+}
+
+impl BadFiles {
+    /// Reads which files of `manifests` are in the bad chunks of `found`. What stands in the way is reported, and no failure: the result
+    /// of the scrub does not depend on it.
+    fn find(
+        args: &ScrubArgs,
+        found: &Scrubbed,
+        manifests: Vec<(&ManifestRef, BlockManifest)>,
+        open_store: impl Fn() -> Result<Box<dyn Get>, Failure>,
+    ) -> Result<Self, Failure> {
+        let bad: BTreeSet<&str> = found.missing.iter().chain(&found.damaged).map(String::as_str).collect();
+        let mut files = Self::default();
+        if bad.is_empty() {
+            return Ok(files);
+        }
+        if args.all {
+            files.text.push_str("  `coldpress verify MANIFEST` names the files in them\n");
+            return Ok(files);
+        }
+        let key = match args.key.find() {
+            Ok(Some(key)) => key,
+            Ok(None) => {
+                files.text.push_str("  give --key to see which files are in them\n");
+                return Ok(files);
+            }
+            Err(Failure::Error(error)) => {
+                files.text.push_str(&format!("  their files are unknown: {}\n", error.chain()));
+                return Ok(files);
+            }
+            Err(usage) => return Err(usage),
+        };
+        for (named, manifest) in manifests {
+            let root = manifest.clear.root.clone();
+            let object = |name: Sha256| ObjectName::chunk(&root, name);
+            if !manifest.clear.names.iter().any(|name| bad.contains(object(*name).as_str())) {
+                continue;
+            }
+            let contents = manifest.open(&*key).map_err(Failure::from).and_then(|manifest| {
+                let chunks = manifest.sealed.chunks.iter().filter(|chunk| bad.contains(object(chunk.name).as_str()));
+                let chunks = chunks.map(|chunk| chunk.index).collect();
+                Ok(ChunkFiles::read(&ChunkDevice::plain(manifest, open_store()?), &chunks)?)
+            });
+            match contents {
+                Ok(contents) => files.add(named, &contents),
+                Err(Failure::Error(error)) => {
+                    files.text.push_str(&format!("  files of {named} are unknown: {}\n", error.chain()));
+                }
+                Err(usage) => return Err(usage),
+            }
+        }
+        Ok(files)
+    }
+
+    fn add(&mut self, named: &ManifestRef, contents: &ChunkFiles) {
+        self.text.push_str(&format!("files of {named} in them\n"));
+        for (chunk, contents) in contents.chunks.iter().take(NAMED) {
+            self.text.push_str(&format!("  chunk {}, {}\n", chunk.0, contents_text(contents)));
+        }
+        if contents.chunks.len() > NAMED {
+            self.text.push_str(&format!("  and {} more chunks\n", contents.chunks.len() - NAMED));
+        }
+        self.text.push_str(&unreadable_text(contents.unreadable));
+        self.json.push(json!({
+            "manifest": named.to_string(), "chunks": contents.chunks.iter().map(contents_json).collect::<Vec<_>>(),
+            "unreadable": contents.unreadable,
+        }));
+    }
+}
+
+/// A store without a manifest is most likely the wrong one, and a scrub of nothing proves nothing.
 fn no_manifest(url: &StoreUrl, root: &RootId) -> Error {
-    let message = format!("store {url}: no block manifest is under {}/", ObjectName::manifests(root));
-    Error::new(ErrorKind::NotFound, message).with_hint(
-        "check the store's URL with its prefix, and --root; where nothing was converted to it yet, give --allow-empty",
-    )
+    let message = format!("store {url}: there is no block manifest under {}/", ObjectName::manifests(root));
+    Error::new(ErrorKind::NotFound, message)
+        .with_hint("check the prefix of the store's URL and --root; for a store without any image, give --allow-empty")
 }
 
 /// An object under a manifest's name that is no manifest that can be read.
@@ -218,7 +304,8 @@ fn read_note(path: &Path) -> Result<Option<Note>, Error> {
     };
     let mut text = String::new();
     file.take(MAX_NOTE).read_to_string(&mut text).map_err(fail)?;
-    let broken = |error| Error::caused(ErrorKind::Input, format!("{}: not a note of scrub", path.display()), error);
+    let broken =
+        |error| Error::caused(ErrorKind::Input, format!("{}: not a progress file of scrub", path.display()), error);
     serde_json::from_str(&text).map(Some).map_err(broken)
 }
 
@@ -252,17 +339,18 @@ fn delete(
     Ok(deleted)
 }
 
-fn text(found: &Scrubbed, bad: &[BadManifest], deleted: &Deleted, sample: Sample) -> String {
+fn text(found: &Scrubbed, files: &BadFiles, bad: &[BadManifest], deleted: &Deleted, sample: Sample) -> String {
     let part = if sample.share == Sample::WHOLE.share {
         String::new()
     } else {
         format!(", a sample with --seed {}", sample.seed)
     };
     let good = found.checked - found.missing.len() - found.damaged.len();
-    let mut text = format!("{good} of {} chunks are there and true ({}{part})\n", found.checked, show(found.bytes));
+    let mut text =
+        format!("{good} of {} chunks are present and undamaged ({}{part})\n", found.checked, show(found.bytes));
     let reasons: Vec<String> = bad.iter().map(|manifest| manifest.reason.clone()).collect();
     let lists = [
-        ("missing or refused", &found.missing),
+        ("missing or access denied", &found.missing),
         ("damaged", &found.damaged),
         ("bad manifest", &reasons),
         ("cannot be deleted", &deleted.failed),
@@ -273,9 +361,10 @@ fn text(found: &Scrubbed, bad: &[BadManifest], deleted: &Deleted, sample: Sample
             text.push_str(&format!("  and {} more {word}\n", lines.len() - NAMED));
         }
     }
+    text.push_str(&files.text);
     if deleted.chunks > 0 {
         text.push_str(&format!(
-            "  {} damaged chunks were deleted; `coldpress convert --heal` puts them again\n",
+            "  {} damaged chunks were deleted; `coldpress convert IMAGE --heal MANIFEST` uploads them again\n",
             deleted.chunks
         ));
     }

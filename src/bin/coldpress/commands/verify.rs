@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use coldpress::convert::{Converted, Target, convert, flatten_only};
 use coldpress::fs::ext4::layout::Layout;
+use coldpress::inspect::chunk_files::{ChunkContents, ChunkFiles};
 use coldpress::inspect::verify::verify_store;
 use coldpress::keys::KeyWrap;
-use coldpress::manifest::{ChunkRef, OpenManifest};
+use coldpress::manifest::{ChunkRef, Clear, OpenManifest};
 use coldpress::progress::Progress;
+use coldpress::read::ChunkDevice;
 use coldpress::source::{self, ImageRef};
+use coldpress::store::StoreUrl;
 use coldpress::{ChunkIndex, Error, ErrorKind};
 use serde_json::{Value, json};
 
@@ -16,7 +19,7 @@ use super::convert::options_of;
 use crate::args::{Cli, VerifyArgs};
 use crate::output;
 use crate::shared::failure::{CommandResult, Failure};
-use crate::sources::{access, check_logins, registries};
+use crate::sources::{access, check_logins, read_manifest, registries};
 
 /// Bad chunks and files that are named before the rest is only counted.
 const NAMED: usize = 10;
@@ -24,18 +27,27 @@ const NAMED: usize = 10;
 pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
     let registry = &args.from.manifest.registry;
     check_logins(registry, registries(&args.source, [&args.from.manifest.manifest]))?;
-    let key = args.from.key.require()?;
-    let manifest = args.from.manifest.open(&*key)?;
+    let needs_store = args.source.is_none() || args.from.store.store.is_some();
+    // A source gives a root digest, which is not encrypted: with the salt, no key is needed to compare the two.
+    let key = if needs_store { Some(args.from.key.require()?) } else { args.from.key.find()? };
+    let key = key.as_deref();
+    let manifest = match key {
+        Some(key) => Manifest::Open(args.from.manifest.open(key)?),
+        None => {
+            Manifest::Clear(read_manifest(&args.from.manifest.manifest, registry, args.from.manifest.expect)?.clear)
+        }
+    };
     let progress = output::progress(cli);
-    let (mut text, mut good) = (String::new(), true);
-    let mut json = json!({ "root_digest": manifest.clear.root_digest, "image_digest": manifest.sealed.image_digest });
-    if args.source.is_none() || args.from.store.store.is_some() {
-        let found = in_store(args, &manifest, &*progress)?;
-        (text, good) = (text + &found.text, good && found.good);
+    let (mut text, mut good, mut hint) = (String::new(), true, None);
+    let image_digest = manifest.open().map(|manifest| manifest.sealed.image_digest);
+    let mut json = json!({ "root_digest": manifest.clear().root_digest, "image_digest": image_digest });
+    if let (Some(manifest), true) = (manifest.open(), needs_store) {
+        let found = in_store(args, manifest, &*progress)?;
+        (text, good, hint) = (text + &found.text, good && found.good, found.hint);
         json["store"] = found.json;
     }
     if let Some(image) = &args.source {
-        let found = from_source(args, image, &*key, &manifest, &*progress)?;
+        let found = from_source(args, image, key, &manifest, &*progress)?;
         (text, good) = (text + &found.text, good && found.good);
         json["source"] = found.json;
     }
@@ -45,7 +57,30 @@ pub fn run(cli: &Cli, args: &VerifyArgs) -> CommandResult {
         return Ok(());
     }
     let message = format!("{}: verification found a difference", args.from.manifest.manifest);
-    Err(Error::new(ErrorKind::Difference, message).into())
+    let error = Error::new(ErrorKind::Difference, message);
+    Err(hint.into_iter().fold(error, Error::with_hint).into())
+}
+
+/// The manifest, decrypted if there is a key.
+enum Manifest {
+    Open(OpenManifest),
+    Clear(Clear),
+}
+
+impl Manifest {
+    fn clear(&self) -> &Clear {
+        match self {
+            Self::Open(manifest) => &manifest.clear,
+            Self::Clear(clear) => clear,
+        }
+    }
+
+    fn open(&self) -> Option<&OpenManifest> {
+        match self {
+            Self::Open(manifest) => Some(manifest),
+            Self::Clear(_) => None,
+        }
+    }
 }
 
 /// What one form of verification found.
@@ -53,58 +88,125 @@ struct Finding {
     good: bool,
     text: String,
     json: Value,
+    hint: Option<String>,
 }
 
 fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress) -> Result<Finding, Failure> {
     let store = args.from.store.open(manifest)?;
     let report = verify_store(manifest, &*store, args.threads.threads(), progress)?;
     let good = report.bad.is_empty() && report.image_digest_matches;
-    let bad: Vec<String> = report.bad.iter().map(Error::chain).collect();
+    let bad: Vec<String> = report.bad.iter().map(|(_, error)| error.chain()).collect();
+    let contents = match bad.is_empty() {
+        true => ChunkFiles::default(),
+        false => {
+            let chunks = report.bad.iter().map(|(chunk, _)| *chunk).collect();
+            ChunkFiles::read(&ChunkDevice::plain(manifest.clone(), store), &chunks)?
+        }
+    };
     let mut text = match (bad.len(), report.image_digest_matches) {
         (0, true) => format!(
-            "store: all {} chunks are there and true; image digest {}\n",
+            "store: all {} chunks are present and authentic; image digest {}\n",
             report.good, manifest.sealed.image_digest
         ),
-        (0, false) => "store: every chunk opens, but together they are not what the image digest says\n".to_owned(),
-        (count, _) => format!("store: {count} of {} chunks are missing or wrong\n", count + report.good),
+        (0, false) => format!(
+            "store: every chunk is authentic, but together they do not give the image digest {}\n",
+            manifest.sealed.image_digest
+        ),
+        (count, _) => format!("store: {count} of {} chunks are missing or damaged\n", count + report.good),
     };
-    text.extend(bad.iter().take(NAMED).map(|line| format!("  {line}\n")));
+    for (line, contents) in bad.iter().zip(contents.chunks.values()).take(NAMED) {
+        text.push_str(&format!("  {line}\n    {}\n", contents_text(contents)));
+    }
     if bad.len() > NAMED {
         text.push_str(&format!("  and {} more\n", bad.len() - NAMED));
     }
-    Ok(Finding { good, text, json: json!({ "verified": good, "good_chunks": report.good, "bad_chunks": bad }) })
+    text.push_str(&unreadable_text(contents.unreadable));
+    let files: Vec<Value> = contents.chunks.iter().map(contents_json).collect();
+    let named = &args.from.manifest.manifest;
+    let hint = (!bad.is_empty()).then(|| repair_hint(&named.to_string(), args.from.store.of(manifest).ok().as_ref()));
+    let json = json!({
+        "verified": good, "good_chunks": report.good, "bad_chunks": bad, "bad_files": files,
+        "unreadable": contents.unreadable,
+    });
+    Ok(Finding { good, text, json, hint })
+}
+
+/// Returns what a chunk contains, in a line.
+pub fn contents_text(contents: &ChunkContents) -> String {
+    let more = match contents.more_files {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let part = &contents.part;
+    if contents.files.is_empty() { part.clone() } else { format!("{part}: {}{more}", contents.files.join(", ")) }
+}
+
+/// Returns the same for `--json`.
+pub fn contents_json((chunk, contents): (&ChunkIndex, &ChunkContents)) -> Value {
+    let ChunkContents { part, files, more_files } = contents;
+    json!({ "chunk": chunk, "part": part, "files": files, "more_files": more_files })
+}
+
+/// Returns that names are missing, if they are.
+pub fn unreadable_text(unreadable: usize) -> String {
+    match unreadable {
+        0 => String::new(),
+        count => format!("  {count} directories and inodes cannot be read, so files may be missing from these lists\n"),
+    }
+}
+
+/// Returns how the chunks of the manifest `named` are repaired in the store `url`.
+pub fn repair_hint(named: &str, url: Option<&StoreUrl>) -> String {
+    let store = url.map_or_else(|| "STORE".to_owned(), ToString::to_string);
+    let heal = format!("`coldpress convert IMAGE --heal {named} --store {store}` uploads missing chunks again");
+    match url {
+        Some(StoreUrl::Directory(_)) => format!("{heal} and replaces damaged ones"),
+        _ => {
+            format!("{heal}; delete damaged ones first with `coldpress scrub {named} --store {store} --delete-damaged`")
+        }
+    }
 }
 
 fn from_source(
     args: &VerifyArgs,
     reference: &ImageRef,
-    key: &dyn KeyWrap,
-    manifest: &OpenManifest,
+    key: Option<&dyn KeyWrap>,
+    manifest: &Manifest,
     progress: &dyn Progress,
 ) -> Result<Finding, Failure> {
     let salt = args.salt.salt(key, &args.from.key.kms)?;
-    let (options, platform) = options_of(&manifest.clear, &salt, &args.threads, args.limits)?;
+    let (options, platform) = options_of(manifest.clear(), &salt, &args.threads, args.limits)?;
     let image =
         source::open(reference, platform.as_ref(), &access(&args.from.manifest.registry)?, options.limits(progress))?;
     let again = convert(&image, &salt, &options, Target::default(), progress)?;
+    let (wanted, found) = (manifest.clear().root_digest, again.manifest.clear.root_digest);
+    let json = json!({ "verified": wanted == found, "root_digest": found, "image_digest": again.manifest.sealed.image_digest });
+    if wanted == found {
+        let text = format!("source: {reference} gives the same root digest {found}\n");
+        return Ok(Finding { good: true, text, json, hint: None });
+    }
+    let text = format!("source: {reference} gives another root digest\n  manifest  {wanted}\n  source    {found}\n");
+    let Some(manifest) = manifest.open() else {
+        let text = text + "  give --key to see which chunks and files differ\n";
+        return Ok(Finding { good: false, text, json, hint: None });
+    };
     let tree = match again.manifest.sealed.image_digest == manifest.sealed.image_digest {
         true => None,
         // To say which files differ.
         false => Some(flatten_only(&image, &options, progress)?),
     };
     let layout = tree.as_ref().map(|tree| Layout::new(tree, options.free)).transpose().map_err(Error::from)?;
-    Ok(compare(manifest, &again, layout.as_ref(), reference))
+    Ok(compare(manifest, &again, layout.as_ref(), text, json))
 }
 
-/// `layout` where the images themselves differ.
-fn compare(manifest: &OpenManifest, again: &Converted, layout: Option<&Layout<'_>>, reference: &ImageRef) -> Finding {
-    let (wanted, found) = (manifest.clear.root_digest, again.manifest.clear.root_digest);
-    let mut json = json!({ "verified": wanted == found, "root_digest": found, "image_digest": again.manifest.sealed.image_digest });
-    if wanted == found {
-        return Finding { good: true, text: format!("source: {reference} gives the same root digest {found}\n"), json };
-    }
-    let mut text =
-        format!("source: {reference} gives another root digest\n  manifest  {wanted}\n  source    {found}\n");
+/// Adds to `text` and `json` how the manifest and the conversion differ; `layout` is `None` if the plaintext is the same.
+fn compare(
+    manifest: &OpenManifest,
+    again: &Converted,
+    layout: Option<&Layout<'_>>,
+    mut text: String,
+    mut json: Value,
+) -> Finding {
     let parts = differences(manifest, again);
     text.extend(parts.iter().map(|part| format!("  {part}\n")));
     json["differences"] = json!(parts);
@@ -128,12 +230,12 @@ fn compare(manifest: &OpenManifest, again: &Converted, layout: Option<&Layout<'_
             json["files"] = json!(files);
         }
     } else {
-        text.push_str("  the image digests are equal: the same plaintext, sealed in another way\n");
+        text.push_str("  the image digests are equal: the same plaintext, encrypted differently\n");
     }
-    Finding { good: false, text, json }
+    Finding { good: false, text, json, hint: None }
 }
 
-/// Where two conversions part, apart from their chunks.
+/// Returns what differs between two conversions, apart from their chunks.
 fn differences(manifest: &OpenManifest, again: &Converted) -> Vec<String> {
     let (a, b) = (&manifest.sealed, &again.manifest.sealed);
     let mut parts = Vec::new();
@@ -148,7 +250,7 @@ fn differences(manifest: &OpenManifest, again: &Converted) -> Vec<String> {
         parts.push(format!("device: {} chunks in the manifest, {} from the source", a.device_chunks, b.device_chunks));
     }
     if a.config != b.config {
-        parts.push("config: the image's config is another".to_owned());
+        parts.push("config: the configs of the images differ".to_owned());
     }
     let layers =
         |sealed: &coldpress::manifest::Sealed| sealed.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
@@ -159,7 +261,7 @@ fn differences(manifest: &OpenManifest, again: &Converted) -> Vec<String> {
     parts
 }
 
-/// The places on the device where one has another chunk than the other, ascending.
+/// Returns the chunks of the device in which the two differ, ascending.
 fn differing(a: &[ChunkRef], b: &[ChunkRef]) -> Vec<ChunkIndex> {
     let list = |chunks: &[ChunkRef]| chunks.iter().map(|chunk| (chunk.index, chunk.name)).collect::<BTreeSet<_>>();
     let mut places: Vec<_> = list(a).symmetric_difference(&list(b)).map(|(index, _)| *index).collect();

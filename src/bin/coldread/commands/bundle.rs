@@ -118,13 +118,12 @@ fn check_private(directory: &Path) -> Result<()> {
     let metadata = directory.metadata().map_err(|error| Error::file(directory, error))?;
     let (mode, shown) = (metadata.mode() & 0o7777, directory.display());
     if metadata.uid() != geteuid().as_raw() {
-        let message = format!("{shown}: belongs to user {}, who can change what the runtime starts", metadata.uid());
+        let message = format!("{shown}: belongs to user {}, who can change config.json", metadata.uid());
         return Err(Error::new(ErrorKind::Denied, message));
     }
     if mode & 0o022 != 0 {
-        let message = format!(
-            "{shown}: its mode is {mode:03o}: others can change it, and what the runtime starts; `chmod 700 {shown}`"
-        );
+        let message =
+            format!("{shown}: its mode is {mode:03o}, so others can change config.json; run: chmod 700 {shown}");
         return Err(Error::new(ErrorKind::Denied, message));
     }
     if mode & 0o055 != 0 {

@@ -73,7 +73,10 @@ impl Copy<'_> {
                 FileType::File => self.file(&node, &target)?,
                 FileType::Symlink => self.symlink(&node, &target)?,
                 _ => {
-                    say(&format!("left out, neither file nor directory: {} ({shown})", target.display()));
+                    say(&format!(
+                        "skipped, because it is neither a file nor a directory: {} ({shown})",
+                        target.display()
+                    ));
                 }
             }
         }

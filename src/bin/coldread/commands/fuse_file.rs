@@ -111,7 +111,7 @@ impl Place {
         }
         let beside = path.parent().unwrap_or(path).metadata().map_err(fail)?;
         if metadata.dev() != beside.dev() {
-            return refuse("something is mounted there already");
+            return refuse("another file system is mounted there");
         }
         // One that was killed could not remove its own.
         Ok(Self { path: path.clone(), made: dead && metadata.len() == 0 })

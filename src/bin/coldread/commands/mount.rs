@@ -234,7 +234,7 @@ fn mount(registration: &Registration, file: &Path, place: &Place<'_>) -> Result<
 
 /// The same with what the image has not below it, by overlayfs; both layers go with the overlay.
 fn mount_with(registration: &Registration, place: &Place<'_>, ext4: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
-    let fail = |error| Error::io("what the image has not", error);
+    let fail = |error| Error::io("overlay for missing mount points", error);
     // Relative to the entry, since overlayfs takes no colon in a layer's path.
     let entry = registration.path();
     let (root, below) = (entry.join("root"), entry.join("below"));
@@ -293,8 +293,8 @@ impl Mounted<'_> {
         let shown = self.place.shown.display();
         if !self.is_on_top() {
             say(&format!(
-                "{shown}: another file system is there now, or none; the image is still in use elsewhere (a mount over it, a bind \
-                 mount, another mount namespace?) and ends with its last user"
+                "{shown}: another file system, or none, is mounted here now; the image is still in use elsewhere (a mount over it, a bind \
+                 mount, another mount namespace?), and coldread ends with its last user"
             ));
             return;
         }
@@ -316,7 +316,8 @@ impl Mounted<'_> {
 /// Refuses before anything is made, and names what this host or container lacks.
 pub fn require_mounting() -> CommandResult {
     if !rustix::process::geteuid().is_root() {
-        let message = "mounting needs root, for the loop device and the mount; `ls`, `cat`, `stat` and `cp` need none";
+        let message =
+            "mounting needs root, for the loop device and the mount; `ls`, `cat`, `cp` and `serve --nbd` do not";
         return Err(Failure::Usage(message.to_owned()));
     }
     let lacks = |message: String| Err(Error::new(ErrorKind::Unsupported, message).into());

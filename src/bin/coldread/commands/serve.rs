@@ -41,7 +41,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
         let offered = args.writable.over(Arc::clone(&device) as Arc<dyn BlockDevice>)?;
         if !exports.add(&image.name, Arc::clone(&offered)) {
             return Err(Failure::Usage(format!(
-                "two images of the name `{}`; give them others: NAME=MANIFEST",
+                "two images are named `{}`; give other names: NAME=MANIFEST",
                 image.name
             )));
         }
@@ -265,7 +265,7 @@ fn tell_ended(ended: io::Result<()>) {
     if let Err(error) = ended
         && matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::TimedOut)
     {
-        say(&format!("a client was hung up on: {error}"));
+        say(&format!("disconnected a client: {error}"));
     }
 }
 

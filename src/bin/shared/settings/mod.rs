@@ -18,6 +18,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use self::file::{ConfigFile, Entry};
 use super::failure::Failure;
+use super::help::parse_words;
 use super::keys::environment;
 
 pub use self::page::{ConfigArgs, show};
@@ -153,16 +154,14 @@ impl From<clap::Error> for Stop {
     }
 }
 
-/// Adds the environment variables to the help of `command`, and hides --config where it has no effect.
+/// Returns whether `command`, which is no group, takes settings; `config` shows them.
+pub fn has_settings(program: &Program, command: &Command) -> bool {
+    command.get_name() == "config" || settings_of(program, command).next().is_some()
+}
+
+/// Adds the environment variables to the help of `command`.
 pub fn describe(program: &Program, command: Command) -> Command {
     let variable = |arg: &Arg| program.settings.iter().find(|setting| arg.get_id() == setting.id().as_str())?.variable;
-    let has_settings =
-        command.get_name() == "config" || command.has_subcommands() || settings_of(program, &command).next().is_some();
-    let command = if has_settings {
-        command
-    } else {
-        command.arg(Arg::new("config").long("config").hide(true).value_parser(clap::value_parser!(PathBuf)))
-    };
     let with_variable = |arg: Arg| match variable(&arg) {
         Some(name) => {
             let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
@@ -175,9 +174,9 @@ pub fn describe(program: &Program, command: Command) -> Command {
 
 /// Parses `words`, the first of which is the program, by `command`, with the settings of the environment and the file.
 pub fn resolve(program: &Program, command: &Command, words: &[OsString]) -> Result<Resolution, Stop> {
-    let matches = command.clone().try_get_matches_from(words)?;
+    let matches = parse_words(command, words)?;
     let (leaf, path, given) = leaf(command, &matches);
-    if leaf.get_name() != "config" && settings_of(program, leaf).next().is_none() {
+    if !has_settings(program, leaf) {
         return Ok(Resolution { matches, settings: Vec::new(), file: None });
     }
     let file = ConfigFile::find(program, given.get_one::<PathBuf>("config").map(PathBuf::as_path))?;
@@ -190,12 +189,12 @@ pub fn resolve(program: &Program, command: &Command, words: &[OsString]) -> Resu
     }
     let settings = choose(program, leaf, given, &entries)?;
     let adapted = adapt(command.clone(), &path, &settings);
-    let matches = adapted.try_get_matches_from(words)?;
+    let matches = parse_words(&adapted, words)?;
     Ok(Resolution { matches, settings, file: file.map(|file| (file.path, file.is_untrusted)) })
 }
 
 /// Returns the description of the command that was given, the names that lead to it, and what was given to it.
-fn leaf<'a>(command: &'a Command, matches: &'a ArgMatches) -> (&'a Command, Vec<String>, &'a ArgMatches) {
+pub fn leaf<'a>(command: &'a Command, matches: &'a ArgMatches) -> (&'a Command, Vec<String>, &'a ArgMatches) {
     let (mut leaf, mut path, mut given) = (command, Vec::new(), matches);
     while let Some((name, below)) = given.subcommand() {
         let Some(next) = leaf.find_subcommand(name) else { break };
@@ -227,6 +226,10 @@ fn layered(setting: &'static Setting, arg: &Arg, entries: &[Entry]) -> Result<Re
     {
         let refuse = |reason| Failure::Usage(format!("{variable}: {reason}"));
         check(arg, std::slice::from_ref(&value)).map_err(refuse)?;
+        let value = match is_switch(arg) {
+            true => (!matches!(&value[..], "false" | "0")).to_string(),
+            false => value,
+        };
         return Ok(Resolved { name: setting.name, values: vec![value], origin: Origin::Environment(variable) });
     }
     let entry = entries.iter().find(|entry| entry.setting.name == setting.name);
@@ -238,6 +241,10 @@ fn layered(setting: &'static Setting, arg: &Arg, entries: &[Entry]) -> Result<Re
         },
         None => Resolved { name: setting.name, values: texts(arg.get_default_values()), origin: Origin::Default },
     })
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
 fn texts<T: AsRef<OsStr>>(values: &[T]) -> Vec<String> {
@@ -277,19 +284,31 @@ fn excludes<'a>(leaf: &'a Command, arg: &Arg) -> Vec<&'a str> {
     own.chain(leaf.get_arguments().filter(|other| names(other)).map(|other| other.get_id().as_str())).collect()
 }
 
-/// Settles settings that exclude each other: the environment wins over the file, and two in one place are an error.
+/// Settles settings that exclude each other: the environment wins over the file, and a value over a switch in the environment. Two
+/// others in one place are an error. A switch that is off excludes nothing.
 fn settle(leaf: &Command, mut settings: Vec<Resolved>) -> Result<Vec<Resolved>, Failure> {
     let arg = |name: &str| leaf.get_arguments().find(|arg| arg.get_id() == name.replace('-', "_").as_str());
     let is_file = |origin: &Origin| matches!(origin, Origin::File(..));
     let is_outside = |origin: &Origin| is_file(origin) || matches!(origin, Origin::Environment(_));
+    let is_switch = |name: &str| arg(name).is_some_and(is_switch);
+    let is_off = |resolved: &Resolved| is_switch(resolved.name) && resolved.values == ["false"];
     for at in 0..settings.len() {
+        if is_off(&settings[at]) {
+            continue;
+        }
         let (name, origin) = (settings[at].name, settings[at].origin.clone());
         let others: Vec<&str> = arg(name).map(|arg| excludes(leaf, arg)).unwrap_or_default();
         for other in settings.iter_mut().filter(|other| others.contains(&other.name.replace('-', "_").as_str())) {
             match (&origin, &other.origin) {
+                _ if is_off(other) => {}
                 (Origin::Environment(_), Origin::File(..)) => {
                     (other.values, other.origin) = (Vec::new(), Origin::Default);
                 }
+                (Origin::Environment(_), Origin::Environment(_)) if is_switch(other.name) && !is_switch(name) => {
+                    (other.values, other.origin) = (Vec::new(), Origin::Default);
+                }
+                // The switch gives way when it is the other's turn.
+                (Origin::Environment(_), Origin::Environment(_)) if is_switch(name) && !is_switch(other.name) => {}
                 (a, b) if is_outside(a) && is_outside(b) && is_file(a) == is_file(b) => {
                     return Err(Failure::Usage(match (a, b) {
                         (Origin::Environment(a), Origin::Environment(b)) => {
@@ -315,14 +334,16 @@ fn adapt(command: Command, path: &[String], settings: &[Resolved]) -> Command {
         command.mut_arg(resolved.name.replace('-', "_"), |arg| {
             // Until the program ends, as clap wants it; there are few.
             let values: Vec<&'static str> = resolved.values.iter().map(|value| &*value.clone().leak()).collect();
-            arg.default_values(values).hide_default_value(true)
+            let is_switch = is_switch(&arg);
+            // A switch has no value that could be hidden.
+            arg.default_values(values).hide_default_value(!is_switch)
         })
     })
 }
 
 /// Checks values from outside the command line as the option's are, and returns what is wrong with them.
 fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
-    if matches!(arg.get_action(), ArgAction::SetTrue) {
+    if is_switch(arg) {
         return Ok(());
     }
     let alone = Arg::new("value").long("value").value_parser(arg.get_value_parser().clone()).action(ArgAction::Append);
