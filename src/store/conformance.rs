@@ -98,7 +98,7 @@ impl Suite<'_> {
         let outcomes = outcomes.into_inner().expect("no thread panicked with it");
         let outcomes = outcomes.into_iter().collect::<Result<Vec<_>>>()?;
         let stored = outcomes.iter().filter(|outcome| **outcome == PutOutcome::Stored).count();
-        hold(!self.keeps || stored == 1, "of puts at once one stores")
+        hold(!self.keeps || stored == 1, "of concurrent uploads one stores")
     }
 
     fn lists_manifests(&self, other: &RootId) -> Result<()> {
@@ -126,7 +126,10 @@ impl Suite<'_> {
         self.collect.delete(&name)?;
         hold(self.is_absent(&name), "what was deleted is not found")?;
         self.collect.delete(&name)?;
-        hold(self.put.put_if_absent(&name, b"contested")? == PutOutcome::Stored, "what was deleted can be put again")?;
+        hold(
+            self.put.put_if_absent(&name, b"contested")? == PutOutcome::Stored,
+            "what was deleted can be uploaded again",
+        )?;
         hold(self.collect.get().get(&name, 9)? == b"contested", "who collects can get")
     }
 }

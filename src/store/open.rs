@@ -197,7 +197,7 @@ fn s3(url: &BucketUrl, settings: &Settings, services: &Services) -> Result<Arc<d
         return Err(error.with_hint("the region is that of the bucket; an access point's ARN has it"));
     }
     if aws.credentials.is_none() {
-        return Err(Error::new(ErrorKind::Denied, "no AWS credentials are at hand"));
+        return Err(Error::new(ErrorKind::Denied, "there are no AWS credentials"));
     }
     let mut connector = connector(settings);
     // Sessions of S3 Express One Zone are asked for at the bucket's own host, all else by another client.

@@ -90,7 +90,7 @@ fn parse(text: &str) -> Result<Targets, String> {
             let is_level = levels.iter().any(|level| level.eq_ignore_ascii_case(word));
             is_level.then(|| word.parse::<LevelFilter>().ok()).flatten()
         };
-        let wrong = |word: &str| format!("`{word}` is no level: use off, error, warn, info, debug or trace");
+        let wrong = |word: &str| format!("`{word}` is not a level: use off, error, warn, info, debug or trace");
         if let Some(level) = level(part) {
             targets = targets.with_targets(CRATES.map(|name| (name, level)));
             continue;

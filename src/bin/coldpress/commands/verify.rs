@@ -158,11 +158,13 @@ pub fn unreadable_text(unreadable: usize) -> String {
 /// Returns how the chunks of the manifest `named` are repaired in the store `url`.
 pub fn repair_hint(named: &str, url: Option<&StoreUrl>) -> String {
     let store = url.map_or_else(|| "STORE".to_owned(), ToString::to_string);
-    let heal = format!("`coldpress convert IMAGE --heal {named} --store {store}` uploads missing chunks again");
+    let repair = format!("`coldpress convert IMAGE --heal {named} --store {store}` uploads missing chunks again");
     match url {
-        Some(StoreUrl::Directory(_)) => format!("{heal} and replaces damaged ones"),
+        Some(StoreUrl::Directory(_)) => format!("{repair} and replaces damaged ones"),
         _ => {
-            format!("{heal}; delete damaged ones first with `coldpress scrub {named} --store {store} --delete-damaged`")
+            format!(
+                "{repair}; delete damaged ones first with `coldpress scrub {named} --store {store} --delete-damaged`"
+            )
         }
     }
 }

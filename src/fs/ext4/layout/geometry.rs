@@ -144,7 +144,9 @@ impl SizeClass {
     }
 
     pub(super) fn of(geometry: &Geometry) -> Self {
-        Self::all().find(|class| class.blocks == u64::from(geometry.data)).expect("every geometry is made from a tier")
+        Self::all()
+            .find(|class| class.blocks == u64::from(geometry.data))
+            .expect("every geometry is made from a size class")
     }
 
     /// Returns the blocks at which directory blocks, attribute blocks and further bitmaps start.
