@@ -86,7 +86,8 @@ fn short_help_fits_a_screen() {
     for (command, page) in &pages {
         // Of `ls` and `du`, these are the long ones.
         let is_short = command.ends_with(" -h");
-        assert!(!is_short || page.lines().count() <= 60, "{command}: {} lines\n{page}", page.lines().count());
+        let most = if command == "coldread mount -h" { 60 } else { 50 };
+        assert!(!is_short || page.lines().count() <= most, "{command}: {} lines\n{page}", page.lines().count());
         // The page of a program has its example behind its exit codes, in the long form.
         assert!(page.contains("Example:\n") || command.split(' ').count() == 2, "{command}: no example\n{page}");
     }

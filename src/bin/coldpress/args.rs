@@ -128,7 +128,7 @@ pub struct KeygenArgs {
 #[command(next_help_heading = "Resources")]
 pub struct ThreadArgs {
     /// Number of worker threads [default: number of CPUs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
     /// Directory for temporary decompressed layers (unlinked files) [default: $TMPDIR or /tmp]
@@ -218,7 +218,14 @@ pub struct ConvertArgs {
     pub salt: SaltArgs,
 
     /// Application name for key policies (in the KMS encryption context)
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, help_heading = "Keys")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Keys",
+        hide_short_help = true
+    )]
     pub application: String,
 
     /// Block manifest to write; - for standard output

@@ -78,7 +78,7 @@ pub struct PutArgs {
     /// Maximum size of the cache
     ///
     /// The least recently used entries are removed first.
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", hide_short_help = true)]
     cache_max: Size,
 
     /// Do not use a conversion cache

@@ -91,11 +91,14 @@ pub fn command() -> clap::Command {
         _ => !["config", "completions", "man"].contains(&path),
     };
     let mut command = spread_globals(Cli::command(), &has);
-    // It has the container's options, too.
-    let rarely = ["memory", "cache_max", "zone", "cow_max"];
-    command = command.mut_subcommand("bundle", |bundle| {
-        rarely.into_iter().fold(bundle, |bundle, name| bundle.mut_arg(name, |arg| arg.hide_short_help(true)))
-    });
+    // They have many options of their own, too.
+    for (name, rarely) in [
+        ("bundle", &["memory", "cache_max", "zone", "cow_max", "sandbox", "on_origin_loss"][..]),
+        ("serve", &["cow", "cow_max", "sandbox", "record", "on_origin_loss"]),
+    ] {
+        let hidden = |command: clap::Command, name: &&str| command.mut_arg(*name, |arg| arg.hide_short_help(true));
+        command = command.mut_subcommand(name, |command| rarely.iter().fold(command, hidden));
+    }
     settings::describe(&PROGRAM, command)
 }
 

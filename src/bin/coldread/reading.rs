@@ -43,7 +43,7 @@ const AHEAD: usize = 16;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cache and store access")]
 pub struct ReadArgs {
-    /// Disk cache directory [default: $COLDREAD_CACHE, else the directory of the service or the user]
+    /// Disk cache directory [default: that of the service, the host or the user]
     ///
     /// Shared by all images and processes. Holds encrypted chunks, which are authenticated again when they are read. Accessible to this user only, limited by --cache-max, and safe
     /// to share and to delete. The default is $CACHE_DIRECTORY, which systemd sets for a service with CacheDirectory=, else
@@ -79,9 +79,9 @@ pub struct ReadArgs {
     #[arg(long, value_name = "POLICY", default_value = "wait=60s")]
     on_origin_loss: OnLoss,
 
-    /// Copy whole images into the disk cache in the background: auto, off or RATE (bytes per second)
+    /// Copy whole images into the disk cache: auto, off or RATE
     ///
-    /// auto downloads as fast as three quarters of --requests allow, from the start on, and only while the cache has room without evicting anything.
+    /// Happens in the background; RATE is in bytes per second. auto downloads as fast as three quarters of --requests allow, from the start on, and only while the cache has room without evicting anything.
     /// Reads of the image go first. Without a disk cache, nothing is copied.
     #[arg(long, value_name = "MODE", default_value = "auto", num_args = 0..=1, default_missing_value = "32MiB")]
     fill: Fill,

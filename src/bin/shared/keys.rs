@@ -158,7 +158,7 @@ pub struct StoreArgs {
     ///
     /// Without this option: for s3:// $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL or the profile; gs:// and az:// have variables of their
     /// own (docs/reference/stores.md). http:// is accepted for loopback addresses only, unless --store-allow-http is given.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", hide_short_help = true)]
     store_endpoint: Option<String>,
 
     /// Allow an http:// endpoint on another host

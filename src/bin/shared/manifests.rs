@@ -27,7 +27,7 @@ pub struct RegistryArgs {
     /// Without this option: $COLDPRESS_CREDS, else the login of `docker login` or `podman login`. With HOST=, the login is used for that registry only; needed if a command uses several. Other users of this host can see the
     /// command line: prefer $COLDPRESS_CREDS or a login file ($REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json, ~/.docker/config.json,
     /// $XDG_RUNTIME_DIR/containers/auth.json). Credential helpers are supported.
-    #[arg(long, value_name = "LOGIN")]
+    #[arg(long, value_name = "LOGIN", hide_short_help = true)]
     creds: Vec<String>,
 
     /// PEM file of additional trusted CA certificates
@@ -37,7 +37,7 @@ pub struct RegistryArgs {
     /// Allow plain HTTP for registries on loopback addresses
     ///
     /// Other registries always use TLS.
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     plain_http: bool,
 }
 
