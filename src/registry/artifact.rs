@@ -178,7 +178,7 @@ fn fallback(client: &Client, subject: Sha256) -> Result<Vec<Descriptor>> {
 }
 
 fn entries(name: &str, bytes: &[u8]) -> Result<Vec<Descriptor>> {
-    let index = ImageIndex::from_reader(bytes)
+    let index: ImageIndex = serde_json::from_slice(bytes)
         .map_err(|error| Error::caused(ErrorKind::Input, format!("{name}: not an OCI image index"), error))?;
     Ok(index.manifests().clone())
 }
@@ -261,7 +261,7 @@ pub fn find(client: &Client, subject: Sha256, expect: Option<Sha256>) -> Result<
 /// # Errors
 /// `Input` where there is none in it; those of the registry.
 pub fn read(client: &Client, manifest: &[u8]) -> Result<Vec<u8>> {
-    let parsed = ImageManifest::from_reader(manifest).map_err(|error| {
+    let parsed: ImageManifest = serde_json::from_slice(manifest).map_err(|error| {
         Error::caused(ErrorKind::Input, "the manifest of the artifact is not an OCI image manifest", error)
     })?;
     let layer = parsed.layers().iter().find(|layer| layer.media_type().to_string() == LAYER_TYPE);

@@ -15,6 +15,8 @@ pub(super) const MAX_LINKS: usize = 8;
 
 /// Most bytes of an extended header.
 const MAX_EXTENDED: u64 = 8 << 20;
+/// Bytes of a tar header.
+const TAR_HEADER: u64 = 512;
 
 /// Files by name.
 #[derive(Debug)]
@@ -131,6 +133,10 @@ fn inflate(stored: Blob, Limits { temp, max_size, .. }: Limits<'_>) -> Result<Bl
 
 fn list(blob: &Blob) -> io::Result<BTreeMap<Vec<u8>, Member>> {
     let length = blob.length().ok_or(io::ErrorKind::InvalidInput)?;
+    if (1..TAR_HEADER).contains(&length) {
+        let message = format!("its {length} bytes are fewer than the {TAR_HEADER} of a tar header");
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+    }
     let seekable = || SeekableBlob { blob: blob.clone(), length, at: 0 };
     // The crate reads extended headers whole: their sizes are looked at first.
     for entry in tar::Archive::new(seekable()).entries_with_seek()?.raw(true) {

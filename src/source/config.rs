@@ -122,8 +122,9 @@ impl ImageConfig {
             Some(rootfs) => rootfs.get::<Vec<String>>("diff_ids", "rootfs.diff_ids")?,
             None => None,
         };
-        let diff_ids =
-            diff_ids.ok_or_else(|| broken("no rootfs.diff_ids, so it is an artifact's and not a container image's"))?;
+        let diff_ids = diff_ids.ok_or_else(|| {
+            broken("it has no rootfs.diff_ids, so it is the config of an artifact, not of a container image")
+        })?;
         let diff_ids: Vec<Sha256> = diff_ids
             .iter()
             .map(|id| id.parse().map_err(|_| broken("a DiffID is not a sha256 digest")))

@@ -198,11 +198,11 @@ fn no_image(artifacts: &[String], attestations: usize) -> Error {
     let message = match artifacts.first() {
         Some(kind) => format!("it is an artifact of type `{}`, not a container image", kind.escape_debug()),
         None if attestations > 0 => format!(
-            "no container image in it, only {attestations} attestation manifest{} (provenance or SBOM); name the image \
-             that they are of",
+            "it contains no container image, only {attestations} attestation manifest{} (provenance or SBOM); name the \
+             image to which they belong",
             if attestations == 1 { "" } else { "s" }
         ),
-        None => "no container image in it: its index is empty".to_owned(),
+        None => "it contains no container image: its index is empty".to_owned(),
     };
     Error::new(ErrorKind::Unsupported, message)
 }
@@ -217,12 +217,12 @@ pub(super) fn schema_1(digest: &str, media_type: &str) -> Error {
 }
 
 pub(super) fn parse_index(name: &str, bytes: &[u8]) -> Result<ImageIndex> {
-    ImageIndex::from_reader(bytes)
+    serde_json::from_slice(bytes)
         .map_err(|error| Error::caused(ErrorKind::Input, format!("{name}: not an OCI image index"), error))
 }
 
 pub(super) fn parse_manifest(descriptor: &Descriptor, bytes: &[u8]) -> Result<ImageManifest> {
-    ImageManifest::from_reader(bytes).map_err(|error| {
+    serde_json::from_slice(bytes).map_err(|error| {
         Error::caused(ErrorKind::Input, format!("{}: not an image manifest", descriptor.digest()), error)
     })
 }

@@ -237,7 +237,7 @@ fn what_cannot_be_started_is_refused_and_nothing_is_made() {
         (json!({ "Cmd": ["/bin/sh"], "WorkingDir": deep }), "WorkingDir: not a path"),
         (json!({ "Cmd": ["/bin/sh"], "WorkingDir": "/a\0b" }), "WorkingDir: not a path"),
         (json!({ "Cmd": ["/bin/sh"], "WorkingDir": "/bin/busybox" }), "a container needs a directory, not a file"),
-        (json!({ "Cmd": ["/bin/sh"], "WorkingDir": "/bin/busybox/x" }), "a component of the path is not a directory"),
+        (json!({ "Cmd": ["/bin/sh"], "WorkingDir": "/bin/busybox/x" }), "not a directory: /bin/busybox"),
         (json!({ "Cmd": ["/bin/sh"], "User": "a:b:c" }), "not of the form USER[:GROUP]"),
         (json!({ "Cmd": ["/bin/sh"], "User": "\u{1b}[31m" }), "no such user"),
     ] {

@@ -205,6 +205,85 @@ fn a_failure_with_json_is_one_object() {
     assert_eq!(printed["error"]["kind"], "not_found", "{printed:#}");
 }
 
+/// Adds what breaks the rules of names and numbers in `value` to `wrong`.
+fn check_json(place: &str, value: &Value, wrong: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let place = format!("{place}.{key}");
+                let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+                if !key.chars().all(is_name) {
+                    wrong.push(format!("{place}: not snake_case"));
+                }
+                // Names of the image, and prices in a currency of the user's.
+                if !["config", "xattrs", "prices"].contains(&key.as_str()) {
+                    check_json(&place, value, wrong);
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| check_json(place, value, wrong)),
+        Value::Number(number) => {
+            let name = place.rsplit('.').next().unwrap();
+            // Durations, shares and prices are the only fractions; sizes are whole bytes.
+            let is_fraction = ["seconds", "millis", "share", "rate", "month"].iter().any(|unit| name.ends_with(unit));
+            if number.is_f64() && !is_fraction {
+                wrong.push(format!("{place}: {number} without a unit"));
+            }
+            for bare in ["time", "duration", "took", "latency", "wait", "timeout"] {
+                // Clock ticks, as in /proc/PID/stat; the position of a size in a list.
+                let is_other = ["start_time", "for_latency"].contains(&name);
+                if (name == bare || name.ends_with(&format!("_{bare}"))) && !is_other {
+                    wrong.push(format!("{place}: a duration without a unit"));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Names are in snake_case, sizes whole bytes, and durations have their unit in their names.
+#[test]
+fn json_has_one_style_in_all_commands() {
+    let bench = Bench::new();
+    bench.convert(&sample(), "app", &[]);
+    let mut other = sample();
+    other.layers.push(Layer::new().file("more", &noise(10_000, 3)));
+    bench.convert(&other, "other", &[]);
+    let press: [&[&str]; 12] = [
+        &["keygen", "-o", "new.key"],
+        &["convert", "oci:other", "--dry-run", "--base", "app.cpm"],
+        &["convert", "oci:other", "--store", "store", "-o", "again.cpm", "--base", "app.cpm", "--max-new-bytes", "1"],
+        &["convert", "oci:other", "--heal", "other.cpm", "--store", "store"],
+        &["verify", "app.cpm", "--source", "oci:other", "--store", "store"],
+        &["inspect", "app.cpm"],
+        &["diff", "app.cpm", "other.cpm"],
+        &["export", "app.cpm", "-o", "app.img"],
+        &["rewrap", "app.cpm", "--to", "file:new.key", "-o", "new.cpm"],
+        &["scrub", "app.cpm", "--store", "store"],
+        &["config"],
+        &["inspect", "none.cpm"],
+    ];
+    let read: [&[&str]; 7] = [
+        &["ls", "app.cpm", "/"],
+        &["stat", "app.cpm", "/etc"],
+        &["du", "-a", "app.cpm"],
+        &["find", "app.cpm", "/etc"],
+        &["zone", "plan", "--make", "zipf:20,0.9,500"],
+        &["config"],
+        &["ps"],
+    ];
+    let mut wrong = Vec::new();
+    let runs = press.iter().map(|args| (args, bench.coldpress(&[*args, &["--json"]].concat())));
+    let runs = runs.chain(read.iter().map(|args| (args, bench.coldread(&[*args, &["--json"]].concat()))));
+    for (args, output) in runs {
+        let values = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+        let values: Vec<Value> = values.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{args:?}: {error}"));
+        assert!(!values.is_empty() || args[0] == "ps", "{args:?}: {output:?}");
+        values.iter().for_each(|value| check_json(args[0], value, &mut wrong));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What CI sets once for all jobs; an option wins over it.
 #[test]
 fn the_salt_and_the_scope_come_from_the_environment() {

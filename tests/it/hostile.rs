@@ -582,7 +582,7 @@ fn a_tar_with_bad_headers_or_sizes_is_refused() {
             ),
             bad_layer(
                 "a_size_of_2_to_the_63_less_1_in_pax",
-                &["`f`: a file of 9223372036854775807 bytes is larger"],
+                &["`f`: a file of 8388608.0 TiB is larger"],
                 pax_size("9223372036854775807"),
             ),
             good_layer("a_size_with_a_plus_in_pax", pax_size("+4")),

@@ -12,7 +12,7 @@ pub enum TarError {
     #[error("cannot be read")]
     Io(#[source] io::Error),
     /// The stream ends inside an entry.
-    #[error("ends in the middle of the entry at byte {0}")]
+    #[error("the archive ends in the middle of the entry at byte {0} (truncated?)")]
     Truncated(u64),
     /// A block is not a valid header.
     #[error("no tar header at byte {offset}: {reason}")]

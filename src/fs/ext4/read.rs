@@ -166,15 +166,17 @@ impl<'d> Ext4<'d> {
     /// # Errors
     /// `NotFound`; `Input` where a component is not a directory, or where the path has too many symlinks.
     pub fn lookup(&self, path: &[u8], follow: bool) -> Result<Node> {
-        let mut stack = vec![self.node(ROOT_INODE)?];
+        // The directories on the way, each with its name.
+        let mut stack = vec![(self.node(ROOT_INODE)?, Vec::new())];
         let mut todo: Vec<Vec<u8>> = raw_components(path).rev().map(<[u8]>::to_vec).collect();
         let mut followed = 0;
         let shown = || Display(path).to_string();
         while let Some(name) = todo.pop() {
-            let at = &stack[stack.len() - 1];
+            let (at, _) = &stack[stack.len() - 1];
             if at.stat.file_type != FileType::Directory {
-                let parent = format!("{}: a component of the path is not a directory", shown());
-                return Err(Error::new(ErrorKind::Input, parent));
+                let parts: Vec<&[u8]> = stack.iter().map(|(_, name)| &name[..]).collect();
+                let component = Display(&parts.join(&b"/"[..])).to_string();
+                return Err(Error::new(ErrorKind::Input, format!("{}: not a directory: {component}", shown())));
             }
             if name == b".." {
                 stack.truncate((stack.len() - 1).max(1));
@@ -199,9 +201,9 @@ impl<'d> Ext4<'d> {
                 todo.extend(raw_components(&target).rev().map(<[u8]>::to_vec));
                 continue;
             }
-            stack.push(node);
+            stack.push((node, name));
         }
-        Ok(stack.swap_remove(stack.len() - 1))
+        Ok(stack.swap_remove(stack.len() - 1).0)
     }
 
     /// Reads the inode `ino`.

@@ -94,7 +94,8 @@ struct Finding {
 fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress) -> Result<Finding, Failure> {
     let store = args.from.store.open(manifest)?;
     let report = verify_store(manifest, &*store, args.threads.threads(), progress)?;
-    let good = report.bad.is_empty() && report.image_digest_matches;
+    let wanted = manifest.sealed.image_digest;
+    let good = report.image_digest == Some(wanted);
     let bad: Vec<String> = report.bad.iter().map(|(_, error)| error.chain()).collect();
     let contents = match bad.is_empty() {
         true => ChunkFiles::default(),
@@ -103,16 +104,14 @@ fn in_store(args: &VerifyArgs, manifest: &OpenManifest, progress: &dyn Progress)
             ChunkFiles::read(&ChunkDevice::plain(manifest.clone(), store), &chunks)?
         }
     };
-    let mut text = match (bad.len(), report.image_digest_matches) {
-        (0, true) => format!(
-            "store: all {} chunks are present and authentic; image digest {}\n",
-            report.good, manifest.sealed.image_digest
-        ),
-        (0, false) => format!(
-            "store: every chunk is authentic, but together they do not give the image digest {}\n",
-            manifest.sealed.image_digest
-        ),
-        (count, _) => format!("store: {count} of {} chunks are missing or damaged\n", count + report.good),
+    let mut text = match report.image_digest {
+        Some(found) if found == wanted => {
+            format!("store: all {} chunks are present and authentic; image digest {found}\n", report.good)
+        }
+        Some(found) => {
+            format!("store: every chunk is authentic, but their image digest is {found}, the manifest says {wanted}\n")
+        }
+        None => format!("store: {} of {} chunks are missing or damaged\n", bad.len(), bad.len() + report.good),
     };
     for (line, contents) in bad.iter().zip(contents.chunks.values()).take(NAMED) {
         text.push_str(&format!("  {line}\n    {}\n", contents_text(contents)));

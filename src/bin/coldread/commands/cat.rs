@@ -13,8 +13,10 @@ pub fn run(cli: &Cli, args: &CatArgs) -> CommandResult {
     let fs = Ext4::open(&device)?;
     let written = args.paths.iter().try_for_each(|path| {
         let node = fs.lookup(bytes(path), true)?;
-        if node.stat.file_type != FileType::File {
-            return Err(Error::new(ErrorKind::Input, format!("{}: not a regular file", path.display())));
+        let found = node.stat.file_type;
+        if found != FileType::File {
+            let message = format!("{}: a {}, expected a regular file", path.display(), found.name());
+            return Err(Error::new(ErrorKind::Input, message));
         }
         each_part(&fs, &node, &mut |_, part| print(part)).map_err(|error| error.within(path.display()))
     });

@@ -5,6 +5,7 @@ use super::super::spec::{MAX_LINKS, MAX_SYMLINK, TIME_RANGE};
 use super::super::xattr;
 use super::error::{LayoutError, path_of};
 use crate::fs::tree::{Kind, Metadata, Tree};
+use crate::printable::size;
 
 /// Checks that ext4 can store all inodes. Only the number of hard links can fail here: the other limits are checked when a layer is
 /// read.
@@ -40,7 +41,7 @@ pub fn unstorable(metadata: &Metadata, kind: &Kind) -> Option<String> {
         )),
         Kind::Symlink(target) if target.is_empty() => Some("a symlink without a target".to_owned()),
         Kind::File(content) if content.size > MAX_FILE => {
-            Some(format!("a file of {} bytes is larger than the 16 TiB that ext4 stores", content.size))
+            Some(format!("a file of {} is larger than the 16 TiB that ext4 stores", size(content.size)))
         }
         Kind::CharDevice(device) | Kind::BlockDevice(device) if device.major > 0xFFF || device.minor > 0xF_FFFF => {
             Some(format!("device {}:{} is past ext4's 4095:1048575", device.major, device.minor))
