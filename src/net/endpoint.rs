@@ -137,7 +137,7 @@ mod tests {
             ["", "s3.example", "127.0.0.1:9000", "ftp://s3.example", "https://", "https://u:p@h", "http://h?q"]
         {
             let refused = check("--x", nonsense, PlainHttp::Allowed).unwrap_err();
-            assert!(refused.to_string().starts_with("--x: not an address"), "{nonsense}: {refused}");
+            assert!(refused.to_string().starts_with("--x: expected https://"), "{nonsense}: {refused}");
         }
     }
 

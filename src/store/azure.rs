@@ -369,9 +369,9 @@ mod tests {
             (&[("AZURE_STORAGE_CONNECTION_STRING", "nonsense")], "not of the form"),
             (
                 &[("AZURE_STORAGE_CONNECTION_STRING", "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=a2V5")],
-                "in clear",
+                "unencrypted",
             ),
-            (&[("AZURE_STORAGE_ACCOUNT", "a"), ("AZURE_STORAGE_ENDPOINT", "http://10.0.0.1:10000/a")], "in clear"),
+            (&[("AZURE_STORAGE_ACCOUNT", "a"), ("AZURE_STORAGE_ENDPOINT", "http://10.0.0.1:10000/a")], "unencrypted"),
             (&[("AZURE_STORAGE_ACCOUNT", "a.evil.example/")], "not the name of a storage account"),
         ] {
             let error = found(variables).unwrap_err();
@@ -388,8 +388,8 @@ mod tests {
             (&[("AZURE_FEDERATED_TOKEN_FILE", "/f"), ("AZURE_CLIENT_ID", "c")], "AZURE_TENANT_ID is not"),
             (&[("AZURE_CLIENT_SECRET", "s"), ("AZURE_TENANT_ID", "t")], "AZURE_CLIENT_ID is not"),
             (&[("AZURE_STORAGE_SAS_TOKEN", "https://a.blob.core.windows.net/c?sv=1&sig=2")], "a whole URL"),
-            (&[("AZURE_AUTHORITY_HOST", "http://login.example")], "in clear"),
-            (&[("IDENTITY_ENDPOINT", "http://10.0.0.1/msi/token")], "of this machine"),
+            (&[("AZURE_AUTHORITY_HOST", "http://login.example")], "unencrypted"),
+            (&[("IDENTITY_ENDPOINT", "http://10.0.0.1/msi/token")], "loopback"),
         ] {
             let error = of(variables).unwrap_err();
             assert!(error.to_string().contains(part), "{variables:?}: {error}");

@@ -342,8 +342,8 @@ mod tests {
             (r#"{"environment_id": "aws1"}"#, "", "an AWS identity"),
             (r#"{"executable": {"command": "x"}}"#, "", "a program"),
             ("{}", "", "neither a file nor a url"),
-            (r#"{"url": "http://tokens.example/"}"#, "", "of this machine"),
-            (r#"{"file": "x"}"#, r#", "service_account_impersonation_url": "http://iam.example/""#, "in clear"),
+            (r#"{"url": "http://tokens.example/"}"#, "", "loopback"),
+            (r#"{"file": "x"}"#, r#", "service_account_impersonation_url": "http://iam.example/""#, "unencrypted"),
             (r#"{"file": 1}"#, "", "not an external_account: line 2"),
         ] {
             let error = parse(source, more).err().unwrap();

@@ -471,7 +471,7 @@ mod tests {
             std::fs::create_dir(&path).unwrap();
             let error = put.put_if_absent(&name, b"whole").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
-            assert!(error.to_string().contains("a directory stands in the place of a file of 5 bytes"), "{error}");
+            assert!(error.to_string().contains("is a directory, expected a file of 5 bytes"), "{error}");
             let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
             assert_eq!(left, 1, "nothing is left aside");
         }
