@@ -55,7 +55,15 @@ pub(super) fn open(container: &Container, reference: Option<&str>, platform: Opt
         Error::caused(ErrorKind::Input, "manifest.json: not the manifest of a docker archive", error)
     })?;
     let item = choose(&items, reference)?;
-    let bytes = container.open(&item.config)?.document(None)?;
+    let listed = |name: &str| {
+        container.open(name).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                Error::caused(ErrorKind::NotFound, "a file that manifest.json lists is missing", error)
+            }
+            _ => error,
+        })
+    };
+    let bytes = listed(&item.config)?.document(None)?;
     let config = ImageConfig::parse(&bytes)?;
     let mut warnings = oci_layout::check_platform(&config, platform)?;
     warnings.extend(edited(&item.config, &bytes));
@@ -65,7 +73,7 @@ pub(super) fn open(container: &Container, reference: Option<&str>, platform: Opt
         return Err(Error::new(ErrorKind::Input, message));
     }
     let layer = |(name, diff_id): (&String, &Sha256)| {
-        Ok(LayerSource { blob: container.open(name)?, digest: None, size: None, diff_id: Some(*diff_id) })
+        Ok(LayerSource { blob: listed(name)?, digest: None, size: None, diff_id: Some(*diff_id) })
     };
     let layers = item.layers.iter().zip(&config.diff_ids).map(layer).collect::<Result<_>>()?;
     Ok(Image { layers, config, manifest: None, engine: None, warnings })

@@ -59,7 +59,7 @@ pub struct Cli {
 
     /// Configuration file [default: coldpress.toml in the working directory, if it exists]
     ///
-    /// Options and environment variables win over the file. `coldpress config` shows what holds.
+    /// Options and environment variables win over the file. `coldpress config` shows the effective settings.
     #[arg(long, value_name = "FILE", help_heading = GLOBAL, hide_short_help = true)]
     pub config: Option<PathBuf>,
 

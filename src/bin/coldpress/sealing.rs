@@ -85,7 +85,7 @@ pub struct PutArgs {
     #[arg(long)]
     no_cache: bool,
 
-    /// Server-side encryption that S3 is asked for [default: $AWS_SERVER_SIDE_ENCRYPTION or the bucket's]
+    /// Server-side encryption to request from S3 [default: $AWS_SERVER_SIDE_ENCRYPTION or the bucket's]
     #[arg(long, value_name = "KIND", help_heading = "Store", hide_short_help = true, value_parser = ENCRYPTIONS)]
     store_sse: Option<String>,
 

@@ -70,7 +70,7 @@ pub struct Cli {
 
     /// Configuration file [default: /etc/coldread/coldread.toml, if it exists]
     ///
-    /// Options and environment variables win over the file. `coldread config` shows what holds.
+    /// Options and environment variables win over the file. `coldread config` shows the effective settings.
     #[arg(long, value_name = "FILE", help_heading = GLOBAL, hide_short_help = true)]
     pub config: Option<PathBuf>,
 
@@ -366,7 +366,7 @@ impl WritableArgs {
     }
 }
 
-/// Show the settings that hold, and where each comes from
+/// Show the effective settings, and where each comes from
 ///
 /// An option wins over the environment variable, that over the configuration file, and that over the default. With a command line behind
 /// `--`, shows the settings of that command. Secrets are never shown.

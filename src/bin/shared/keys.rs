@@ -74,7 +74,7 @@ pub struct KmsArgs {
     #[arg(long, value_name = "URL", hide_short_help = true)]
     pub kms_endpoint: Option<String>,
 
-    /// KMS grant token, with which a grant of the last five minutes is effective at once (repeatable)
+    /// KMS grant token, which makes a grant of the last five minutes effective at once (repeatable)
     #[arg(long, value_name = "TOKEN", hide_short_help = true)]
     pub kms_grant_token: Vec<String>,
 }

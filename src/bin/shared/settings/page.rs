@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Origin, Program, Resolution, Resolved, Stop, resolve};
 use crate::shared::failure::{CommandResult, Failure};
 
-/// Show the settings that hold, and where each comes from
+/// Show the effective settings, and where each comes from
 ///
 /// An option wins over the environment variable, that over the configuration file, and that over the default. With a command line behind
 /// `--`, shows the settings of that command. Secrets are never shown.
