@@ -386,7 +386,12 @@ fn global_options_are_refused_where_they_have_no_effect() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("error: unexpected argument"), "{output:?}");
     }
-    for args in [&["status", "unix:none", "-v"][..], &["--verbose", "status", "unix:none"], &["--config", "x", "ps"]] {
+    for args in [
+        &["status", "unix:none", "-v"][..],
+        &["--verbose", "status", "unix:none"],
+        &["--config", "x", "ps"],
+        &["zone", "-v", "plan", "--make", "zipf:20,0.9,500"],
+    ] {
         assert_eq!(bench.coldread(args).status.code(), Some(2), "{args:?}");
     }
     // Before the command and behind it, together.

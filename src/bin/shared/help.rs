@@ -60,12 +60,19 @@ fn globals(program: &Command) -> impl Iterator<Item = &Arg> {
 pub fn parse_words(program: &Command, words: &[OsString]) -> Result<ArgMatches, clap::Error> {
     // First as it is described: what a command does not have is refused.
     let matches = program.clone().try_get_matches_from(words)?;
-    let (leaf, _, _) = settings::leaf(program, &matches);
-    let is_given = |arg: &Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let (leaf, path, _) = settings::leaf(program, &matches);
+    let levels: Vec<&ArgMatches> = std::iter::successors(Some(&matches), |level| Some(level.subcommand()?.1)).collect();
+    let is_given = |arg: &Arg| {
+        let id = arg.get_id().as_str();
+        let is_in = |level: &&ArgMatches| {
+            level.try_contains_id(id).unwrap_or(false) && level.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        levels.iter().any(is_in)
+    };
     let has = |arg: &Arg| leaf.get_arguments().any(|own| own.get_id() == arg.get_id());
     let is_command = leaf.get_name() != program.get_name();
     if let Some(arg) = globals(program).find(|arg| is_command && is_given(arg) && !has(arg)) {
-        return Err(unknown(program, leaf, arg));
+        return Err(unknown(&format!("{} {}", program.get_name(), path.join(" ")), leaf, arg));
     }
     // Then with values of all places together.
     let ids: Vec<String> = globals(program).map(|arg| arg.get_id().to_string()).collect();
@@ -74,11 +81,10 @@ pub fn parse_words(program: &Command, words: &[OsString]) -> Result<ArgMatches, 
         .try_get_matches_from(words)
 }
 
-/// Returns clap's error of an option that `command` does not have.
-fn unknown(program: &Command, command: &Command, arg: &Arg) -> clap::Error {
+/// Returns clap's error of an option that `command`, called by `name`, does not have.
+fn unknown(name: &str, command: &Command, arg: &Arg) -> clap::Error {
     let mut error = clap::Error::new(clap::error::ErrorKind::UnknownArgument).with_cmd(command);
     let option = format!("--{}", arg.get_long().unwrap_or_default());
-    let name = format!("{} {}", program.get_name(), command.get_name());
     let usage = command.clone().bin_name(name).render_usage();
     error.insert(ContextKind::InvalidArg, ContextValue::String(option));
     error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
