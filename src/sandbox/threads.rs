@@ -1,6 +1,6 @@
 //! Applies what Linux keeps for each thread (credentials, no_new_privs, Landlock) to all threads of this process.
 //!
-//! A signal has each thread apply it to itself, one after the other, as glibc does it for setuid(2). Threads that are started meanwhile
+//! A signal has each thread apply it to itself, all at once, as glibc does it for setuid(2). Threads that are started meanwhile
 //! are found by looking again; those that a restricted thread starts are restricted from the start. Nothing is believed: at the end the
 //! kernel is asked for the state of each.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -20,10 +20,10 @@ use rustix::thread::{
 
 use super::user::User;
 
-/// How long a thread may take to answer.
+/// How long threads may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A thread has not answered; answers are 0 and error numbers.
-const WAITING: i32 = -1;
+/// Threads that are signalled at a time.
+const BATCH: usize = 256;
 
 /// What every thread gives up.
 #[derive(Default)]
@@ -37,7 +37,10 @@ pub(super) struct Restriction {
 }
 
 static RESTRICTION: OnceLock<Restriction> = OnceLock::new();
-static ANSWER: AtomicI32 = AtomicI32::new(WAITING);
+/// The ids of the threads of a batch that have applied it, how many those are, and the error number of one that could not; 0 if there is none.
+static ANSWERED: [AtomicI32; BATCH] = [const { AtomicI32::new(0) }; BATCH];
+static ANSWERS: AtomicUsize = AtomicUsize::new(0);
+static FAILED: AtomicI32 = AtomicI32::new(0);
 
 impl Restriction {
     /// Applies it to the calling thread. Async-signal-safe: system calls, and nothing that allocates or locks.
@@ -86,7 +89,12 @@ pub(super) fn restrict(restriction: Restriction) -> io::Result<()> {
     let signal = libc::SIGRTMIN() + 3;
     let action = || {
         if let Some(restriction) = RESTRICTION.get() {
-            ANSWER.store(restriction.apply().err().map_or(0, Errno::raw_os_error), Ordering::SeqCst);
+            if let Err(error) = restriction.apply() {
+                FAILED.store(error.raw_os_error(), Ordering::SeqCst);
+            }
+            if let Some(answer) = ANSWERED.get(ANSWERS.fetch_add(1, Ordering::SeqCst)) {
+                answer.store(gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+            }
         }
     };
     #[expect(unsafe_code, reason = "a signal handler runs in the middle of anything")]
@@ -105,30 +113,40 @@ fn restrict_others(signal: i32) -> io::Result<()> {
         if fresh.is_empty() {
             return Ok(());
         }
-        for thread in fresh {
-            ANSWER.store(WAITING, Ordering::SeqCst);
-            if send(thread, signal)? {
-                wait_for(thread)?;
-            }
-            done.insert(thread);
+        for batch in fresh.chunks(BATCH) {
+            restrict_batch(batch, signal)?;
         }
+        done.extend(fresh);
     }
 }
 
-fn wait_for(thread: i32) -> io::Result<()> {
+/// Has each of `threads` apply it to itself, and waits for those that have not ended.
+fn restrict_batch(threads: &[i32], signal: i32) -> io::Result<()> {
+    ANSWERED.iter().for_each(|answer| answer.store(0, Ordering::SeqCst));
+    ANSWERS.store(0, Ordering::SeqCst);
+    let mut waiting = BTreeSet::new();
+    for thread in threads {
+        if send(*thread, signal)? {
+            waiting.insert(*thread);
+        }
+    }
     let begun = Instant::now();
     loop {
-        match ANSWER.load(Ordering::SeqCst) {
-            WAITING => {}
-            0 => return Ok(()),
+        for answer in &ANSWERED {
+            waiting.remove(&answer.load(Ordering::SeqCst));
+        }
+        match FAILED.load(Ordering::SeqCst) {
+            0 if waiting.is_empty() => return Ok(()),
+            0 => {}
             error => return Err(io::Error::from_raw_os_error(error)),
         }
-        if begun.elapsed() > PATIENCE {
+        if let Some(thread) = waiting.first().filter(|_| begun.elapsed() > PATIENCE) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("thread {thread} does not answer a signal")));
         }
-        // It may have ended.
-        if begun.elapsed() > Duration::from_millis(1) && !threads()?.contains(&thread) {
-            return Ok(());
+        if begun.elapsed() > Duration::from_millis(1) {
+            // Some may have ended.
+            let alive = self::threads()?;
+            waiting.retain(|thread| alive.contains(thread));
         }
         std::thread::sleep(Duration::from_micros(50));
     }
