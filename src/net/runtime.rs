@@ -1,27 +1,40 @@
 //! The async runtime: requests to services run on its threads, so that the rest of the program has no futures.
+//!
+//! A process has one, however many clients of services it has; it ends with the last of them.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::runtime::Runtime;
 
 use crate::{Error, ErrorKind, Result};
 
 /// A handle to the threads that requests run on; every client of a service has one.
 #[derive(Debug, Clone)]
-pub struct Services(Arc<tokio::runtime::Runtime>);
+pub struct Services(Arc<Runtime>);
+
+/// The runtime of this process, while a client uses it.
+static RUNNING: Mutex<Weak<Runtime>> = Mutex::new(Weak::new());
 
 impl Services {
-    /// Starts the threads.
+    /// Returns the threads of this process, and starts them where there are none.
     ///
     /// # Errors
     /// `Unavailable` where the operating system gives no threads.
     pub fn start() -> Result<Self> {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = running.upgrade() {
+            return Ok(Self(runtime));
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("services")
             .enable_all()
             .build()
             .map_err(|error| Error::caused(ErrorKind::Unavailable, "threads for requests to services", error))?;
-        Ok(Self(Arc::new(runtime)))
+        let runtime = Arc::new(runtime);
+        *running = Arc::downgrade(&runtime);
+        Ok(Self(runtime))
     }
 
     /// Runs `request` and returns its output; blocks the calling thread, which must not be one of these.
