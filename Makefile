@@ -40,6 +40,7 @@ test: test-tools ## All tests; installs what it needs, and needs root for mounts
 	$(CARGO) test --locked --features age --doc
 	$(VENV)/bin/python tools/check_manifest.py --vectors testdata/vectors
 	$(VENV)/bin/python tools/check_shards.py testdata/vectors/shards.json
+	$(VENV)/bin/python tools/check_learned.py testdata/vectors/learned.json
 
 .PHONY: test-long
 test-long: build test-tools ### Store conformance suite and write-only conversions against Ceph RGW and Azurite; ten minutes with credentials that live for one (root; 16 minutes)
@@ -130,9 +131,9 @@ soak: build test-tools ### Random reads of every alignment and size through four
 	COLDPRESS_SIMULATE=$${MINUTES:-5} $(CARGO) test --locked --features age --lib simulation::a_million -- --nocapture
 
 .PHONY: cold-start
-cold-start: build test-tools ### Starts from a store that takes 30 ms more for each chunk, with and without a profile, beside raw images (needs COLDPRESS_CORPUS and root; 5 minutes)
-	$(CARGO) build --release --locked --examples
-	tools/cold-start.sh target/release
+cold-start: build test-tools ### Starts from a store that takes 30 ms a request: first, second, near, cached, on another host, beside raw images (needs COLDPRESS_CORPUS, umoci and root; 15 minutes)
+	$(CARGO) build --release --locked --example slow_s3
+	python3 tools/cold_start.py target/release
 
 .PHONY: serve-costs
 serve-costs: build ### The time from the start of `coldread serve` to the first byte, and its memory for one image and for 100 (needs COLDPRESS_CORPUS)

@@ -6,6 +6,7 @@ pub mod block_seal;
 pub mod convergent;
 pub mod data_key;
 pub mod packed;
+pub mod profile_seal;
 pub mod sealed_stream;
 mod secret;
 pub mod shard_seal;

@@ -19,6 +19,12 @@ const TAG_LABEL: &[u8] = b"coldpress zone shard v1\n";
 pub struct ZoneId([u8; 16]);
 
 impl ZoneId {
+    /// Wraps the 16 bytes of an id.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// Returns the 16 bytes of the id.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {

@@ -120,6 +120,14 @@ impl From<DecodeError> for Error {
 }
 
 impl OpenManifest {
+    /// Returns the number of chunks in front of the first layer's segment: those of the file system's metadata.
+    #[must_use]
+    pub fn metadata_chunks(&self) -> usize {
+        let layers = self.sealed.layers.iter().filter(|layer| layer.chunks > 0);
+        let first = layers.map(|layer| layer.first_chunk).min().unwrap_or(0);
+        self.sealed.chunks.partition_point(|chunk| chunk.index.0 < first)
+    }
+
     /// Encodes the file, encrypted under a fresh data key that `key` wraps.
     ///
     /// # Errors

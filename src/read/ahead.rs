@@ -1,11 +1,12 @@
-//! Chunks fetched before they are read: those behind a sequential reader, and those that a profile names (`fill.rs`: all).
+//! Prefetching: chunks are fetched before they are read, if they are near what is read, behind a sequential reader, or named by a profile
+//! (`fill.rs` copies all).
 //!
-//! What is read waits for none of this: a reader that wants a chunk whose turn has not come fetches it. At most half the bound on
-//! requests is used. What came ahead and nobody read yet fills at most three quarters of the memory; then a profile's chunks go to
-//! the host's disk, or wait for the reader.
+//! No read waits for prefetching: a reader that wants a chunk whose turn has not come fetches it. At most half the bound on requests
+//! is used. Prefetched chunks that nobody has read yet take at most three quarters of the memory, those near a read a quarter; more
+//! of them go to the host's disk if there is a disk cache, and those of a profile to the memory as soon as a reader makes room.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::device::Core;
 use crate::sync::{Mutex, MutexGuard, spawn};
@@ -17,20 +18,36 @@ const STREAMS: usize = 8;
 const ROW: u32 = 2;
 /// Most chunks fetched behind a sequential reader.
 const WINDOW: u32 = 8;
+/// Chunks on each side of one that is read, of which those that were read say how many more to fetch.
+const NEIGHBOURS: usize = 8;
+/// Chunks that are fetched on each side of one that is read: where none of its neighbours was read, for each of those that were, and at most.
+/// docs/explanation/performance.md has the measurements.
+const NEAR_LEAST: usize = 2;
+const NEAR_EACH: usize = 2;
+const NEAR_MOST: usize = 16;
+/// The second chunk of the file system's metadata that is read has the rest of the metadata fetched, at most so many chunks: mounting reads
+/// one, and a program that looks up files reads nearly all.
+const BURST: usize = 64;
 
 /// What is fetched before it is read, of one device; dropped, it fetches no more.
 pub struct Ahead(Arc<Shared>);
 
 struct Shared {
     core: Arc<Core>,
+    /// The number of chunks in front of the first layer, which have the file system's metadata.
+    metadata: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     near: VecDeque<ChunkIndex>,
+    /// Chunks of profiles that are to be decrypted into the memory, and those that are to be copied to the disk.
     planned: VecDeque<ChunkIndex>,
+    copies: VecDeque<ChunkIndex>,
     threads: usize,
+    /// By position in the manifest's list: chunks that were read.
+    read: Vec<bool>,
     /// The last used in front.
     streams: VecDeque<Stream>,
     ended: bool,
@@ -51,25 +68,40 @@ enum Next {
     Fill(ChunkIndex),
 }
 
+/// Has chunks of a device fetched before they are read, for as long as the device is open.
+pub struct Planner(Weak<Shared>);
+
+impl Planner {
+    /// Fetches `chunks` in this order, in parallel.
+    pub fn plan(&self, chunks: impl IntoIterator<Item = ChunkIndex>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.plan(chunks);
+        }
+    }
+}
+
 impl Ahead {
     pub(super) fn new(core: Arc<Core>) -> Self {
-        Self(Arc::new(Shared { core, state: Mutex::default() }))
+        let metadata = core.manifest.metadata_chunks();
+        Self(Arc::new(Shared { core, metadata, state: Mutex::default() }))
     }
 
     /// Fetches `chunks` in this order, in parallel.
     pub fn plan(&self, chunks: impl IntoIterator<Item = ChunkIndex>) {
-        let mut state = self.0.state();
-        state.planned.extend(chunks);
-        tracing::debug!(chunks = state.planned.len(), "prefetch: the chunks of a startup profile");
-        drop(state);
-        self.0.start();
+        self.0.plan(chunks);
+    }
+
+    /// Returns what fetches chunks ahead for whoever does not have the device.
+    #[must_use]
+    pub fn planner(&self) -> Planner {
+        Planner(Arc::downgrade(&self.0))
     }
 
     /// Chunks that are still to be fetched, and those under way.
     #[must_use]
     pub fn left(&self) -> usize {
         let state = self.0.state();
-        state.near.len() + state.planned.len() + state.threads
+        state.near.len() + state.planned.len().max(state.copies.len()) + state.threads
     }
 
     /// A chunk is read for the first time, from its beginning or not.
@@ -79,8 +111,8 @@ impl Ahead {
         if let (Some(first), Some(last)) = (window.first(), window.last()) {
             tracing::debug!(first = first.0, last = last.0, "prefetch: behind a sequential reader");
         }
-        state.near.extend(window);
-        let idle = state.near.is_empty() && state.planned.is_empty();
+        self.0.take_near(&mut state, window);
+        let idle = self.0.waiting(&state) == 0;
         drop(state);
         if !idle {
             self.0.start();
@@ -111,11 +143,28 @@ impl Shared {
         self.state.lock()
     }
 
+    fn plan(self: &Arc<Self>, chunks: impl IntoIterator<Item = ChunkIndex>) {
+        let mut state = self.state();
+        let before = state.planned.len();
+        state.planned.extend(chunks);
+        if self.core.keeps_copies() {
+            let State { planned, copies, .. } = &mut *state;
+            copies.extend(planned.range(before..));
+        }
+        tracing::debug!(chunks = state.planned.len(), "prefetch: the chunks of a startup profile");
+        drop(state);
+        self.start();
+    }
+
     /// What to fetch behind a reader of `index`.
     fn window(&self, state: &mut State, index: ChunkIndex, begins: bool) -> Vec<ChunkIndex> {
         let chunks = &self.core.manifest.sealed.chunks;
         let Ok(at) = chunks.binary_search_by_key(&index, |chunk| chunk.index) else { return Vec::new() };
-        self.core.host.filler.follow(self.core.number, at);
+        let is_filled = self.core.host.filler.follow(self.core.number, at);
+        if !is_filled && self.core.host.near {
+            let near = self.around(state, at);
+            self.take_near(state, near);
+        }
         let known = state.streams.iter().position(|stream| stream.last + 1 == at);
         let mut stream = match known.and_then(|known| state.streams.remove(known)) {
             Some(stream) if begins || stream.row >= ROW => Stream { last: at, row: stream.row + 1 },
@@ -133,10 +182,50 @@ impl Shared {
         window
     }
 
+    /// Returns the neighbours of the chunk at `at` that are to be fetched, the nearest in front: the more of them were read, the more.
+    fn around(&self, state: &mut State, at: usize) -> Vec<ChunkIndex> {
+        let chunks = &self.core.manifest.sealed.chunks;
+        if state.read.is_empty() {
+            state.read = vec![false; chunks.len()];
+        }
+        state.read[at] = true;
+        let is_missing = |index: &ChunkIndex| !self.core.is_coming(*index);
+        if at < self.metadata {
+            let reads = state.read[..self.metadata].iter().filter(|read| **read).count();
+            let rest = if reads == 2 { self.metadata.min(BURST) } else { 0 };
+            return chunks[..rest].iter().map(|chunk| chunk.index).filter(is_missing).collect();
+        }
+        let neighbours = at.saturating_sub(NEIGHBOURS)..(at + NEIGHBOURS + 1).min(chunks.len());
+        let dense = state.read[neighbours].iter().filter(|read| **read).count() - 1;
+        let width = (NEAR_LEAST + NEAR_EACH * dense).min(NEAR_MOST);
+        let both_sides = |step: usize| [at.checked_add(step), at.checked_sub(step)];
+        let is_file = |at: &usize| (self.metadata..chunks.len()).contains(at) && !state.read[*at];
+        let near = (1..=width).flat_map(both_sides).flatten().filter(is_file);
+        near.map(|at| chunks[at].index).filter(is_missing).collect()
+    }
+
+    /// Puts `near` in front of what is to be fetched near reads.
+    fn take_near(&self, state: &mut State, near: Vec<ChunkIndex>) {
+        state.near.retain(|index| !near.contains(index));
+        near.into_iter().rev().for_each(|index| state.near.push_front(index));
+    }
+
+    /// Returns the number of chunks that can be fetched now.
+    fn waiting(&self, state: &State) -> usize {
+        let planned = if self.has_room(state) { state.planned.len() } else { 0 };
+        state.near.len() + planned.max(state.copies.len())
+    }
+
+    /// Returns whether the memory may take more chunks that nobody has read yet.
+    fn has_room(&self, state: &State) -> bool {
+        let memory = &self.core.host.memory;
+        memory.unread() + state.threads <= memory.limit() / 4 * 3
+    }
+
     /// Has threads work, if there are too few.
     fn start(self: &Arc<Self>) {
         let mut state = self.state();
-        let wanted = (state.near.len() + state.planned.len()).min(self.core.host.ahead);
+        let wanted = self.waiting(&state).min(self.core.host.ahead);
         while state.threads < wanted && !state.ended {
             let shared = Arc::clone(self);
             if spawn("ahead", move || shared.work()).is_err() {
@@ -164,12 +253,12 @@ impl Shared {
     fn next(&self) -> Option<Next> {
         let mut state = self.state();
         let memory = &self.core.host.memory;
-        let room = memory.unread() + state.threads <= memory.limit() / 4 * 3;
+        let room_near = memory.unread() + state.threads <= (memory.limit() / 4).max(WINDOW as usize);
         let next = match state.near.pop_front() {
-            Some(index) => Some(Next::Fetch(index)),
-            None if room => state.planned.pop_front().map(Next::Fetch),
-            None if self.core.keeps_copies() => state.planned.pop_front().map(Next::Fill),
-            None => None,
+            Some(index) if room_near => Some(Next::Fetch(index)),
+            Some(index) => Some(Next::Fill(index)),
+            None if !state.planned.is_empty() && self.has_room(&state) => state.planned.pop_front().map(Next::Fetch),
+            None => state.copies.pop_front().map(Next::Fill),
         };
         if next.is_none() {
             state.threads = state.threads.saturating_sub(1);

@@ -13,6 +13,7 @@ use super::ahead::Ahead;
 use super::counts::Counts;
 use super::fill::{FillRate, Fillable, Filled, Filler};
 use super::flights::{Flights, Lead, Role};
+use super::gate::Gate;
 use super::memory::Memory;
 use super::origin::{Limits, Origin, REQUEST, Requests};
 use super::tier::{Place, Tier, Wanted};
@@ -137,6 +138,10 @@ pub struct Host {
     pub ahead: usize,
     /// Copies images into the disk cache.
     pub filler: Arc<Filler>,
+    /// Whether chunks near a read are prefetched while the image is not being copied.
+    pub near: bool,
+    /// Where threads that prefetch wait for their turn to decrypt.
+    pub gate: Arc<Gate>,
 }
 
 /// A device of sealed chunks.
@@ -147,7 +152,7 @@ pub struct ChunkDevice {
 
 /// What fetches for readers and ahead of them.
 pub(super) struct Core {
-    pub(super) manifest: OpenManifest,
+    pub(super) manifest: Arc<OpenManifest>,
     tier: Box<dyn Tier>,
     pub(super) host: Host,
     pub(super) number: u32,
@@ -219,7 +224,8 @@ impl Core {
         }
         let began = now();
         let mut chunk = vec![0; CHUNK];
-        let fetched = self.fetch(wanted, until, &mut chunk);
+        let may_wait = || !read && !lead.is_joined();
+        let fetched = self.fetch(wanted, until, &mut chunk, &may_wait);
         let result = fetched.map(|place| {
             let chunk = Arc::new(chunk);
             self.host.memory.put(self.number, wanted.index, Arc::clone(&chunk), !read);
@@ -239,8 +245,9 @@ impl Core {
         self.observers.iter().for_each(|observer| observer.arrived(&arrival));
     }
 
-    /// Fetches, verifies and opens one chunk; a copy on the way that is not true is dropped, and the chunk asked for again.
-    fn fetch(&self, wanted: &ChunkRef, until: Instant, chunk: &mut [u8]) -> Result<Place> {
+    /// Fetches, verifies and decrypts one chunk; a copy that is not authentic is dropped, and the chunk requested again. Decryption waits for
+    /// its turn if it `may_wait`.
+    fn fetch(&self, wanted: &ChunkRef, until: Instant, chunk: &mut [u8], may_wait: &dyn Fn() -> bool) -> Result<Place> {
         let name = ObjectName::chunk(&self.manifest.clear.root, wanted.name);
         self.host.counts.of(Place::Memory).misses.add(1);
         let mut looks = 1..=LOOKS;
@@ -248,6 +255,7 @@ impl Core {
             let look = looks.next();
             let asked = asked_for(&name, wanted);
             let (mut stored, place) = self.tier.get(&asked, until).map_err(|error| lost(wanted, error))?;
+            let _turn = may_wait().then(|| self.host.gate.enter());
             match open(&self.manifest, wanted, &mut stored, chunk) {
                 Ok(()) => return Ok(place),
                 Err(error) => {
@@ -318,6 +326,10 @@ impl Fillable for Core {
 
     fn fill(&self, position: usize) -> Result<Filled> {
         let Some(wanted) = self.manifest.sealed.chunks.get(position) else { return Ok(Filled::Cached) };
+        let name = ObjectName::chunk(&self.manifest.clear.root, wanted.name);
+        if self.tier.keeps(&name) != Some(false) {
+            return Ok(Filled::Cached);
+        }
         if !self.tier.has_room(wanted.stored.into()) {
             return Ok(Filled::Full);
         }
@@ -338,7 +350,13 @@ enum Touch {
 impl ChunkDevice {
     /// The device of `manifest`, its chunks in `tier`.
     #[must_use]
-    pub fn new(manifest: OpenManifest, tier: Box<dyn Tier>, host: Host, observers: Vec<Arc<dyn Observer>>) -> Self {
+    pub fn new(
+        manifest: impl Into<Arc<OpenManifest>>,
+        tier: Box<dyn Tier>,
+        host: Host,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Self {
+        let manifest = manifest.into();
         let number = host.memory.device();
         let (flights, fetched) = (Flights::default(), AtomicU64::new(0));
         let core = Arc::new(Core { manifest, tier, host, number, flights, fetched, observers });
@@ -353,8 +371,16 @@ impl ChunkDevice {
         let requests = Requests::new(PLAIN_REQUESTS);
         let limits = Limits { requests, slots: None, patience, at_first, counts: Arc::clone(&counts) };
         let filler = Filler::new(1, FillRate(None));
-        let host = Host { memory, counts, deadline: patience + REQUEST, ahead: PLAIN_REQUESTS / 2, filler };
-        Self::new(manifest, Box::new(Origin::new(store, limits)), host, Vec::new())
+        let host = Host {
+            memory,
+            counts,
+            deadline: patience + REQUEST,
+            ahead: PLAIN_REQUESTS / 2,
+            filler,
+            near: false,
+            gate: Arc::new(Gate::for_this_machine()),
+        };
+        Self::new(manifest, Box::new(Origin::new(store.into(), limits)), host, Vec::new())
     }
 
     /// What it reads.

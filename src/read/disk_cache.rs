@@ -21,11 +21,13 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, statat, unlinkat};
 use rustix::process::geteuid;
 
 use super::counts::Counts;
+use super::learned::{self, ProfileStore};
 use super::private_directory::{PrivateDirectory, make_below, open_below};
 use super::room::{Room, lock};
 use super::slots::Slots;
 use super::tier::{Place, Tier, Wanted};
 use crate::atomic_file::AtomicFile;
+use crate::crypto::profile_seal::ProfileId;
 use crate::digest::Sha256;
 use crate::private_file::touch;
 use crate::private_file::{self, Access};
@@ -41,6 +43,8 @@ const PATIENCE_FOR_ROOM: Duration = Duration::from_secs(1);
 const SHARE: u64 = 64;
 /// Looks at what the next tier gives falsely before a chunk is given up.
 const LOOKS: usize = 3;
+/// Maximum number of parts of learned profiles; the longest unused are deleted.
+const MAX_LEARNED: usize = 1024;
 const KEPT: u32 = 0o600;
 const MARKED: u32 = 0o700;
 
@@ -49,6 +53,7 @@ pub struct DiskCache {
     directory: PathBuf,
     chunks: PrivateDirectory,
     locks: Arc<PrivateDirectory>,
+    learned: PrivateDirectory,
     max_bytes: u64,
     room: Room,
     /// Chunks whose copies are not true and could not be deleted.
@@ -82,9 +87,9 @@ impl DiskCache {
     pub fn open(directory: &Path, max_bytes: u64) -> Result<Self> {
         let open =
             |name| PrivateDirectory::open(directory, name).map_err(|error| Error::file(&directory.join(name), error));
-        let (chunks, locks) = (open("chunks")?, Arc::new(open("locks")?));
+        let (chunks, locks, learned) = (open("chunks")?, Arc::new(open("locks")?), open("learned")?);
         let (directory, room) = (directory.to_owned(), Room::new(Arc::clone(&locks)));
-        let cache = Self { directory, chunks, locks, max_bytes, room, refused: Mutex::default() };
+        let cache = Self { directory, chunks, locks, learned, max_bytes, room, refused: Mutex::default() };
         // It may have been larger before.
         if cache.room.taken().is_none_or(|taken| taken > max_bytes) {
             let _ = cache.trim(Need::Room(0), now(), now() + PATIENCE);
@@ -101,7 +106,7 @@ impl DiskCache {
     /// Returns why other users can put files into one of its directories, naming it; `None` if only this user, or root, can.
     #[must_use]
     pub fn is_shared(&self) -> Option<String> {
-        [self.directory.clone(), self.chunks.path(), self.locks.path()].iter().find_map(|path| {
+        [self.directory.clone(), self.chunks.path(), self.locks.path(), self.learned.path()].iter().find_map(|path| {
             let reason = private_file::shared_directory(path).ok()??;
             Some(format!("{}: {reason}", path.display()))
         })
@@ -292,6 +297,54 @@ impl DiskCache {
         unmarked.sort_unstable();
         marked.sort_unstable();
         Ok((unmarked, marked))
+    }
+}
+
+/// Learned profiles, a file for each part. They are not counted among the chunks: together they are below 250 MB.
+impl ProfileStore for DiskCache {
+    fn load(&self, id: ProfileId) -> Option<Vec<u8>> {
+        let file = self.learned.file(&id.to_string(), Access::Read).ok()?;
+        let mut part = Vec::new();
+        (&file).take(learned::MAX_BYTES as u64 + 1).read_to_end(&mut part).ok()?;
+        touch(&file);
+        Some(part)
+    }
+
+    fn save(&self, id: ProfileId, part: &[u8]) {
+        if let Err(error) = self.save_learned(&id.to_string(), part) {
+            tracing::info!(%error, "disk cache: a learned profile cannot be written");
+        }
+    }
+}
+
+impl DiskCache {
+    fn save_learned(&self, name: &str, part: &[u8]) -> io::Result<()> {
+        let directory = self.learned.descriptor();
+        let write = |directory: &OwnedFd| {
+            let file = AtomicFile::create(directory, KEPT)?;
+            file.file().write_all(part)?;
+            file.replace(Path::new(name))
+        };
+        match write(&directory) {
+            // Somebody deleted the whole cache.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.learned.renew()?;
+                write(&self.learned.descriptor())?;
+            }
+            written => written?,
+        }
+        let directory = self.learned.descriptor();
+        let names = names(&directory)?;
+        if names.len() <= MAX_LEARNED {
+            return Ok(());
+        }
+        let used = |name: &String| statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| stat.st_mtime).ok();
+        let mut by_use: Vec<_> = names.iter().map(|name| (used(name), name)).collect();
+        by_use.sort_unstable();
+        for (_, name) in by_use.iter().take(names.len() - MAX_LEARNED / 4 * 3) {
+            unlinkat(&*directory, *name, AtFlags::empty())?;
+        }
+        Ok(())
     }
 }
 

@@ -131,15 +131,15 @@ impl Filler {
         state.images.iter().map(|image| image.remaining.len()).sum::<usize>() + state.filling
     }
 
-    /// Records that a reader reads the chunk at `position` of the image `number`.
-    pub(super) fn follow(&self, number: u32, position: usize) {
+    /// Records that a reader reads the chunk at `position` of the image `number`. Returns whether the image is being copied.
+    pub(super) fn follow(&self, number: u32, position: usize) -> bool {
         let mut state = self.state();
-        if let Some(image) = state.images.iter_mut().find(|image| image.number == number) {
-            image.remaining.remove(&position);
-            image.reads.retain(|read| read.abs_diff(position) > SAME_PLACE);
-            image.reads.push_front(position);
-            image.reads.truncate(FOLLOWED);
-        }
+        let Some(image) = state.images.iter_mut().find(|image| image.number == number) else { return false };
+        image.remaining.remove(&position);
+        image.reads.retain(|read| read.abs_diff(position) > SAME_PLACE);
+        image.reads.push_front(position);
+        image.reads.truncate(FOLLOWED);
+        !image.remaining.is_empty() && image.paused.is_none() && self.rate.0.is_none()
     }
 
     /// Counts a request of prefetching until the result is dropped.

@@ -56,6 +56,12 @@ impl Flights {
 }
 
 impl<'f> Lead<'f> {
+    /// Returns whether a reader waits for the flight.
+    pub(super) fn is_joined(&self) -> bool {
+        // The map and this lead hold it.
+        Arc::strong_count(&self.flight) > 2
+    }
+
     /// Ends the flight without a result if nobody joined it; else returns it, to be landed.
     pub(super) fn end_unless_joined(mut self) -> Option<Lead<'f>> {
         let mut flights = self.flights.0.lock();

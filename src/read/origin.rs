@@ -178,9 +178,9 @@ type Answer = Result<Vec<u8>, Failure>;
 impl Origin {
     /// `store`, asked within `limits`.
     #[must_use]
-    pub fn new(store: Box<dyn Get>, limits: Limits) -> Self {
+    pub fn new(store: Arc<dyn Get>, limits: Limits) -> Self {
         limits.requests.keep_one();
-        Self { store: store.into(), limits, answered: AtomicBool::new(false), recent: Arc::default() }
+        Self { store, limits, answered: AtomicBool::new(false), recent: Arc::default() }
     }
 
     /// One request, and another where that one takes long.

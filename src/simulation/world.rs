@@ -15,6 +15,7 @@ use crate::read::counts::Counts;
 use crate::read::device::Host;
 use crate::read::disk_cache::{CachedTier, DiskCache};
 use crate::read::fill::{FillRate, Filler};
+use crate::read::gate::Gate;
 use crate::read::memory::Memory;
 use crate::read::origin::{Limits, Origin, Requests};
 use crate::read::tier::Tier;
@@ -130,14 +131,22 @@ impl Process {
         };
         let memory = Memory::new(plan.memory);
         let filler = Filler::new((plan.requests / 4 * 3).max(1), FillRate(plan.fill_rate));
-        let host = Host { memory, counts, deadline: plan.deadline, ahead: plan.ahead, filler };
+        let host = Host {
+            memory,
+            counts,
+            deadline: plan.deadline,
+            ahead: plan.ahead,
+            filler,
+            near: true,
+            gate: Arc::new(Gate::for_this_machine()),
+        };
         Self { limits, host, cache, zone }
     }
 
     fn device(&self, service: &Arc<Service>, who: Who) -> Device {
         let entries = Arc::<Entries>::default();
         let store = Store { service: Arc::clone(service), who };
-        let next = Box::new(Origin::new(Box::new(store), self.limits.clone()));
+        let next = Box::new(Origin::new(Arc::new(store), self.limits.clone()));
         let last = Last { next, service: Arc::clone(service), who, entries: Arc::clone(&entries) };
         let counts = || Arc::clone(&self.host.counts);
         let mut tier: Box<dyn Tier> = Box::new(last);

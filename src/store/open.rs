@@ -17,7 +17,7 @@ use crate::net::runtime::Services;
 use crate::{Error, ErrorKind, Result};
 
 /// What else a client of a service is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Another address than the service's own: an S3-compatible server's.
     pub endpoint: Option<String>,

@@ -61,7 +61,7 @@ const TOLERATED_SKEW: i64 = 60;
 const MAX_SKEW: i64 = 24 * 60 * 60;
 
 /// What else a request to S3 says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct S3Settings {
     /// Server-side encryption: `AES256`, `aws:kms` or `aws:kms:dsse`.
     pub encryption: Option<String>,

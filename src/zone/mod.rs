@@ -32,9 +32,11 @@ pub use self::server::OfServer;
 use self::server::{Server, Standing};
 use self::stripe::{Code, Coder};
 use crate::crypto::ChunkKey;
+use crate::crypto::profile_seal::ProfileId;
 use crate::crypto::shard_seal::{ShardSeal, ZoneId};
 use crate::random::random_bytes;
 use crate::read::counts::Count;
+use crate::read::learned::{self, ProfileStore};
 use crate::read::origin::Requests;
 use crate::read::tier::{Place, Tier, Wanted};
 use crate::store::ObjectName;
@@ -56,6 +58,9 @@ const JITTER: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
 /// How long the beginning waits for the servers' first connections; they come about all the same.
 const WARM: Duration = Duration::from_millis(100);
+/// How long the parts of learned profiles of an image are waited for, each; a part is kept for 30 days after it was last written.
+const LEARNED: Duration = Duration::from_millis(100);
+const LEARNED_SECONDS: &[u8] = b"2592000";
 /// How long a start waits for its turn, and one look at whose turn it is.
 const TURN: Duration = Duration::from_secs(30);
 const TURN_LOOK: Duration = Duration::from_millis(200);
@@ -188,6 +193,34 @@ impl Zone {
             sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Learned profiles on two servers each, so that one may be lost. A lookup asks one server after the other.
+impl ProfileStore for Zone {
+    fn load(&self, id: ProfileId) -> Option<Vec<u8>> {
+        let until = now() + LEARNED;
+        self.0.servers_of(id).find_map(|server| {
+            match server.command(&[b"GET", learned_key(id).as_bytes()], learned::MAX_BYTES, until) {
+                Ok(Reply::Bytes(part)) => Some(part),
+                _ => None,
+            }
+        })
+    }
+
+    fn save(&self, id: ProfileId, part: &[u8]) {
+        let key = learned_key(id);
+        let words: [&[u8]; 5] = [b"SET", key.as_bytes(), part, b"EX", LEARNED_SECONDS];
+        for server in self.0.servers_of(id) {
+            if server.command(&words, 0, now() + WRITE).is_err() {
+                tracing::info!(server = server.address.name(), "zone cache: a learned profile was not written");
+            }
+        }
+    }
+}
+
+/// Returns the key of a part of a learned profile on the cache servers.
+fn learned_key(id: ProfileId) -> String {
+    format!("coldpress:learned:{id}")
 }
 
 /// A moment of chance between two.
@@ -354,6 +387,12 @@ impl Tier for ZoneTier {
 }
 
 impl Shared {
+    /// Returns the servers that keep the learned profile `id`.
+    fn servers_of(&self, id: ProfileId) -> impl Iterator<Item = &Arc<Server>> {
+        let ranked = placement::ranked(&self.seeds(), ZoneId::from_bytes(*id.as_bytes()));
+        ranked.into_iter().take(2).map(|number| &self.servers[number])
+    }
+
     fn seeds(&self) -> Vec<Seed> {
         self.servers.iter().map(|server| server.seed.clone()).collect()
     }

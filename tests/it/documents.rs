@@ -177,12 +177,13 @@ fn no_command_is_left_out_silently() {
 }
 
 /// Files whose bytes are the formats: golden root digests and vectors.
-const FORMATS: [&str; 5] = [
+const FORMATS: [&str; 6] = [
     "testdata/golden-epoch-1.txt",
     "testdata/vectors/image.cpm",
     "testdata/vectors/none.cpm",
     "testdata/vectors/zstd.cpm",
     "testdata/vectors/shards.json",
+    "testdata/vectors/learned.json",
 ];
 
 #[test]

@@ -55,7 +55,7 @@ fn a_cache_without_room_for_the_image_is_not_filled_and_off_fills_nothing() {
     let bench = &slowed.bench;
     for (name, options) in [
         ("small", ["--cache", "cache", "--cache-max", "4MiB", "--fill", "auto"]),
-        ("off", ["--cache", "cache", "--cache-max", "1GiB", "--fill", "off"]),
+        ("off", ["--cache", "cache", "--prefetch", "off", "--fill", "off"]),
     ] {
         let _ = fs::remove_dir_all(bench.path("cache"));
         let served = Served::start(bench, name, &options);

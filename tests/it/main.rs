@@ -24,6 +24,7 @@ mod kernel;
 mod keys;
 mod kills;
 mod kms;
+mod learning;
 mod lying_servers;
 mod metrics_status;
 mod module_order;

@@ -84,7 +84,8 @@ fn status(bench: &Bench) -> Value {
 #[test]
 fn what_is_told_is_what_the_store_saw() {
     // One chunk in memory, so that the second reading comes from the disk.
-    let (bench, store, serving) = telling(&["--cache", "cache", "--memory", "512KiB", "--fill", "off"]);
+    let (bench, store, serving) =
+        telling(&["--cache", "cache", "--memory", "512KiB", "--fill", "off", "--prefetch", "off"]);
     assert_eq!(fs::metadata(bench.path("m.sock")).unwrap().permissions().mode() & 0o777, 0o600);
     let samples = Samples::of(&bench);
     for (name, label) in

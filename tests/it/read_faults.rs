@@ -39,7 +39,11 @@ impl Slowed {
 
     /// Where the image's files begin.
     pub fn data(&self) -> Vec<u64> {
-        let device = fs::read(self.bench.path("app.img")).unwrap();
+        Self::data_of(&self.bench)
+    }
+
+    pub fn data_of(bench: &Bench) -> Vec<u64> {
+        let device = fs::read(bench.path("app.img")).unwrap();
         let begins = |n: u64| {
             let wanted = noise(500_000, 40 + n);
             device.chunks(4096).position(|block| *block == wanted[..4096]).map(|at| at as u64 * 4096)
@@ -125,6 +129,13 @@ impl Served {
         Client::wait_for(&self.socket)
     }
 
+    /// Ends it by SIGTERM, as a service manager does, and waits for it.
+    pub fn end(mut self) {
+        let status = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        assert!(status.success());
+        self.process.wait().unwrap();
+    }
+
     /// Descriptors and threads that it has.
     fn has(&self) -> [usize; 2] {
         let count = |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.process.id())).unwrap().count();
@@ -176,7 +187,7 @@ fn misses_run_side_by_side_through_the_loop_device() {
 #[test]
 fn mounting_reads_one_chunk() {
     let slowed = Slowed::new(8, Duration::ZERO);
-    let mounted = Mounting::start(&slowed.bench, "mnt", &[]);
+    let mounted = Mounting::start(&slowed.bench, "mnt", &["--prefetch", "off"]);
     // Looking whether `data` is there reads the inode table and the root directory, which such a small image has in few chunks.
     assert!(slowed.store.script.total() <= 3, "{:?}", slowed.store.script.requests);
     drop(mounted);
@@ -186,7 +197,7 @@ fn mounting_reads_one_chunk() {
 fn a_store_that_lies_is_never_believed_and_one_that_comes_back_is_waited_for() {
     let slowed = Slowed::new(8, Duration::ZERO);
     let script = &slowed.store.script;
-    let mounted = Mounting::start(&slowed.bench, "mnt", &["--on-origin-loss", "wait=20s"]);
+    let mounted = Mounting::start(&slowed.bench, "mnt", &["--on-origin-loss", "wait=20s", "--prefetch", "off"]);
     script.set(Duration::ZERO, Answer::Wrong);
     assert_eq!(mounted.read(0).unwrap_err().raw_os_error(), Some(5));
     for (gone, file) in [(Answer::Refused, 1), (Answer::Gone, 2)] {
@@ -413,7 +424,7 @@ fn the_bound_of_a_disk_cache_is_that_of_all_processes_together() {
     const BOUND: u64 = 3 << 20;
     let slowed = Slowed::new(24, Duration::ZERO);
     let (bench, data) = (&slowed.bench, slowed.data());
-    let options = ["--cache", "cache", "--cache-max", "3MiB", "--memory", "512KiB"];
+    let options = ["--cache", "cache", "--cache-max", "3MiB", "--memory", "512KiB", "--prefetch", "off"];
     let served: Vec<Served> = (0..6).map(|n| Served::start(bench, &n.to_string(), &options)).collect();
     let mut clients: Vec<Client> = served.iter().map(Served::client).collect();
     let mut most = 0;
@@ -575,7 +586,8 @@ fn a_start_that_was_recorded_is_fetched_ahead_the_next_time() {
     // From the last to the first, so that nothing is sequential.
     let script = "i=47; while [ $i -ge 0 ]; do head -c 4096 {}/data/$(printf %03d $i) | md5sum; i=$((i-2)); done";
     let record = |output: &str, options: &[&str]| {
-        let args = [&["profile", "record", "app.cpm", "--store", "slow", "-o", output][..], options];
+        let common = ["profile", "record", "app.cpm", "--store", "slow", "--prefetch", "off", "-o", output];
+        let args = [&common[..], options];
         let begun = Instant::now();
         let out = stdout(&bench.coldread(&[&args.concat()[..], &["--", "sh", "-c", script]].concat()));
         (out, begun.elapsed())

@@ -1,6 +1,7 @@
 //! `coldread`: the reader. It parses the command line, runs one command, and turns its end into an exit code.
 #![expect(unreachable_pub, reason = "nothing is outside a program")]
 
+mod allocator;
 mod args;
 mod commands;
 mod container;
@@ -26,6 +27,7 @@ use program::PROGRAM;
 
 fn main() -> ExitCode {
     shared::failure::forbid_dumps("coldread");
+    allocator::keep_chunk_buffers();
     shared::memory::spare_address_space();
     let words = args::find_words(std::env::args_os());
     let (cli, resolution) = match shared::help::parse::<args::Cli>(&PROGRAM, args::command(), words) {

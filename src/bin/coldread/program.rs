@@ -14,7 +14,7 @@ pub const PROGRAM: Program = Program {
     is_untrusted: false,
 };
 
-const SETTINGS: [Setting; 32] = [
+const SETTINGS: [Setting; 34] = [
     setting("store", Some("COLDPRESS_STORE"), InFile::Trusted),
     setting("store-endpoint", Some("COLDPRESS_STORE_ENDPOINT"), InFile::Trusted),
     setting("store-allow-http", None, InFile::Trusted),
@@ -39,6 +39,8 @@ const SETTINGS: [Setting; 32] = [
     setting("zone-deadline", Some("COLDREAD_ZONE_DEADLINE"), InFile::Trusted),
     setting("zone-lease", Some("COLDREAD_ZONE_LEASE"), InFile::Trusted),
     setting("zone-start-rate", Some("COLDREAD_ZONE_START_RATE"), InFile::Trusted),
+    setting("prefetch", Some("COLDREAD_PREFETCH"), InFile::Trusted),
+    setting("no-learn", Some("COLDREAD_NO_LEARN"), InFile::Trusted),
     setting("slow", Some("COLDREAD_SLOW"), InFile::Trusted),
     setting("threads", Some("COLDREAD_THREADS"), InFile::Any),
     setting("fill", None, InFile::Trusted),

@@ -15,12 +15,15 @@ use coldpress::read::counts::Counts;
 use coldpress::read::device::{Arrival, Host, Observer};
 use coldpress::read::disk_cache::{CachedTier, DiskCache};
 use coldpress::read::fill::{FillRate, Filler};
+use coldpress::read::gate::Gate;
+use coldpress::read::learned::ProfileStore;
+use coldpress::read::learning::{Learning, Startup};
 use coldpress::read::memory::Memory;
 use coldpress::read::origin::{Limits, Origin, REQUEST, Requests};
 use coldpress::read::profile::{self, Recorder};
 use coldpress::read::tier::Tier;
 use coldpress::sandbox::User;
-use coldpress::store::{IN_FLIGHT, StoreUrl, open_get_later};
+use coldpress::store::{Get, IN_FLIGHT, Settings, StoreUrl, open_get_later};
 use coldpress::zone::trace::{Trace, TracedTier};
 use coldpress::zone::{Zone, ZoneTier};
 
@@ -86,6 +89,13 @@ pub struct ReadArgs {
     #[arg(long, value_name = "MODE", default_value = "auto", num_args = 0..=1, default_missing_value = "32MiB")]
     fill: Fill,
 
+    /// Prefetch chunks that are near a read: auto or off
+    ///
+    /// auto fetches up to 16 chunks on each side of one that is read: the more of its neighbours were read, the more. It does so where the image
+    /// is not being copied by --fill. Sequential readers and startup profiles are prefetched in any case.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Prefetch::Auto, hide_short_help = true)]
+    prefetch: Prefetch,
+
     #[command(flatten)]
     zone: ZoneArgs,
 
@@ -100,6 +110,14 @@ pub struct ReadArgs {
     /// Do not use a startup profile
     #[arg(long, conflicts_with = "profile", help_heading = "Startup profile", hide_short_help = true)]
     no_profile: bool,
+
+    /// Do not learn from startups, and do not prefetch what earlier ones read
+    ///
+    /// Without this option, each startup is recorded until 5 seconds pass without a new chunk (60 seconds at most). The next startup of the image, or of
+    /// another image with the same layers, prefetches the recorded chunks. Recordings are encrypted, and kept in the disk cache and on
+    /// the cache servers of the zone. A startup profile that is attached or given is used instead.
+    #[arg(long, help_heading = "Startup profile", hide_short_help = true)]
+    no_learn: bool,
 
     /// Serve metrics for Prometheus, `coldread status` and `top` on this address
     ///
@@ -162,6 +180,15 @@ impl FromStr for Wait {
 /// The longest duration that an option takes: clocks can add it to any moment.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
+/// What is prefetched besides sequential reads and startup profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Prefetch {
+    /// Chunks near those that are read
+    Auto,
+    /// Nothing
+    Off,
+}
+
 /// How whole images are copied into the disk cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fill {
@@ -213,6 +240,13 @@ impl FromStr for OnLoss {
     }
 }
 
+/// The client of a store, which images with the same store and settings share.
+struct StoreClient {
+    url: StoreUrl,
+    settings: Settings,
+    client: Arc<dyn Get>,
+}
+
 /// What the images of a process share.
 pub struct Reading<'a> {
     args: &'a ReadArgs,
@@ -222,8 +256,9 @@ pub struct Reading<'a> {
     zone: Option<Arc<Zone>>,
     trace: Option<Arc<Trace>>,
     recorder: Option<Arc<Recorder>>,
-    /// Where its images are.
-    stores: Mutex<Vec<StoreUrl>>,
+    learning: Option<Arc<Learning>>,
+    /// A client for each store and its settings.
+    stores: Mutex<Vec<StoreClient>>,
     /// What was given up, once that is known.
     pub entered: Entered,
 }
@@ -260,11 +295,17 @@ impl ReadArgs {
             deadline: patience + REQUEST,
             ahead: AHEAD.min(requests / 2).max(1),
             filler: Filler::new(requests / 4 * 3, self.fill.rate()),
+            near: self.prefetch == Prefetch::Auto,
+            gate: Arc::new(Gate::for_this_machine()),
         };
         let slots = cache.as_ref().map(|cache| Arc::new(cache.slots(requests)));
         let limits = Limits { requests: Requests::new(requests), slots, patience, at_first: patience, counts };
         let recorder = record.then(Recorder::start);
         let zone = self.zone.open()?;
+        let nearest = cache.clone().map(|cache| cache as Arc<dyn ProfileStore>);
+        let stores = nearest.into_iter().chain(zone.clone().map(|zone| zone as Arc<dyn ProfileStore>));
+        let stores: Vec<Arc<dyn ProfileStore>> = stores.collect();
+        let learning = (!self.no_learn && !stores.is_empty()).then(|| Learning::new(stores));
         let trace = self.trace.as_deref().map(Trace::open).transpose()?.map(Arc::new);
         Ok(Reading {
             args: self,
@@ -274,6 +315,7 @@ impl ReadArgs {
             zone,
             trace,
             recorder,
+            learning,
             stores: Mutex::default(),
             entered: Entered::default(),
         })
@@ -337,21 +379,38 @@ impl Reading<'_> {
         store: &StoreArgs,
     ) -> Result<ChunkDevice, Failure> {
         let planned = self.profile(&manifest, from)?;
+        let manifest = Arc::new(manifest);
         let url = store.of(&manifest)?;
         if matches!(&url, StoreUrl::Directory(path) if !path.is_dir()) {
             say(&format!("store {url}: no such directory; reads wait for it"));
         }
-        self.stores.lock().expect("no thread panics with it").push(url.clone());
-        let store = open_get_later(&url, &store.settings(IN_FLIGHT)?)?;
+        let store = self.client(url, store.settings(IN_FLIGHT)?)?;
         let tier = self.tiers(Box::new(Origin::new(store, self.limits.clone())));
         let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Slow(self.args.slow.0))];
         observers.extend(self.recorder.clone().map(|recorder| recorder as Arc<dyn Observer>));
+        let startup = self.learning.as_ref().map(|_| Startup::begin(Arc::clone(&manifest)));
+        observers.extend(startup.clone().map(|startup| startup as Arc<dyn Observer>));
         let device = ChunkDevice::new(manifest, tier, self.host.clone(), observers);
-        device.ahead().plan(planned);
+        if let (Some(learning), Some(startup)) = (&self.learning, startup) {
+            let has_profile = planned.is_some() || self.args.no_profile;
+            learning.follow(startup, (!has_profile).then(|| device.ahead().planner()));
+        }
+        device.ahead().plan(planned.unwrap_or_default());
         if self.args.fill != Fill::Off {
             device.fill();
         }
         Ok(device)
+    }
+
+    /// Returns the client of the store at `url`: one for all images whose store and settings are the same.
+    fn client(&self, url: StoreUrl, settings: Settings) -> Result<Arc<dyn Get>, Error> {
+        let mut stores = self.stores.lock().expect("no thread panics with it");
+        if let Some(known) = stores.iter().find(|known| known.url == url && known.settings == settings) {
+            return Ok(Arc::clone(&known.client));
+        }
+        let client: Arc<dyn Get> = open_get_later(&url, &settings)?.into();
+        stores.push(StoreClient { url, settings, client: Arc::clone(&client) });
+        Ok(client)
     }
 
     /// What stands before the `origin`: the host's disk, the zone.
@@ -377,7 +436,7 @@ impl Reading<'_> {
 
     /// Collects what reading needs until the end.
     pub fn collect(&self, record: Option<&Path>, into: &mut Collected) -> Result<(), Failure> {
-        self.stores.lock().expect("no thread panics with it").iter().try_for_each(|store| into.store(store))?;
+        self.stores.lock().expect("no thread panics with it").iter().try_for_each(|known| into.store(&known.url))?;
         if let Some(cache) = &self.cache {
             into.writes(cache.root());
         }
@@ -435,22 +494,27 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// What to fetch ahead.
-    fn profile(&self, manifest: &OpenManifest, from: &ManifestRef) -> Result<Vec<coldpress::ChunkIndex>, Failure> {
+    /// Returns the chunks of the startup profile that is given or lies beside the manifest; `None` where there is none.
+    fn profile(
+        &self,
+        manifest: &OpenManifest,
+        from: &ManifestRef,
+    ) -> Result<Option<Vec<coldpress::ChunkIndex>>, Failure> {
         if self.args.no_profile {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let beside = match from {
             ManifestRef::File(path) => Some(profile::beside(path)).filter(|path| path.is_file()),
             ManifestRef::Registry(_) => None,
         };
-        let Some(path) = self.args.profile.clone().or(beside) else { return Ok(Vec::new()) };
-        Ok(read_profile(&path)?.chunks_of(manifest))
+        let Some(path) = self.args.profile.clone().or(beside) else { return Ok(None) };
+        Ok(Some(read_profile(&path)?.chunks_of(manifest)))
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
+        self.learning.iter().for_each(|learning| learning.finish());
         // What was fetched last is still on its way to the others.
         self.zone.iter().for_each(|zone| zone.finish());
     }

@@ -35,7 +35,7 @@ pub struct Script {
     pub answer: Mutex<Answer>,
     /// Requests by object.
     pub requests: Mutex<BTreeMap<String, u64>>,
-    in_flight: AtomicUsize,
+    pub in_flight: AtomicUsize,
     pub most_in_flight: AtomicUsize,
 }
 

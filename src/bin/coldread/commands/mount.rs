@@ -59,7 +59,9 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
         let mut collected = Collected::default();
         reading.collect(args.recording.record.as_deref(), &mut collected)?;
         collected.mounted(&place, registration);
+        tracing::debug!("mount: entering the sandbox");
         args.sandbox.enter(&collected, None, &reading.entered)?;
+        tracing::debug!("mount: the sandbox is entered");
         Ok(Then::Stay(format!("{root} is mounted at {}; unmount it or press Ctrl-C", args.directory.display())))
     });
     tell_fetched(cli, &device);
@@ -213,7 +215,9 @@ fn mount(registration: &Registration, file: &Path, place: &Place<'_>) -> Result<
     let options = place.allowed.options(options);
     let mut losetup = Command::new("losetup");
     losetup.args(["--find", "--show", "--direct-io=on"]).args(read_only).arg(file);
+    tracing::debug!("mount: the FUSE file is served");
     let device = registration.tool(&mut losetup).map_err(explain_losetup)?;
+    tracing::debug!(device = device.trim_end(), "mount: the loop device is set up");
     let device = PathBuf::from(device.trim_end());
     // Naming the type spares mount a search of 261 blocks all over the device.
     let ext4 = |directory: &Path| {
@@ -224,6 +228,7 @@ fn mount(registration: &Registration, file: &Path, place: &Place<'_>) -> Result<
         true => ext4(place.directory),
         false => mount_with(registration, place, &ext4),
     };
+    tracing::debug!("mount: the ext4 file system is mounted");
     let mounted = mounted.and_then(|()| registration.set_mounted());
     // While it is mounted this only marks the device to go with its last user.
     let detached = registration.tool(Command::new("losetup").arg("--detach").arg(&device));
