@@ -31,7 +31,7 @@ IMAGES = {
     "py-web-v1": (PYTHON("flask, sqlalchemy"), None),
     "py-web-v2": (PYTHON("flask, sqlalchemy"), "py-web-v1"),
     "py-data": (PYTHON("numpy, pandas, sklearn"), None),
-    "node-app": (["node", "-e", 'require("express"); require("typescript")'], None),
+    "node-app": (["node", "-e", 'const r = require("module").createRequire("/app/"); r("express"); r("typescript")'], None),
 }
 COLUMNS = ["raw", "first", "near", "cached", "second", "profile", "second host", "update", "unpacked"]
 IN_IMAGE = 'mount -t tmpfs tmpfs "$0/tmp" && exec chroot "$0" "$@"'
@@ -72,20 +72,23 @@ class Bench:
         while "is mounted at" not in log.read_text():
             assert reader.poll() is None, log.read_text()
             time.sleep(0.001)
-        self.start("mnt", command)
-        took = time.monotonic() - begun
-        time.sleep(settle)
-        self.run("umount", "mnt")
-        reader.wait()
+        try:
+            self.start("mnt", command)
+            took = time.monotonic() - begun
+            time.sleep(settle)
+        finally:
+            self.run("umount", "mnt")
+            reader.wait()
         return took
 
     def raw(self, command, image):
         begun = time.monotonic()
         self.run("mount", "-o", "ro,loop", image, "raw")
-        self.start("raw", command)
-        took = time.monotonic() - begun
-        self.run("umount", "raw")
-        return took
+        try:
+            self.start("raw", command)
+            return time.monotonic() - begun
+        finally:
+            self.run("umount", "raw")
 
     def unpacked(self, command, name):
         begun = time.monotonic()
