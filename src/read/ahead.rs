@@ -240,6 +240,7 @@ impl Shared {
     }
 
     fn work(&self) {
+        self.core.host.filler.wait_while_held();
         while let Some(next) = self.next() {
             // Who reads it will hear of a failure, if it lasts.
             let _counted = self.core.host.filler.prefetch();

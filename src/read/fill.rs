@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::sync::{Mutex, MutexGuard, now, sleep, spawn};
+use crate::sync::{Condvar, Mutex, MutexGuard, now, sleep, spawn};
 use crate::{ErrorKind, Result};
 
 /// The latest reads of an image that fill follows.
@@ -65,6 +65,7 @@ pub struct Filler {
     /// Requests of prefetching that are under way.
     prefetching: AtomicUsize,
     state: Mutex<State>,
+    released: Condvar,
 }
 
 #[derive(Default)]
@@ -73,6 +74,8 @@ struct State {
     images: VecDeque<Image>,
     workers: usize,
     filling: usize,
+    /// Nothing is fetched that no reader waits for.
+    held: bool,
     /// When the rate allows the next download.
     allowed: Option<Instant>,
 }
@@ -102,7 +105,13 @@ impl Filler {
     /// Returns a filler that uses at most `requests` requests at a time, and `rate`.
     #[must_use]
     pub fn new(requests: usize, rate: FillRate) -> Arc<Self> {
-        Arc::new(Self { requests: requests.max(1), rate, prefetching: AtomicUsize::new(0), state: Mutex::default() })
+        Arc::new(Self {
+            requests: requests.max(1),
+            rate,
+            prefetching: AtomicUsize::new(0),
+            state: Mutex::default(),
+            released: Condvar::new(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,9 +163,33 @@ impl Filler {
         Prefetch(&self.prefetching)
     }
 
+    /// Has filling and prefetching wait until [`Filler::release`]. A thread that waits for a file of a directory, which may be on a file
+    /// system of a network, cannot enter a sandbox meanwhile.
+    pub fn hold(&self) {
+        self.state().held = true;
+    }
+
+    /// Begins what was held back.
+    pub fn release(self: &Arc<Self>) {
+        self.state().held = false;
+        self.released.notify_all();
+        self.start_workers();
+    }
+
+    /// Waits until nothing is held back.
+    pub(super) fn wait_while_held(&self) {
+        let mut state = self.state();
+        while state.held {
+            (state, _) = self.released.wait_timeout(state, LONGEST_WAIT);
+        }
+    }
+
     /// Starts workers, if there are too few for what is left.
     fn start_workers(self: &Arc<Self>) {
         let mut state = self.state();
+        if state.held {
+            return;
+        }
         let left: usize = state.images.iter().map(|image| image.remaining.len()).sum();
         while state.workers < left.min(self.requests) {
             let filler = Arc::clone(self);
@@ -335,6 +368,19 @@ mod tests {
         };
         let order: Vec<usize> = (0..7).map(|_| image.next()).collect();
         assert_eq!(order, [51, 52, 49, 53, 54, 48, 55]);
+    }
+
+    #[test]
+    fn what_is_held_begins_when_it_is_released() {
+        let filler = Filler::new(2, FillRate(None));
+        filler.hold();
+        let held = image(|_| Ok(Filled::Downloaded));
+        filler.add(0, weak(&held), 10);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(held.order.lock().unwrap().is_empty());
+        filler.release();
+        wait(&filler);
+        assert_eq!(held.order.lock().unwrap().len(), 10);
     }
 
     #[test]

@@ -20,8 +20,9 @@ use rustix::thread::{
 
 use super::user::User;
 
-/// How long threads may take to answer.
+/// How long threads may take to answer, and those that wait for a file system: they cannot before it responds.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_WITH_FILES: Duration = Duration::from_secs(120);
 /// Threads that are signalled at a time.
 const BATCH: usize = 256;
 
@@ -140,16 +141,28 @@ fn restrict_batch(threads: &[i32], signal: i32) -> io::Result<()> {
             0 => {}
             error => return Err(io::Error::from_raw_os_error(error)),
         }
-        if let Some(thread) = waiting.first().filter(|_| begun.elapsed() > PATIENCE) {
+        let late = waiting.iter().find(|thread| {
+            let patience = if waits_for_files(**thread) { PATIENCE_WITH_FILES } else { PATIENCE };
+            begun.elapsed() > patience
+        });
+        if let Some(thread) = late {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("thread {thread} does not answer a signal")));
         }
-        if begun.elapsed() > Duration::from_millis(1) {
+        let soon = begun.elapsed() < Duration::from_millis(1);
+        if !soon {
             // Some may have ended.
             let alive = self::threads()?;
             waiting.retain(|thread| alive.contains(thread));
         }
-        std::thread::sleep(Duration::from_micros(50));
+        std::thread::sleep(if soon { Duration::from_micros(50) } else { Duration::from_millis(1) });
     }
+}
+
+/// Returns whether the kernel does not interrupt what `thread` waits for: a request to a file system of a network or of FUSE, or to a disk.
+fn waits_for_files(thread: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    // The state follows the name, which is in brackets and may contain some.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
 }
 
 /// The ids of this process's threads.

@@ -106,6 +106,7 @@ impl Drop for Mounting {
 pub struct Served {
     process: Child,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 impl Served {
@@ -122,7 +123,7 @@ impl Served {
             .stderr(said)
             .spawn()
             .unwrap();
-        Self { process, socket: bench.path(&socket) }
+        Self { process, socket: bench.path(&socket), log: bench.path(&format!("{name}.said")) }
     }
 
     pub fn client(&self) -> Client {
@@ -144,7 +145,12 @@ impl Served {
 }
 
 impl Drop for Served {
+    #[expect(clippy::print_stderr, reason = "its log explains why the test failed")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (ended, log) = (self.process.try_wait(), fs::read_to_string(&self.log).unwrap_or_default());
+            eprintln!("{}: ended: {ended:?}; its log:\n{log}", self.socket.display());
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = fs::remove_file(&self.socket);
@@ -500,6 +506,24 @@ fn a_store_that_stalls_and_then_answers_is_waited_for_and_no_longer_than_is_said
     wanted.sort();
     assert!(heard == wanted && begun.elapsed() < Duration::from_secs(50));
     assert!(hasty.read(data[5], 4096) == noise(500_000, 45)[..4096]);
+}
+
+/// A thread that waits for a file of a directory cannot be restricted before the file system responds.
+#[test]
+fn a_directory_that_takes_seconds_does_not_keep_a_reader_from_its_sandbox() {
+    let slowed = Slowed::new(8, Duration::from_secs(7));
+    let (bench, data) = (&slowed.bench, slowed.data());
+    for (name, options) in [("demand", &["--no-cache"][..]), ("fill", &["--cache", "cache"])] {
+        let served = Served::start(bench, name, options);
+        let mut client = served.client();
+        client.ask_only(data[0], 4096);
+        assert!(client.answer(|_| 4096).1.unwrap() == noise(500_000, 40)[..4096], "{name}");
+        let begun = Instant::now();
+        while !said(bench, name).contains("is served as") {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{name}: {}", said(bench, name));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 #[test]

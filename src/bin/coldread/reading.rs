@@ -384,6 +384,9 @@ impl Reading<'_> {
         if matches!(&url, StoreUrl::Directory(path) if !path.is_dir()) {
             say(&format!("store {url}: no such directory; reads wait for it"));
         }
+        if matches!(url, StoreUrl::Directory(_)) {
+            self.host.filler.hold();
+        }
         let store = self.client(url, store.settings(IN_FLIGHT)?)?;
         let tier = self.tiers(Box::new(Origin::new(store, self.limits.clone())));
         let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Slow(self.args.slow.0))];
@@ -432,6 +435,11 @@ impl Reading<'_> {
     /// Returns what the process counts.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.host.counts)
+    }
+
+    /// Begins to fill and prefetch what waited for the sandbox.
+    pub fn begin(&self) {
+        self.host.filler.release();
     }
 
     /// Collects what reading needs until the end.

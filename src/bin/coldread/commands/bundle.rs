@@ -75,6 +75,7 @@ pub fn run(cli: &Cli, args: &BundleArgs) -> CommandResult {
         reading.collect(args.recording.record.as_deref(), &mut collected)?;
         collected.mounted(&place, registration);
         args.sandbox.enter(&collected, None, &reading.entered)?;
+        reading.begin();
         let root = device.manifest().clear.root_digest;
         let shown = directory.display();
         Ok(Then::Stay(format!(

@@ -61,6 +61,7 @@ pub fn run(cli: &Cli, args: &MountArgs) -> CommandResult {
         collected.mounted(&place, registration);
         tracing::debug!("mount: entering the sandbox");
         args.sandbox.enter(&collected, None, &reading.entered)?;
+        reading.begin();
         tracing::debug!("mount: the sandbox is entered");
         Ok(Then::Stay(format!("{root} is mounted at {}; unmount it or press Ctrl-C", args.directory.display())))
     });

@@ -22,6 +22,7 @@ fn record(cli: &Cli, args: &RecordArgs) -> Result<ExitCode, Failure> {
     require_mounting()?;
     let reading = args.reading.open(true, None)?;
     let device = Arc::new(reading.open(&args.source)?);
+    reading.begin();
     let plan =
         Plan { command: "profile record", images: vec![ImageRecord::of(&args.source, &device)], ..Plan::default() };
     let starting = Starting::new(&RunDirectory::open()?, &plan)?;

@@ -86,6 +86,7 @@ pub fn run(cli: &Cli, args: &ServeArgs) -> CommandResult {
     // Root's entry is not another user's to remove; the next start does it.
     registration.iter().filter(|_| args.user.user.is_none()).for_each(|entry| collected.registered(entry));
     args.sandbox.enter(&collected, args.user.user.as_ref(), &reading.entered)?;
+    reading.begin();
     notify("READY=1")?;
     for (image, device) in args.images.iter().zip(&devices) {
         let root = device.manifest().clear.root_digest;
