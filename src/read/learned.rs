@@ -20,7 +20,7 @@ const MAGIC: &[u8; 8] = b"cplearn\x01";
 const PREFIX: usize = 8;
 /// Length of the entry of a chunk: the beginning of its name, a time, an age.
 const ENTRY: usize = PREFIX + 4 + 1;
-/// A chunk that so many startups in a row did not read is forgotten.
+/// The greatest age of a chunk that is kept: one that more startups in a row did not read is forgotten.
 const OLDEST: u8 = 4;
 /// Maximum number of chunks of a part.
 const MAX_CHUNKS: usize = 16_384;

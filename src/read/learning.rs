@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::ahead::Planner;
 use super::device::{Arrival, Observer};
-use super::learned::{self, LearnedChunk, ProfileStore};
+use super::learned::{self, LearnedChunk, Part, ProfileStore};
 use crate::ChunkIndex;
+use crate::crypto::profile_seal::ProfileId;
 use crate::manifest::OpenManifest;
 use crate::sync::{Condvar, Mutex, elapsed, now, spawn};
 
@@ -22,6 +23,9 @@ const QUIET: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(60);
 /// How often a recorded startup is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long loading the parts of an image may take, and saving them in one place: cache servers may hang.
+const LOADING: Duration = Duration::from_millis(500);
+const SAVING: Duration = Duration::from_secs(2);
 /// The smallest number of chunks that count as a startup: mounting alone reads fewer.
 const LEAST: usize = 4;
 
@@ -59,8 +63,8 @@ struct Recording {
     /// Chunks that were read, with milliseconds since the image was opened.
     reads: HashMap<ChunkIndex, u32>,
     latest: Option<Instant>,
-    /// What earlier startups read, by part.
-    known: Vec<Vec<LearnedChunk>>,
+    /// What earlier startups read, by part, once that is loaded.
+    known: Option<Vec<Vec<LearnedChunk>>>,
     ended: bool,
     saved: bool,
 }
@@ -72,7 +76,7 @@ impl Startup {
         Arc::new(Self { began: now(), manifest, state: Mutex::default() })
     }
 
-    /// Ends the recording if the startup is over, or if it is to end `now`. Returns `true` if there is something to be saved.
+    /// Ends the recording if the startup is over, or at once. Returns whether it has ended.
     fn is_over(&self, at_once: bool) -> bool {
         let mut recording = self.state.lock();
         let quiet = recording.latest.map_or(Duration::ZERO, elapsed) > QUIET;
@@ -109,6 +113,7 @@ impl Learning {
     /// Loads what earlier startups of an image read and hands it to `planner`, and saves what `startup` reads when that is over.
     pub fn follow(self: &Arc<Self>, startup: Arc<Startup>, planner: Option<Planner>) {
         let mut state = self.state.lock();
+        state.recorded.push(Arc::clone(&startup));
         state.opened.push(Opened { startup, planner });
         if !state.works {
             let learning = Arc::clone(self);
@@ -133,8 +138,7 @@ impl Learning {
         loop {
             let opened = std::mem::take(&mut self.state.lock().opened);
             for image in opened {
-                self.load(&image);
-                self.state.lock().recorded.push(image.startup);
+                self.prefetch(&image);
             }
             let over = {
                 let mut state = self.state.lock();
@@ -158,22 +162,14 @@ impl Learning {
         }
     }
 
-    fn load(&self, image: &Opened) {
+    /// Loads what earlier startups of an image read, and has it prefetched.
+    fn prefetch(&self, image: &Opened) {
         let manifest = &image.startup.manifest;
-        let (mut known, mut chunks) = (Vec::new(), Vec::new());
-        for part in learned::parts(manifest) {
-            let learned = learned::load(&part, &self.stores);
-            if let Some((learned, at)) = &learned {
-                chunks.extend(part.positions(manifest, learned));
-                if *at > 0
-                    && let (Some(nearest), Ok(encoded)) = (self.stores.first(), part.encode(learned))
-                {
-                    nearest.save(part.seal.id(), &encoded);
-                }
-            }
-            known.push(learned.map(|(learned, _)| learned).unwrap_or_default());
-        }
-        image.startup.state.lock().known = known;
+        let known = self.load(manifest);
+        let parts = learned::parts(manifest);
+        let mut chunks: Vec<(u32, usize)> =
+            parts.iter().zip(&known).flat_map(|(part, learned)| part.positions(manifest, learned)).collect();
+        image.startup.state.lock().known = Some(known);
         chunks.sort_unstable();
         tracing::info!(chunks = chunks.len(), "learned startup profile: loaded");
         if let Some(planner) = &image.planner
@@ -181,6 +177,24 @@ impl Learning {
         {
             planner.plan(chunks.iter().map(|(_, position)| manifest.sealed.chunks[*position].index));
         }
+    }
+
+    /// Returns what earlier startups read, by part; nothing of the parts that no place has, or that did not come in time. What comes from a
+    /// further place is stored in the nearest.
+    fn load(&self, manifest: &OpenManifest) -> Vec<Vec<LearnedChunk>> {
+        let begun = now();
+        let load = |part: &Part| {
+            let (learned, at) = learned::load(part, &self.stores)?;
+            if at > 0
+                && let (Some(nearest), Ok(encoded)) = (self.stores.first(), part.encode(&learned))
+            {
+                nearest.save(part.seal.id(), &encoded);
+            }
+            Some(learned)
+        };
+        let parts = learned::parts(manifest);
+        let in_time = |part: &Part| if elapsed(begun) < LOADING { load(part) } else { None };
+        parts.iter().map(|part| in_time(part).unwrap_or_default()).collect()
     }
 
     fn save(&self, startup: &Startup) {
@@ -192,20 +206,24 @@ impl Learning {
             }
             (std::mem::take(&mut recording.known), std::mem::take(&mut recording.reads))
         };
+        // Where the startup was over before that was loaded.
+        let known = known.unwrap_or_else(|| self.load(manifest));
         let position =
             |index: ChunkIndex| manifest.sealed.chunks.binary_search_by_key(&index, |chunk| chunk.index).ok();
         let reads: HashMap<usize, u32> =
             reads.into_iter().filter_map(|(index, at)| Some((position(index)?, at))).collect();
-        for (at, part) in learned::parts(manifest).iter().enumerate() {
-            let known = known.get(at).map(Vec::as_slice).unwrap_or_default();
-            let learned = part.learn(manifest, known, &reads);
-            if learned.is_empty() {
-                continue;
-            }
-            if let Ok(encoded) = part.encode(&learned) {
-                for store in &self.stores {
-                    store.save(part.seal.id(), &encoded);
-                }
+        let learned: Vec<(ProfileId, Vec<u8>)> = learned::parts(manifest)
+            .iter()
+            .zip(&known)
+            .map(|(part, known)| (part, part.learn(manifest, known, &reads)))
+            .filter(|(_, learned)| !learned.is_empty())
+            .filter_map(|(part, learned)| Some((part.seal.id(), part.encode(&learned).ok()?)))
+            .collect();
+        for store in &self.stores {
+            let begun = now();
+            let in_time = learned.iter().take_while(|_| elapsed(begun) < SAVING);
+            for (id, part) in in_time {
+                store.save(*id, part);
             }
         }
         tracing::info!(chunks = reads.len(), "learned startup profile: saved");
