@@ -18,11 +18,16 @@ pub struct Gate {
 pub(super) struct Turn<'g>(&'g Gate);
 
 impl Gate {
+    /// Returns a gate that lets `threads` in at a time.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self { free: Mutex::new(threads.max(1)), freed: Condvar::new() }
+    }
+
     /// Returns a gate for all processors but one.
     #[must_use]
     pub fn for_this_machine() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { free: Mutex::new((processors - 1).max(1)), freed: Condvar::new() }
+        Self::new(std::thread::available_parallelism().map_or(1, NonZero::get) - 1)
     }
 
     /// Waits for a turn.

@@ -138,7 +138,7 @@ impl Process {
             ahead: plan.ahead,
             filler,
             near: true,
-            gate: Arc::new(Gate::for_this_machine()),
+            gate: Arc::new(Gate::new(1)),
         };
         Self { limits, host, cache, zone }
     }
