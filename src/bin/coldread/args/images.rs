@@ -59,7 +59,7 @@ impl fmt::Display for ImagePath {
 }
 
 impl ImagePath {
-    /// Which of `images`, and where; without a name it is the first.
+    /// Returns which of `images` is exported, and where; the first one if no name is given.
     pub fn resolve(&self, images: &[NamedImage]) -> Result<(usize, &Path), Failure> {
         // Names can have colons in them, so the images say where theirs ends.
         let named = images.iter().enumerate().filter_map(|(at, image)| {
