@@ -7,6 +7,7 @@ The store is a server that speaks like S3 on loopback and takes DELAY millisecon
 kernel's caches are dropped and the programs of the host are read once, since on a host they are in use. Each column is the median of
 ROUNDS (5) runs in milliseconds, and the columns of a row take turns:
 
+    demand        --no-cache --prefetch off: nothing but what is read, so the requests are the chunks that the startup reads
     raw           the exported image, mounted by a loop device
     first         default options, an empty disk cache, nothing learned
     near          the same with --no-cache: only chunks near reads are prefetched
@@ -33,7 +34,7 @@ IMAGES = {
     "py-data": (PYTHON("numpy, pandas, sklearn"), None),
     "node-app": (["node", "-e", 'const r = require("module").createRequire("/app/"); r("express"); r("typescript")'], None),
 }
-COLUMNS = ["raw", "first", "near", "cached", "second", "profile", "second host", "update", "unpacked"]
+COLUMNS = ["raw", "demand", "first", "near", "cached", "second", "profile", "second host", "update", "unpacked"]
 IN_IMAGE = 'mount -t tmpfs tmpfs "$0/tmp" && exec chroot "$0" "$@"'
 HOST_TOOLS = ["losetup", "mount", "umount", "unshare", "chroot", "sh"]
 
@@ -131,8 +132,8 @@ def column(bench, kind, name, command, warm):
         return bench.raw(command, "app.img"), 0
     if kind == "unpacked":
         return bench.unpacked(command, name), 0
-    if kind == "near":
-        options = ["--no-cache"]
+    if kind in ("near", "demand"):
+        options = ["--no-cache", *(["--prefetch", "off"] if kind == "demand" else [])]
     if kind in ("cached", "second"):
         options = ["--cache", warm["all"], *(["--no-learn"] if kind == "cached" else [])]
     if kind == "update":
